@@ -1,0 +1,100 @@
+//! Instances as agents report them: soft state, never in the log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
+
+/// Life of an instance (06-runtime §1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum InstanceState {
+    Preparing,
+    Starting,
+    Booting,
+    Ready,
+    /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent.
+    Draining,
+    /// SIGTERM was sent; no way back.
+    Stopping,
+    Exited,
+    /// Nothing left on the host.
+    Destroyed,
+    /// The driver cannot tell: counted as running, never routed to.
+    Lost,
+}
+
+impl InstanceState {
+    /// Whether the instance counts against max-scale.
+    pub fn is_counted(self) -> bool {
+        !matches!(self, InstanceState::Exited | InstanceState::Destroyed)
+    }
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    OutOfMemory,
+    /// The process was adopted, so its status went to somebody else.
+    Unknown,
+    /// It never ran: the driver's words.
+    StartFailed {
+        stage: String,
+        cause: String,
+    },
+    /// It ran but never became ready within the boot deadline.
+    NeverReady {
+        after_ms: u64,
+    },
+}
+
+/// One instance as its agent sees it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub id: InstanceId,
+    pub revision: ObjectKey,
+    pub revision_uid: Arc<str>,
+    pub shard: ShardId,
+    /// Epoch of the owner that created it.
+    pub epoch: Epoch,
+    pub state: InstanceState,
+    /// Loopback address on its own node; present from `Booting` on.
+    pub address: Option<SocketAddr>,
+    pub pid: Option<u32>,
+    pub in_flight: u32,
+    /// Milliseconds since the start was accepted.
+    pub age_ms: u64,
+    /// Milliseconds from accepting the start to spawned, and to ready (0 = not yet).
+    pub spawned_after_ms: u64,
+    pub ready_after_ms: u64,
+    pub exit: Option<Exit>,
+    /// Newest output lines, oldest first, at most 5 of at most 1 KiB; filled when it has exited.
+    pub last_output: Vec<String>,
+}
+
+/// What an owner asks an agent to run. Everything the agent needs, so that it reads no state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    pub id: InstanceId,
+    pub revision: ObjectKey,
+    pub revision_uid: Arc<str>,
+    pub service: Arc<str>,
+    pub configuration: Arc<str>,
+    pub image: String,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    /// `true` when the container port is named `h2c`.
+    pub h2c: bool,
+    pub container_concurrency: u32,
+    /// Bound from spawn to ready; then the start has failed.
+    pub boot_deadline_ms: u64,
+    /// Bound of a drain: the revision's `timeoutSeconds`.
+    pub drain_deadline_ms: u64,
+    /// From SIGTERM to SIGKILL.
+    pub termination_grace_ms: u64,
+}

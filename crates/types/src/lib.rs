@@ -1,0 +1,20 @@
+//! The nouns of Nihilo: names, ids, specs, statuses, conditions, defaults and validation.
+//!
+//! Everything here is plain data in Knative's `serving.knative.dev/v1` shape plus the few soft
+//! types that pass between the shells (instances, endpoints, route table). This crate knows no
+//! IO, no clock, no protobuf and no Raft.
+#![forbid(unsafe_code)]
+
+pub mod autoscaler;
+pub mod condition;
+pub mod configuration;
+pub mod endpoint;
+pub mod id;
+pub mod instance;
+pub mod meta;
+pub mod revision;
+pub mod route;
+pub mod route_table;
+pub mod service;
+pub mod shard;
+pub mod template;

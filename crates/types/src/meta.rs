@@ -1,0 +1,93 @@
+//! The metadata that all objects share (Kubernetes' `ObjectMeta`, the part we honour).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{LogIndex, ObjectKey};
+
+pub const API_VERSION: &str = "serving.knative.dev/v1";
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Label and annotation keys that the system sets (01-objects §12).
+pub mod keys {
+    pub const SERVICE: &str = "serving.knative.dev/service";
+    pub const SERVICE_UID: &str = "serving.knative.dev/serviceUID";
+    pub const CONFIGURATION: &str = "serving.knative.dev/configuration";
+    pub const CONFIGURATION_UID: &str = "serving.knative.dev/configurationUID";
+    pub const CONFIGURATION_GENERATION: &str = "serving.knative.dev/configurationGeneration";
+    pub const ROUTING_STATE: &str = "serving.knative.dev/routingState";
+    pub const ROUTES: &str = "serving.knative.dev/routes";
+    pub const CREATOR: &str = "serving.knative.dev/creator";
+    pub const LAST_MODIFIER: &str = "serving.knative.dev/lastModifier";
+    pub const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
+    pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
+    pub const SERVING_PREFIX: &str = "serving.knative.dev/";
+    pub const OURS_PREFIX: &str = "nihilo.dev/";
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectMeta {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// The [`LogIndex`] of the last change, as a decimal string; empty on input = unconditional.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resource_version: String,
+    /// Starts at 1, grows by 1 when `spec` changed after defaulting.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+    /// RFC 3339, whole seconds, from the entry's wall clock.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub creation_timestamp: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+impl ObjectMeta {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(self.namespace.as_str(), self.name.as_str())
+    }
+
+    /// The version as a number; 0 when absent or not a number.
+    pub fn version(&self) -> LogIndex {
+        LogIndex(self.resource_version.parse().unwrap_or(0))
+    }
+
+    pub fn set_version(&mut self, index: LogIndex) {
+        self.resource_version = index.to_string();
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OwnerReference {
+    pub api_version: String,
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+    #[serde(default)]
+    pub controller: bool,
+    #[serde(default)]
+    pub block_owner_deletion: bool,
+}
+
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

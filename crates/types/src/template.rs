@@ -1,0 +1,115 @@
+//! The revision template: what an instance runs and how it is limited (01-objects §6).
+//!
+//! Fields that this version does not honour are absent on purpose: a strict reader then refuses
+//! them by name instead of accepting them in silence.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RevisionTemplate {
+    #[serde(default, skip_serializing_if = "TemplateMeta::is_empty")]
+    pub metadata: TemplateMeta,
+    pub spec: RevisionSpec,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TemplateMeta {
+    /// Own revision name, with prefix `<service>-`; empty = generated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl TemplateMeta {
+    pub fn is_empty(&self) -> bool {
+        self.name.is_empty() && self.labels.is_empty() && self.annotations.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RevisionSpec {
+    /// Hard limit of requests in flight per instance, 0..=1000; 0 = none. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_concurrency: Option<u32>,
+    /// Total seconds of a request from arrival at the gateway, 1..=600. Default 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// Seconds until the app's first byte; ≤ `timeout_seconds`. Absent = same as the total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_start_timeout_seconds: Option<u32>,
+    /// Seconds without a byte from the app; 0 or absent = off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_seconds: Option<u32>,
+    #[serde(default)]
+    pub containers: Vec<Container>,
+}
+
+impl RevisionSpec {
+    pub const DEFAULT_TIMEOUT_SECONDS: u32 = 300;
+
+    pub fn concurrency_limit(&self) -> u32 {
+        self.container_concurrency.unwrap_or(0)
+    }
+
+    pub fn timeout(&self) -> u32 {
+        match self.timeout_seconds {
+            None | Some(0) => Self::DEFAULT_TIMEOUT_SECONDS,
+            Some(seconds) => seconds,
+        }
+    }
+
+    /// The one container (validation refuses any other number).
+    pub fn container(&self) -> Option<&Container> {
+        self.containers.first()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Container {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// `demo/NAME` = an app built into the binary; `file:///abs/path` or `host/PATH` = a program
+    /// of the node (06-runtime §7.1). Other schemes are refused until their driver exists.
+    #[serde(default)]
+    pub image: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ContainerPort>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnvVar {
+    pub name: String,
+    #[serde(default)]
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerPort {
+    /// Empty, `http1` or `h2c`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_port: Option<u16>,
+    /// Empty or `TCP`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+}
