@@ -29,5 +29,5 @@ mod tests {
     }
 
     /// Computed once; a change here would orphan every stored object.
-    const GOLDEN_HELLO: u16 = 0;
+    const GOLDEN_HELLO: u16 = 40;
 }
