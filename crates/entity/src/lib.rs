@@ -1,1 +1,18 @@
-//! Placeholder.
+//! What each actor decides: (actor, view, event, now) → outputs. Pure: no clock, no IO, no async,
+//! no mailbox; `control` binds this to the actor runtime and executes the effects.
+#![forbid(unsafe_code)]
+
+pub mod autoscaler;
+pub mod effect;
+pub mod event;
+pub mod key;
+pub mod reconcile;
+pub mod revision;
+pub mod route;
+pub mod service;
+pub mod table;
+
+pub use effect::{Effect, Outputs, TimerOp};
+pub use event::Event;
+pub use key::EntityKey;
+pub use table::{ShardTable, View};

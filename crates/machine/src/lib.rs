@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The replicated state machine: `Command` in, `State` changed, `Reply` and row changes out.
+//!
+//! [`State::apply`] is the only door to replicated state. It is deterministic: no clock, no
+//! randomness, no environment, no hash-map order, no floats. Time comes with the entry, ids are
+//! drawn by the proposer, a business refusal is a reply.
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod command;
+pub mod ownership;
+pub mod reply;
+pub mod route_table;
+pub mod rows;
+pub mod state;
+
+pub use command::{Command, Envelope, Fence};
+pub use reply::{Outcome, Rejection, Reply};
+pub use state::{Applied, ObjectEvent, RowChange, State};

@@ -1,0 +1,32 @@
+//! What can happen to an actor.
+
+use nihilo_types::id::{LogIndex, SessionId};
+
+/// One input of a turn. Levels (`Changed`) do not queue; the rest are messages of ≤ 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Something this actor looks at changed: its object, its children, the shard's instances,
+    /// statistics, or the shard was just opened. Look at the view again.
+    Changed,
+    /// A gateway has requests waiting with nothing to serve them (Autoscaler).
+    Demand { gateway: SessionId, n_waiting: u64, in_flight: u64, oldest_age_ms: u64 },
+    /// The Autoscaler's decision (Revision).
+    Desired { n: u32 },
+    /// Every live gateway serves a route table at or above this index (Route).
+    Acknowledged { table: LogIndex },
+    /// A proposal of this actor was answered; the state already shows it if it was applied.
+    Proposed { outcome: ProposalOutcome },
+    /// A timer of this actor fired.
+    Timer { name: &'static str },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposalOutcome {
+    Applied(LogIndex),
+    /// Fenced, conflicting or invalid: look again.
+    Rejected,
+    /// Certainly not in the log: try again later.
+    NotApplied,
+}
+
+const _: () = assert!(std::mem::size_of::<Event>() <= 64, "mailbox slots stay small");

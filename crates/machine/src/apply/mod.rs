@@ -1,0 +1,166 @@
+//! The only door to replicated state: one command, one file.
+//!
+//! Every handler first checks, then changes; a refused command changes nothing but the clock.
+
+mod cluster;
+mod ownership;
+mod revision;
+mod route;
+mod scale;
+mod service;
+mod session;
+
+use nihilo_types::id::{LogIndex, ShardId};
+use nihilo_types::time::rfc3339;
+
+use crate::command::{Command, Envelope, Fence};
+use crate::reply::{Outcome, Rejection, Reply};
+use crate::rows::{self, tag};
+use crate::state::{
+    Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State, StoredReply,
+};
+
+/// Replies kept for repeated request ids, at most (02-store §12).
+pub const MAX_STORED_REPLIES: usize = 65_536;
+/// How long a reply is kept, in milliseconds of LogTime.
+pub const REPLY_TTL_MS: u64 = 3_600_000;
+/// Services of a cluster, at most (02-store §8).
+pub const MAX_SERVICES: usize = 200_000;
+/// Revisions of a Service, at most.
+pub const MAX_REVISIONS_PER_SERVICE: usize = 1_200;
+
+/// The entry being applied and what it has done so far.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) index: LogIndex,
+    /// RFC 3339 of the entry's wall time.
+    pub(crate) now: String,
+    pub(crate) log_ms: u64,
+    rows: Vec<RowChange>,
+    events: Vec<ObjectEvent>,
+    ownership_changed: bool,
+}
+
+pub(crate) type Result<T = Outcome> = std::result::Result<T, Rejection>;
+
+impl State {
+    /// Applies the entry at `index`. Deterministic; refusals are replies.
+    pub fn apply(&mut self, index: LogIndex, envelope: &Envelope) -> Applied {
+        self.clock.log_ms = self.clock.log_ms.max(envelope.log_ms);
+        self.clock.wall_ms = envelope.wall_ms;
+        let mut context = Context {
+            index,
+            now: rfc3339(envelope.wall_ms),
+            log_ms: self.clock.log_ms,
+            rows: vec![rows::put(rows::key(tag::CLOCK, &[]), &self.clock)],
+            events: Vec::new(),
+            ownership_changed: false,
+        };
+        let reply = self.answer(envelope, &mut context);
+        if context.ownership_changed {
+            self.ownership_at = index;
+        }
+        Applied {
+            reply,
+            rows: context.rows,
+            events: context.events,
+            ownership_changed: context.ownership_changed,
+        }
+    }
+
+    /// Executes once per request id: a repetition gets the first reply.
+    fn answer(&mut self, envelope: &Envelope, context: &mut Context) -> Reply {
+        let id = &envelope.request_id;
+        let hash = payload_hash(&envelope.command);
+        if let Some(stored) = self.replies.get(id).filter(|_| !id.is_empty()) {
+            if stored.payload_hash == hash {
+                return stored.reply.clone();
+            }
+            return Reply { index: context.index, result: Err(Rejection::RequestIdReused) };
+        }
+        let result = self.execute(&envelope.command, context);
+        let reply = Reply { index: context.index, result };
+        if !id.is_empty() {
+            self.remember(id, hash, &reply, context);
+        }
+        reply
+    }
+
+    fn execute(&mut self, command: &Command, context: &mut Context) -> Result {
+        match command {
+            Command::InitCluster(init) => self.init_cluster(init, context),
+            Command::PutService(put) => self.put_service(put, context),
+            Command::DeleteService(delete) => self.delete_service(delete, context),
+            Command::RecordService(record) => self.record_service(record, context),
+            Command::RecordRevision(record) => self.record_revision(record, context),
+            Command::AssignTraffic(assign) => self.assign_traffic(assign, context),
+            Command::RecordRoute(record) => self.record_route(record, context),
+            Command::RecordScale(record) => self.record_scale(record, context),
+            Command::OpenSession(open) => self.open_session(open, context),
+            Command::CloseSession(close) => self.close_session(close, context),
+            Command::NodeDown(down) => self.node_down(down, context),
+            Command::Reassign(reassign) => self.reassign(reassign, context),
+        }
+    }
+
+    fn remember(&mut self, id: &str, payload_hash: u64, reply: &Reply, context: &mut Context) {
+        let stored =
+            StoredReply { payload_hash, at_log_ms: context.log_ms, reply: reply.clone() };
+        context.rows.push(rows::put(rows::key(tag::REPLY, &[id]), &stored));
+        self.replies.insert(id.into(), stored);
+        self.reply_order.push_back(id.into());
+        while let Some(oldest) = self.reply_order.front() {
+            let expired = self
+                .replies
+                .get(oldest)
+                .is_none_or(|stored| stored.at_log_ms + REPLY_TTL_MS < context.log_ms);
+            if !expired && self.reply_order.len() <= MAX_STORED_REPLIES {
+                break;
+            }
+            context.rows.push(rows::delete(rows::key(tag::REPLY, &[oldest])));
+            self.replies.remove(oldest);
+            self.reply_order.pop_front();
+        }
+    }
+
+    /// Refuses a command whose owner is no longer the owner.
+    pub(crate) fn check_fence(&self, fence: Fence) -> Result<()> {
+        let owner = self.owner(fence.shard);
+        if owner.epoch == fence.epoch {
+            return Ok(());
+        }
+        Err(Rejection::Fenced { owner: owner.session, epoch: owner.epoch })
+    }
+}
+
+impl Context {
+    pub(crate) fn row(&mut self, row: RowChange) {
+        self.rows.push(row);
+    }
+
+    pub(crate) fn event(&mut self, object: ObjectChange) {
+        self.events.push(ObjectEvent { index: self.index, object });
+    }
+
+    pub(crate) fn ownership_changed(&mut self) {
+        self.ownership_changed = true;
+    }
+}
+
+/// `Added` for an object that did not exist before.
+pub(crate) fn event_kind(existed: bool) -> EventKind {
+    if existed { EventKind::Modified } else { EventKind::Added }
+}
+
+/// A fence is only good for objects of its own shard.
+pub(crate) fn check_shard(fence: Fence, shard: ShardId) -> Result<()> {
+    if fence.shard == shard {
+        return Ok(());
+    }
+    Err(Rejection::Invalid(format!("object belongs to shard {shard}, not {}", fence.shard)))
+}
+
+fn payload_hash(command: &Command) -> u64 {
+    let bytes = serde_json::to_vec(command).expect("commands hold only string-keyed maps");
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}

@@ -1,0 +1,142 @@
+//! `AssignTraffic`, `RecordRoute`: what the gateways serve, and when it counts as ready.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nihilo_types::condition::{Assertion, types};
+use nihilo_types::id::ObjectKey;
+use nihilo_types::meta::keys;
+use nihilo_types::revision::RoutingState;
+use nihilo_types::route::{Route, TrafficTarget};
+use nihilo_types::shard::shard_of;
+
+use super::service::assert_all;
+use super::{Context, Result, check_shard};
+use crate::command::{AssignTraffic, Fence, RecordRoute};
+use crate::reply::{Outcome, Rejection};
+use crate::rows::{self, tag};
+use crate::state::{EventKind, ObjectChange, State};
+
+/// What the Route's `Ready` depends on.
+pub const ROUTE_DEPENDENTS: [&str; 3] =
+    [types::ALL_TRAFFIC_ASSIGNED, types::INGRESS_READY, types::CERTIFICATE_PROVISIONED];
+
+impl State {
+    pub(crate) fn assign_traffic(
+        &mut self,
+        assign: &AssignTraffic,
+        context: &mut Context,
+    ) -> Result {
+        let mut route = self.fenced_route(assign.fence, &assign.key, assign.version.0)?;
+        self.check_assignment(&assign.key, &assign.traffic)?;
+        route.status.traffic = assign.traffic.clone();
+        for target in &mut route.status.traffic {
+            if !target.tag.is_empty() {
+                target.url = self.url_of(&self.host_of(&assign.key, Some(&target.tag)));
+            }
+        }
+        route.status.assigned_at = context.index.0;
+        self.finish_route(&assign.key, route, &assign.assertions, context);
+        self.mark_routing_states(&assign.key, context);
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) fn record_route(&mut self, record: &RecordRoute, context: &mut Context) -> Result {
+        let route = self.fenced_route(record.fence, &record.key, record.version.0)?;
+        self.finish_route(&record.key, route, &record.assertions, context);
+        Ok(Outcome::Done)
+    }
+
+    fn fenced_route(&self, fence: Fence, key: &ObjectKey, version: u64) -> Result<Route> {
+        self.check_fence(fence)?;
+        check_shard(fence, shard_of(key))?;
+        let stored = self.routes.get(key).ok_or_else(|| Rejection::NotFound(key.clone()))?;
+        let have = stored.metadata.version();
+        if have.0 != version {
+            return Err(Rejection::Conflict { key: key.clone(), have });
+        }
+        Ok(stored.as_ref().clone())
+    }
+
+    /// An assignment names existing revisions of this Service and sums to 100.
+    fn check_assignment(&self, key: &ObjectKey, traffic: &[TrafficTarget]) -> Result<()> {
+        let sum: u32 = traffic.iter().map(TrafficTarget::share).sum();
+        if sum != 100 {
+            return Err(Rejection::Invalid(format!("Traffic targets sum to {sum}, want 100")));
+        }
+        for target in traffic {
+            let revision = key.sibling(target.revision_name.as_str());
+            if self.revisions.get(&revision).is_none_or(|revision| revision.root() != *key) {
+                return Err(Rejection::NotFound(revision));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_route(
+        &mut self,
+        key: &ObjectKey,
+        mut route: Route,
+        assertions: &[Assertion],
+        context: &mut Context,
+    ) {
+        let conditions = &mut route.status.conditions;
+        assert_all(conditions, assertions, &context.now);
+        let ready = conditions.roll_up(&ROUTE_DEPENDENTS);
+        conditions.set(&ready, &context.now);
+        route.status.observed_generation = route.metadata.generation;
+        self.store_route(key, route, EventKind::Modified, context);
+    }
+
+    pub(super) fn store_route(
+        &mut self,
+        key: &ObjectKey,
+        mut route: Route,
+        change: EventKind,
+        context: &mut Context,
+    ) {
+        route.metadata.set_version(context.index);
+        let object = Arc::new(route);
+        context.row(rows::put(rows::object_key(tag::ROUTE, key), &object));
+        context.event(ObjectChange::Route { object: object.clone(), change });
+        self.routes.insert(key.clone(), object);
+    }
+
+    /// Marks the Service's revisions active or reserve by what its Route now refers to: in spec or
+    /// status traffic, or the latest created one while an entry follows the latest.
+    fn mark_routing_states(&mut self, key: &ObjectKey, context: &mut Context) {
+        let active = self.referenced_revisions(key);
+        let revisions: Vec<_> = self.revisions_of(key).cloned().collect();
+        for revision in revisions {
+            let state = match active.contains(&revision.metadata.name) {
+                true => RoutingState::Active,
+                false => RoutingState::Reserve,
+            };
+            if revision.routing_state() == state {
+                continue;
+            }
+            let mut next = revision.as_ref().clone();
+            next.metadata.labels.insert(keys::ROUTING_STATE.into(), state.as_str().into());
+            let revision_key = revision.metadata.key();
+            self.store_revision(&revision_key, next, EventKind::Modified, context);
+        }
+    }
+
+    fn referenced_revisions(&self, key: &ObjectKey) -> BTreeSet<String> {
+        let Some(route) = self.routes.get(key) else {
+            return BTreeSet::new();
+        };
+        let mut names: BTreeSet<String> = route
+            .spec
+            .traffic
+            .iter()
+            .chain(&route.status.traffic)
+            .map(|target| target.revision_name.clone())
+            .collect();
+        if route.spec.traffic.iter().any(TrafficTarget::is_latest) {
+            let status = self.configurations.get(key).map(|c| &c.status);
+            names.extend(status.map(|status| status.latest_created_revision_name.clone()));
+        }
+        names
+    }
+}

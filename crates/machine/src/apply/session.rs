@@ -1,0 +1,76 @@
+//! `OpenSession`, `CloseSession`, `NodeDown`: the lives of nodes.
+
+use std::sync::Arc;
+
+use nihilo_types::id::SessionId;
+
+use super::{Context, Result};
+use crate::command::{CloseSession, NodeDown, OpenSession};
+use crate::reply::{Outcome, Rejection};
+use crate::rows::{self, tag};
+use crate::state::{Session, ShardOwner, State};
+
+impl State {
+    /// Opens a session and closes the node's previous one in the same entry, so that no node ever
+    /// has two; the previous one's shards follow at once (03-actors §3).
+    pub(crate) fn open_session(&mut self, open: &OpenSession, context: &mut Context) -> Result {
+        let previous = self.sessions.values().find(|s| s.opened.node == open.node).cloned();
+        if let Some(same) = previous.as_ref().filter(|s| s.opened.boot_id == open.boot_id) {
+            return Ok(Outcome::Session(same.id));
+        }
+        let id = SessionId(context.index.0);
+        let session = Arc::new(Session { id, opened: open.clone() });
+        context.row(rows::put(rows::key(tag::SESSION, &[&id.to_string()]), &session));
+        self.sessions.insert(id, session);
+        if let Some(previous) = previous {
+            self.end_session(previous.id, context);
+            let heir = if open.roles.control { id } else { SessionId(0) };
+            self.inherit_shards(previous.id, heir, context);
+        }
+        context.ownership_changed();
+        Ok(Outcome::Session(id))
+    }
+
+    pub(crate) fn close_session(&mut self, close: &CloseSession, context: &mut Context) -> Result {
+        self.close_with_moves(close.session, &close.moves, context)
+    }
+
+    pub(crate) fn node_down(&mut self, down: &NodeDown, context: &mut Context) -> Result {
+        self.close_with_moves(down.session, &down.moves, context)
+    }
+
+    fn close_with_moves(
+        &mut self,
+        session: SessionId,
+        moves: &[crate::command::Move],
+        context: &mut Context,
+    ) -> Result {
+        if !self.sessions.contains_key(&session) {
+            return Err(Rejection::SessionClosed(session));
+        }
+        if moves.iter().any(|step| step.to == session) {
+            return Err(Rejection::StaleMove);
+        }
+        self.check_moves(moves)?;
+        self.end_session(session, context);
+        self.make_moves(moves, context);
+        // A shard that nobody was named for is unowned until the next `Reassign`.
+        self.inherit_shards(session, SessionId(0), context);
+        context.ownership_changed();
+        Ok(Outcome::Done)
+    }
+
+    fn end_session(&mut self, id: SessionId, context: &mut Context) {
+        self.sessions.remove(&id);
+        context.row(rows::delete(rows::key(tag::SESSION, &[&id.to_string()])));
+    }
+
+    fn inherit_shards(&mut self, from: SessionId, to: SessionId, context: &mut Context) {
+        let shards: Vec<_> =
+            self.owners().filter(|(_, owner)| owner.session == from).map(|(s, _)| s).collect();
+        for shard in shards {
+            let epoch = nihilo_types::id::Epoch(context.index.0);
+            self.set_owner(shard, ShardOwner { session: to, epoch }, context);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What can be proposed. One variant, one file under `apply/`.
+
+use std::sync::Arc;
+
+use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::condition::Assertion;
+use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::route::TrafficTarget;
+use nihilo_types::service::Service;
+use serde::{Deserialize, Serialize};
+
+/// One log entry's content, around its [`Command`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Version of the rules this entry was written for; `apply` is gated by it, never by the
+    /// binary.
+    pub cluster_version: u32,
+    /// LogTime in milliseconds, stamped by the leader; `apply` keeps the maximum.
+    pub log_ms: u64,
+    /// Wall clock in milliseconds since the epoch, for display only.
+    pub wall_ms: u64,
+    /// Client's idempotency key; empty = none.
+    pub request_id: String,
+    pub command: Command,
+}
+
+/// The cluster version that this build writes and applies.
+pub const CLUSTER_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    InitCluster(InitCluster),
+    PutService(Box<PutService>),
+    DeleteService(DeleteService),
+    RecordService(RecordService),
+    RecordRevision(RecordRevision),
+    AssignTraffic(AssignTraffic),
+    RecordRoute(RecordRoute),
+    RecordScale(RecordScale),
+    OpenSession(OpenSession),
+    CloseSession(CloseSession),
+    NodeDown(NodeDown),
+    Reassign(Reassign),
+}
+
+impl Command {
+    /// Whether a blind repetition could have an effect of its own, so that a request id or a
+    /// precondition is demanded (02-store §12).
+    pub fn needs_request_id(&self) -> bool {
+        match self {
+            Command::PutService(put) => put.expect == Expect::Any,
+            Command::DeleteService(delete) => delete.expect == Expect::Any,
+            Command::InitCluster(_)
+            | Command::RecordService(_)
+            | Command::RecordRevision(_)
+            | Command::AssignTraffic(_)
+            | Command::RecordRoute(_)
+            | Command::RecordScale(_)
+            | Command::OpenSession(_)
+            | Command::CloseSession(_)
+            | Command::NodeDown(_)
+            | Command::Reassign(_) => false,
+        }
+    }
+}
+
+/// Proof of ownership that every command of an actor carries; stale ⇒ `Fenced`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub shard: ShardId,
+    pub epoch: Epoch,
+}
+
+/// What must be true of the object for the command to take effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    Any,
+    Absent,
+    /// It exists, whatever its version.
+    Present,
+    Version(LogIndex),
+}
+
+/// First command of a cluster's life; a second one is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitCluster {
+    pub cluster_id: String,
+    pub name: String,
+    /// Default domain of routes, e.g. `localhost`.
+    pub domain: String,
+    /// Port shown in URLs; 80 is left out.
+    pub external_port: u16,
+}
+
+/// Creates or replaces a Service with its Configuration, Route and, when the template changed, a
+/// new Revision: one entry, one version for all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutService {
+    pub service: Service,
+    pub expect: Expect,
+    /// Drawn by the proposer; used for whichever objects the command creates.
+    pub uids: Uids,
+    /// Who asks; stamped into creator and lastModifier.
+    pub user: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uids {
+    pub service: String,
+    pub configuration: String,
+    pub route: String,
+    pub revision: String,
+}
+
+/// Removes a Service and everything it owns in one entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteService {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// The Service actor's roll-up of Configuration and Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordService {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    /// Versions that the decision was made on.
+    pub service_version: LogIndex,
+    pub configuration_version: LogIndex,
+    /// Empty = none yet.
+    pub latest_ready: String,
+    pub configuration: Vec<Assertion>,
+    pub service: Vec<Assertion>,
+}
+
+/// The Revision actor's view of readiness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRevision {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    pub assertions: Vec<Assertion>,
+}
+
+/// The Route actor's assignment: resolved targets whose percents sum to 100.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignTraffic {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    pub traffic: Vec<TrafficTarget>,
+    pub assertions: Vec<Assertion>,
+}
+
+/// The Route actor's conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRoute {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    pub assertions: Vec<Assertion>,
+}
+
+/// Desired scales of one node's autoscalers, coalesced (04-autoscaler §8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordScale {
+    pub scales: Vec<ScaleUpdate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleUpdate {
+    pub fence: Fence,
+    pub revision: ObjectKey,
+    pub uid: Arc<str>,
+    pub record: ScaleRecord,
+}
+
+/// One life of a node's process begins; its previous session ends in the same entry and leaves
+/// its shards to this one (03-actors §3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSession {
+    pub node: NodeId,
+    pub name: String,
+    /// Drawn at process start; the same one twice is the same session.
+    pub boot_id: String,
+    pub roles: Roles,
+    pub peer_address: String,
+    pub gateway_address: String,
+    pub admin_address: String,
+    pub pid: u32,
+    /// Instances this node takes at most.
+    pub capacity: u32,
+    /// What the node advertises as the time without leader contact after which it must be
+    /// considered cut off, in milliseconds.
+    pub t_self_ms: u32,
+    /// Instances die with the node's process (`kill`) instead of waiting for it (`adopt`).
+    pub kills_instances_on_exit: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roles {
+    pub control: bool,
+    pub gateway: bool,
+    pub agent: bool,
+}
+
+impl Roles {
+    pub const ALL: Roles = Roles { control: true, gateway: true, agent: true };
+}
+
+/// The node says good-bye and hands its shards over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseSession {
+    pub session: SessionId,
+    pub moves: Vec<Move>,
+}
+
+/// The leader declares a node dead and re-homes its shards in the same entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDown {
+    pub session: SessionId,
+    pub cause: DownCause,
+    pub moves: Vec<Move>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownCause {
+    /// Its address refuses connections: the process is gone.
+    Refused,
+    /// No keep-alive for its T_dead.
+    Silent,
+}
+
+/// Shards change hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reassign {
+    pub moves: Vec<Move>,
+}
+
+/// One shard's new owner, valid only while `from_epoch` is current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub shard: ShardId,
+    pub from_epoch: Epoch,
+    pub to: SessionId,
+}

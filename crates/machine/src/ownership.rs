@@ -1,0 +1,66 @@
+//! Who should own which shard: policy, computed by the proposer; the log only records the result.
+
+use nihilo_types::id::{SessionId, ShardId};
+
+use crate::command::Move;
+use crate::state::State;
+
+/// Shards moved by one `Reassign` towards a newly joined node, at most (03-actors §3).
+pub const MAX_MOVES_TO_A_JOINER: usize = 16;
+
+/// Returns the open control session that a shard prefers, leaving `without` out.
+///
+/// Rendezvous hashing: a session that leaves moves only its own shards.
+pub fn preferred_owner(
+    state: &State,
+    shard: ShardId,
+    without: Option<SessionId>,
+) -> Option<SessionId> {
+    state
+        .sessions()
+        .filter(|session| session.opened.roles.control && Some(session.id) != without)
+        .max_by_key(|session| (weight(shard, session.opened.node.0), session.id))
+        .map(|session| session.id)
+}
+
+/// Moves that re-home everything `leaving` owns; empty when nobody else can own.
+pub fn moves_away_from(state: &State, leaving: SessionId) -> Vec<Move> {
+    state
+        .owners()
+        .filter(|(_, owner)| owner.session == leaving)
+        .filter_map(|(shard, owner)| {
+            let to = preferred_owner(state, shard, Some(leaving))?;
+            Some(Move { shard, from_epoch: owner.epoch, to })
+        })
+        .collect()
+}
+
+/// The next moves towards the preferred placement: all unowned shards, and at most
+/// [`MAX_MOVES_TO_A_JOINER`] that have a live owner which is not the preferred one.
+pub fn next_moves(state: &State) -> Vec<Move> {
+    let mut moves = Vec::new();
+    let mut n_rebalanced = 0;
+    for (shard, owner) in state.owners() {
+        let Some(to) = preferred_owner(state, shard, None) else {
+            return Vec::new();
+        };
+        if to == owner.session {
+            continue;
+        }
+        if state.session(owner.session).is_some() {
+            n_rebalanced += 1;
+            if n_rebalanced > MAX_MOVES_TO_A_JOINER {
+                continue;
+            }
+        }
+        moves.push(Move { shard, from_epoch: owner.epoch, to });
+    }
+    moves
+}
+
+fn weight(shard: ShardId, node: u64) -> u64 {
+    let mut bytes = [0; 10];
+    bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
+    bytes[2..].copy_from_slice(&node.to_be_bytes());
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}

@@ -1,0 +1,57 @@
+//! What a proposer is told. A refusal is a reply, the same on every node.
+
+use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId};
+use nihilo_types::service::Service;
+use serde::{Deserialize, Serialize};
+
+/// The answer to one applied entry, with the entry's index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    pub index: LogIndex,
+    pub result: Result<Outcome, Rejection>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It took effect; nothing more to say.
+    Done,
+    Service { service: Box<Service>, change: Change },
+    Session(SessionId),
+    /// Scales whose fence was stale or whose revision is gone; the others stand.
+    Scales { refused: Vec<ObjectKey> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    Created,
+    Updated,
+    Unchanged,
+    Deleted,
+}
+
+/// Why an entry had no effect. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("`{0}` already exists")]
+    AlreadyExists(ObjectKey),
+    #[error("`{0}` not found")]
+    NotFound(ObjectKey),
+    #[error("`{key}` has version {have}, the request was made on another one")]
+    Conflict { key: ObjectKey, have: LogIndex },
+    #[error("the shard is owned by session {owner} since epoch {epoch}")]
+    Fenced { owner: SessionId, epoch: Epoch },
+    #[error("the request id was used for another request")]
+    RequestIdReused,
+    #[error("session {0} is closed")]
+    SessionClosed(SessionId),
+    #[error("the cluster is initialised already")]
+    AlreadyInitialised,
+    #[error("the owner table has moved on")]
+    StaleMove,
+    #[error("revision name `{0}` is taken by a conflicting revision")]
+    RevisionNameTaken(String),
+    #[error("{0}")]
+    LimitReached(String),
+}

@@ -1,0 +1,262 @@
+//! Everything that is replicated, in memory.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::configuration::Configuration;
+use nihilo_types::id::{Epoch, Kind, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::revision::Revision;
+use nihilo_types::route::Route;
+use nihilo_types::service::Service;
+use nihilo_types::shard::{N_SHARDS, shard_of};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{InitCluster, OpenSession};
+use crate::reply::Reply;
+
+/// The replicated state as of one log index. Changed only by [`State::apply`].
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub(crate) cluster: Option<Arc<InitCluster>>,
+    pub(crate) clock: Clock,
+    pub(crate) services: BTreeMap<ObjectKey, Arc<Service>>,
+    pub(crate) configurations: BTreeMap<ObjectKey, Arc<Configuration>>,
+    pub(crate) revisions: BTreeMap<ObjectKey, Arc<Revision>>,
+    pub(crate) routes: BTreeMap<ObjectKey, Arc<Route>>,
+    pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
+    pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
+    pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
+    pub(crate) replies: BTreeMap<String, StoredReply>,
+    /// Request ids, oldest first; derived from `replies`.
+    pub(crate) reply_order: VecDeque<String>,
+    /// Newest entry that changed sessions or owners; derived.
+    pub(crate) ownership_at: LogIndex,
+    /// Service to its revisions; derived.
+    pub(crate) revisions_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Shard to the Services in it; derived.
+    pub(crate) services_in: BTreeMap<ShardId, BTreeSet<ObjectKey>>,
+}
+
+/// LogTime and the newest wall time, both in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    pub log_ms: u64,
+    pub wall_ms: u64,
+}
+
+/// An open session: one life of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub id: SessionId,
+    pub opened: OpenSession,
+}
+
+/// Who may act for a shard, and since which entry. Session 0 = nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardOwner {
+    pub session: SessionId,
+    pub epoch: Epoch,
+}
+
+/// The first answer to a request id, kept for its repetitions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredReply {
+    pub payload_hash: u64,
+    pub at_log_ms: u64,
+    pub reply: Reply,
+}
+
+/// What one entry did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    pub reply: Reply,
+    /// Rows to write, in order; the store adds nothing and drops nothing.
+    pub rows: Vec<RowChange>,
+    /// Objects changed, in order, all at the entry's index.
+    pub events: Vec<ObjectEvent>,
+    /// Whether sessions or the owner table changed.
+    pub ownership_changed: bool,
+}
+
+/// One key of the persisted state; `None` deletes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowChange {
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// A change of one object as watchers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectEvent {
+    pub index: LogIndex,
+    pub object: ObjectChange,
+}
+
+/// The object after the change, or as it last was when `deleted`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ObjectChange {
+    Service { object: Arc<Service>, change: EventKind },
+    Configuration { object: Arc<Configuration>, change: EventKind },
+    Revision { object: Arc<Revision>, change: EventKind },
+    Route { object: Arc<Route>, change: EventKind },
+    /// A scale record changed; shown with the revision, not watched by itself.
+    Scale { revision: ObjectKey },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl ObjectChange {
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            ObjectChange::Service { object, .. } => object.metadata.key(),
+            ObjectChange::Configuration { object, .. } => object.metadata.key(),
+            ObjectChange::Revision { object, .. } => object.metadata.key(),
+            ObjectChange::Route { object, .. } => object.metadata.key(),
+            ObjectChange::Scale { revision } => revision.clone(),
+        }
+    }
+
+    /// `None` for a scale record.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            ObjectChange::Service { .. } => Some(Kind::Service),
+            ObjectChange::Configuration { .. } => Some(Kind::Configuration),
+            ObjectChange::Revision { .. } => Some(Kind::Revision),
+            ObjectChange::Route { .. } => Some(Kind::Route),
+            ObjectChange::Scale { .. } => None,
+        }
+    }
+}
+
+impl State {
+    pub fn cluster(&self) -> Option<&InitCluster> {
+        self.cluster.as_deref()
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    pub fn configuration(&self, key: &ObjectKey) -> Option<&Arc<Configuration>> {
+        self.configurations.get(key)
+    }
+
+    pub fn revision(&self, key: &ObjectKey) -> Option<&Arc<Revision>> {
+        self.revisions.get(key)
+    }
+
+    pub fn route(&self, key: &ObjectKey) -> Option<&Arc<Route>> {
+        self.routes.get(key)
+    }
+
+    /// The recorded scale of a revision; the default (never decided) when there is none.
+    pub fn scale(&self, revision: &ObjectKey) -> Arc<ScaleRecord> {
+        self.scales.get(revision).cloned().unwrap_or_default()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
+        self.configurations.values()
+    }
+
+    pub fn revisions(&self) -> impl Iterator<Item = &Arc<Revision>> {
+        self.revisions.values()
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    /// The revisions of a Service, by name (so oldest generation first for generated names).
+    pub fn revisions_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<Revision>> {
+        self.revisions_of
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.revisions.get(key))
+    }
+
+    /// The Services of a shard, by key.
+    pub fn services_in(&self, shard: ShardId) -> impl Iterator<Item = &ObjectKey> {
+        self.services_in.get(&shard).into_iter().flatten()
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(&id)
+    }
+
+    /// Open sessions, oldest first.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.values()
+    }
+
+    pub fn owner(&self, shard: ShardId) -> ShardOwner {
+        self.owners.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// All 256 shards with their owners.
+    pub fn owners(&self) -> impl Iterator<Item = (ShardId, ShardOwner)> + '_ {
+        (0..N_SHARDS).map(|shard| (ShardId(shard), self.owner(ShardId(shard))))
+    }
+
+    /// The session that owns a Service's shard, if any.
+    pub fn owner_of(&self, service: &ObjectKey) -> Option<&Arc<Session>> {
+        self.session(self.owner(shard_of(service)).session)
+    }
+
+    /// Index of the newest entry that changed sessions or the owner table.
+    pub fn ownership_at(&self) -> LogIndex {
+        self.ownership_at
+    }
+
+    /// URL of a host of this cluster, e.g. `http://hello.default.localhost:8080`.
+    pub fn url_of(&self, host: &str) -> String {
+        match self.cluster.as_deref().map_or(80, |cluster| cluster.external_port) {
+            80 => format!("http://{host}"),
+            port => format!("http://{host}:{port}"),
+        }
+    }
+
+    /// Main host of a route, or that of one of its tags.
+    pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
+        let domain = self.cluster.as_deref().map_or("localhost", |cluster| &cluster.domain);
+        match tag {
+            Some(tag) => format!("{tag}-{}.{}.{domain}", route.name, route.namespace),
+            None => format!("{}.{}.{domain}", route.name, route.namespace),
+        }
+    }
+}
+
+impl State {
+    /// Makes everything that is derived and not stored.
+    pub(crate) fn rebuild_indexes(&mut self) {
+        self.revisions_of = BTreeMap::new();
+        for (key, revision) in &self.revisions {
+            self.revisions_of.entry(revision.root()).or_default().insert(key.clone());
+        }
+        self.services_in = BTreeMap::new();
+        for key in self.services.keys() {
+            self.services_in.entry(shard_of(key)).or_default().insert(key.clone());
+        }
+        let newest_epoch = self.owners.values().map(|owner| owner.epoch.0).max();
+        let newest_session = self.sessions.keys().map(|id| id.0).max();
+        self.ownership_at = LogIndex(newest_epoch.max(newest_session).unwrap_or(0));
+        let mut ids: Vec<_> =
+            self.replies.iter().map(|(id, s)| (s.reply.index, id.clone())).collect();
+        ids.sort();
+        self.reply_order = ids.into_iter().map(|(_, id)| id).collect();
+    }
+}
