@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Binds the pure entities to the actor runtime: owner look-up, effect execution, liveness,
+//! statistics and endpoints. Knows the log only as a `Proposer` and a `StateSource`; knows no
+//! openraft, no RocksDB, no hyper.
+
+pub mod adapter;
+pub mod agents;
+pub mod demand;
+pub mod effects;
+pub mod endpoints;
+pub mod follow;
+pub mod keeper;
+pub mod liveness;
+pub mod node;
+pub mod ports;
+pub mod proposals;
+pub mod scale_log;
+pub mod session;
+pub mod shards;
+pub mod stats;
+
+pub use node::{Control, ControlConfig, ControlPorts};

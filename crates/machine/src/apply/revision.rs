@@ -15,7 +15,7 @@ use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Revision's `Ready` depends on; `Active` is only shown.
-pub const REVISION_DEPENDENTS: [&str; 2] = [types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY];
+pub(super) const REVISION_DEPENDENTS: [&str; 2] = [types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY];
 
 impl State {
     pub(crate) fn record_revision(

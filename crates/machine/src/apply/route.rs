@@ -18,7 +18,7 @@ use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Route's `Ready` depends on.
-pub const ROUTE_DEPENDENTS: [&str; 3] =
+pub(super) const ROUTE_DEPENDENTS: [&str; 3] =
     [types::ALL_TRAFFIC_ASSIGNED, types::INGRESS_READY, types::CERTIFICATE_PROVISIONED];
 
 impl State {

@@ -22,7 +22,7 @@ use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Service's `Ready` depends on.
-pub const SERVICE_DEPENDENTS: [&str; 2] = [types::CONFIGURATIONS_READY, types::ROUTES_READY];
+pub(super) const SERVICE_DEPENDENTS: [&str; 2] = [types::CONFIGURATIONS_READY, types::ROUTES_READY];
 
 impl State {
     pub(crate) fn put_service(&mut self, put: &PutService, context: &mut Context) -> Result {

@@ -1,0 +1,215 @@
+//! One ordered queue of calls per agent session, so that (epoch, seq) only grows at the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use nihilo_entity::table::{Refusal, RefusalKind, RowState};
+use nihilo_machine::state::Session;
+use nihilo_types::id::{Epoch, InstanceId, SessionId, ShardId};
+use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::node::Shared;
+use crate::ports::{AgentEvent, CallError, CallFence, CallRefusal};
+
+/// Calls that may wait for one agent; beyond, a start is refused as busy.
+pub const QUEUE: usize = 256;
+/// Pause before an unanswered `List` is sent again.
+const LIST_RETRY: Duration = Duration::from_millis(50);
+const EVENTS_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) enum AgentCall {
+    Start { fence: CallFence, spec: Box<InstanceSpec> },
+    Stop { fence: CallFence, instance: InstanceId, reason: &'static str },
+    Reopen { fence: CallFence, instance: InstanceId },
+    /// List these shards as they are owned when the call leaves.
+    List { shards: BTreeSet<ShardId> },
+}
+
+/// Senders by session; a session that ended has none.
+#[derive(Debug, Default)]
+pub(crate) struct AgentQueues(Mutex<BTreeMap<SessionId, mpsc::Sender<AgentCall>>>);
+
+impl AgentQueues {
+    /// `false` when the session is unknown or its queue is full.
+    pub(crate) fn enqueue(&self, session: SessionId, call: AgentCall) -> bool {
+        let queues = self.0.lock();
+        queues.get(&session).is_some_and(|queue| queue.try_send(call).is_ok())
+    }
+
+    pub(crate) fn sessions(&self) -> BTreeSet<SessionId> {
+        self.0.lock().keys().copied().collect()
+    }
+
+    pub(crate) fn remove(&self, session: SessionId) {
+        self.0.lock().remove(&session);
+    }
+
+    /// Starts the tasks of a session that was just applied.
+    pub(crate) fn add(&self, shared: &Arc<Shared>, session: Arc<Session>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        self.0.lock().insert(session.id, sender);
+        shared.spawn("agent-calls", run_calls(shared.clone(), session.clone(), receiver));
+        shared.spawn("agent-events", run_events(shared.clone(), session));
+    }
+}
+
+async fn run_calls(
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    mut calls: mpsc::Receiver<AgentCall>,
+) {
+    while let Some(call) = calls.recv().await {
+        match call {
+            AgentCall::Start { fence, spec } => start(&shared, &session, fence, *spec).await,
+            AgentCall::Stop { fence, instance, reason } => {
+                let stopped = shared.ports.agents.stop(session.clone(), fence, instance, reason);
+                check(&shared, &session, fence, stopped.await);
+            }
+            AgentCall::Reopen { fence, instance } => {
+                let reopened = shared.ports.agents.reopen(session.clone(), fence, instance);
+                check(&shared, &session, fence, reopened.await);
+            }
+            AgentCall::List { shards } => list(&shared, &session, shards).await,
+        }
+    }
+}
+
+async fn start(shared: &Shared, session: &Arc<Session>, fence: CallFence, spec: InstanceSpec) {
+    let id = spec.id.clone();
+    let answer = shared.ports.agents.start(session.clone(), fence, spec).await;
+    let now = shared.now_ms();
+    match answer {
+        Ok(report) => take_report(shared, session, report),
+        Err(CallError::Refused { kind, text }) => {
+            debug!(instance = %id, node = %session.opened.name, text, "start refused");
+            let refusal = Refusal { kind: refusal_kind(kind), text };
+            shared.with_keeper(fence.shard, fence.epoch, |keeper| {
+                keeper.set(&id, RowState::Refused(refusal), now)
+            });
+            shared.wake_shard_revisions(fence.shard, fence.epoch);
+        }
+        // Counted until a later `List` does not show it.
+        Err(CallError::Unanswered(text)) => {
+            warn!(instance = %id, node = %session.opened.name, text, "start without an answer");
+            relist(shared, session.id, fence.shard);
+        }
+    }
+}
+
+fn refusal_kind(kind: CallRefusal) -> RefusalKind {
+    match kind {
+        CallRefusal::NoCapacity => RefusalKind::NoCapacity,
+        CallRefusal::Busy => RefusalKind::Busy,
+        CallRefusal::Stale | CallRefusal::NotReady => RefusalKind::NotReady,
+        CallRefusal::TooLate | CallRefusal::Failed => RefusalKind::Failed,
+    }
+}
+
+/// Stops and re-opens are levels: what failed shows up in the next list and is decided again.
+fn check(
+    shared: &Shared,
+    session: &Session,
+    fence: CallFence,
+    result: Result<(), CallError>,
+) {
+    match result {
+        Ok(()) => {}
+        Err(CallError::Refused { kind: CallRefusal::TooLate, .. }) => {
+            shared.wake_shard_revisions(fence.shard, fence.epoch);
+        }
+        Err(error) => {
+            debug!(node = %session.opened.name, %error, "agent call failed");
+            relist(shared, session.id, fence.shard);
+        }
+    }
+}
+
+pub(crate) fn relist(shared: &Shared, session: SessionId, shard: ShardId) {
+    shared.agents.enqueue(session, AgentCall::List { shards: BTreeSet::from([shard]) });
+}
+
+/// Asks until answered, or until the session has ended.
+async fn list(shared: &Arc<Shared>, session: &Arc<Session>, shards: BTreeSet<ShardId>) {
+    loop {
+        let seq = shared.next_seq();
+        let epochs = shared.epochs_of(&shards);
+        if epochs.is_empty() || !shared.agents.sessions().contains(&session.id) {
+            return;
+        }
+        let fences =
+            epochs.iter().map(|(shard, epoch)| CallFence { shard: *shard, epoch: *epoch, seq });
+        match shared.ports.agents.list(session.clone(), fences.collect()).await {
+            Ok(reports) => return take_list(shared, session, &epochs, seq, reports),
+            Err(error) => {
+                debug!(node = %session.opened.name, %error, "list not answered");
+                tokio::time::sleep(LIST_RETRY).await;
+            }
+        }
+    }
+}
+
+fn take_list(
+    shared: &Shared,
+    session: &Session,
+    epochs: &BTreeMap<ShardId, Epoch>,
+    seq: u64,
+    reports: Vec<InstanceReport>,
+) {
+    let now = shared.now_ms();
+    let mut by_shard: BTreeMap<ShardId, Vec<InstanceReport>> = BTreeMap::new();
+    for report in reports {
+        by_shard.entry(report.shard).or_default().push(report);
+    }
+    for (shard, epoch) in epochs {
+        let reports = by_shard.remove(shard).unwrap_or_default();
+        let from = (session.id, session.opened.node);
+        let touched = shared
+            .with_keeper(*shard, *epoch, |keeper| keeper.listed(from, seq, reports, now))
+            .unwrap_or_default();
+        shared.wake_revisions(*shard, *epoch, &touched);
+        shared.finish_reconciling(*shard, *epoch, false);
+    }
+}
+
+fn take_report(shared: &Shared, session: &Session, report: InstanceReport) {
+    let (shard, now) = (report.shard, shared.now_ms());
+    let Some(epoch) = shared.epoch_of(shard) else { return };
+    let from = (session.id, session.opened.node);
+    let revision = shared.with_keeper(shard, epoch, |keeper| keeper.reported(from, report, now));
+    if let Some(revision) = revision {
+        shared.wake_revisions(shard, epoch, &BTreeSet::from([revision]));
+    }
+}
+
+/// Follows the node's instance events while its session is open.
+async fn run_events(shared: Arc<Shared>, session: Arc<Session>) {
+    while shared.agents.sessions().contains(&session.id) {
+        match shared.ports.agents.events(session.clone()).await {
+            Ok(mut events) => {
+                // What happened before the subscription is in the list.
+                relist_all(&shared, session.id);
+                while let Some(event) = events.next().await {
+                    match event {
+                        AgentEvent::Report(report) => take_report(&shared, &session, *report),
+                        AgentEvent::Lagged => relist_all(&shared, session.id),
+                    }
+                }
+            }
+            Err(error) => debug!(node = %session.opened.name, %error, "no event stream"),
+        }
+        tokio::time::sleep(EVENTS_RETRY).await;
+    }
+}
+
+pub(crate) fn relist_all(shared: &Shared, session: SessionId) {
+    let shards = shared.owned_shards();
+    if !shards.is_empty() {
+        shared.agents.enqueue(session, AgentCall::List { shards });
+    }
+}

@@ -1,0 +1,165 @@
+//! The shard keeper: the entity's table plus what only the shell must remember.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nihilo_entity::ShardTable;
+use nihilo_entity::table::{InstanceRow, RowState};
+use nihilo_types::id::{Epoch, InstanceId, ObjectKey, SessionId, ShardId};
+use nihilo_types::instance::{InstanceReport, InstanceState};
+
+/// How long the row of a finished instance stays for the Revision actor to see.
+pub const FINISHED_ROW_MS: u64 = 60_000;
+/// How long a crashed node's instances are held against the cap (03-actors §10).
+pub const RESTART_GRACE_MS: u64 = 3_000;
+
+/// Made when the shard opens under an epoch, dropped when it closes.
+#[derive(Debug)]
+pub struct Keeper {
+    pub table: ShardTable,
+    /// Calls that were sent for rows still `Requested`.
+    in_doubt: BTreeMap<InstanceId, u64>,
+    /// Agents that have not answered this epoch's first `List`.
+    pub waiting: BTreeSet<SessionId>,
+    /// The shard runs turns.
+    pub active: bool,
+}
+
+impl Keeper {
+    pub fn new(shard: ShardId, epoch: Epoch, agents: impl Iterator<Item = SessionId>) -> Self {
+        Self {
+            table: ShardTable::new(shard, epoch),
+            in_doubt: BTreeMap::new(),
+            waiting: agents.collect(),
+            active: false,
+        }
+    }
+
+    /// Counts a start before it is handed over; the counter never goes back.
+    pub fn requested(&mut self, id: &InstanceId, row: InstanceRow, seq: u64) {
+        self.table.next_instance += 1;
+        self.in_doubt.insert(id.clone(), seq);
+        self.table.instances.insert(id.clone(), row);
+    }
+
+    /// Sets the state of an existing row.
+    pub fn set(&mut self, id: &InstanceId, state: RowState, now_ms: u64) -> Option<ObjectKey> {
+        let row = self.table.instances.get_mut(id)?;
+        if row.state != state {
+            row.state = state;
+            row.since_ms = now_ms;
+        }
+        self.in_doubt.remove(id);
+        Some(row.revision.clone())
+    }
+
+    /// Takes an agent's word about one instance; a row is made when there is none (adoption).
+    pub fn reported(
+        &mut self,
+        from: (SessionId, nihilo_types::id::NodeId),
+        report: InstanceReport,
+        now_ms: u64,
+    ) -> ObjectKey {
+        let id = report.id.clone();
+        let revision = report.revision.clone();
+        self.in_doubt.remove(&id);
+        let row = self.table.instances.entry(id).or_insert_with(|| InstanceRow {
+            revision: revision.clone(),
+            session: from.0,
+            node: from.1,
+            state: RowState::Requested,
+            since_ms: now_ms,
+        });
+        row.session = from.0;
+        let state_changed = match &row.state {
+            RowState::Reported(last) => last.state != report.state,
+            RowState::Requested | RowState::Refused(_) | RowState::Stranded { .. } => true,
+        };
+        if state_changed {
+            row.since_ms = now_ms;
+        }
+        row.state = RowState::Reported(Box::new(report));
+        revision
+    }
+
+    /// Takes a whole `List` answer that was asked for with call number `seq`: what it does not
+    /// show does not exist on that node. Returns the revisions concerned.
+    pub fn listed(
+        &mut self,
+        from: (SessionId, nihilo_types::id::NodeId),
+        seq: u64,
+        reports: Vec<InstanceReport>,
+        now_ms: u64,
+    ) -> BTreeSet<ObjectKey> {
+        let shown: BTreeSet<_> = reports.iter().map(|report| report.id.clone()).collect();
+        let mut touched = BTreeSet::new();
+        let in_doubt = &self.in_doubt;
+        self.table.instances.retain(|id, row| {
+            let sent_later = in_doubt.get(id).is_some_and(|sent| *sent > seq);
+            let finished = is_finished(row);
+            let elsewhere = match &row.state {
+                // The node is back under a new session and does not show it: it is gone.
+                RowState::Stranded { .. } => row.node != from.1,
+                _ => row.session != from.0,
+            };
+            let keep = elsewhere || shown.contains(id) || sent_later || finished;
+            if !keep {
+                touched.insert(row.revision.clone());
+            }
+            keep
+        });
+        let table = &self.table;
+        self.in_doubt.retain(|id, _| table.instances.contains_key(id));
+        for report in reports {
+            touched.insert(self.reported(from, report, now_ms));
+        }
+        self.waiting.remove(&from.0);
+        touched
+    }
+
+    /// A node's session ended. Instances that die with it are gone; others hold their place for
+    /// the restart grace.
+    pub fn session_ended(&mut self, session: SessionId, dies: bool, now_ms: u64) -> bool {
+        self.waiting.remove(&session);
+        self.table.heard.remove(&session);
+        let uncount_at_ms = if dies { now_ms } else { now_ms + RESTART_GRACE_MS };
+        let mut touched = false;
+        for row in self.table.instances.values_mut().filter(|row| row.session == session) {
+            let last = match &row.state {
+                RowState::Reported(report) if report.state.is_counted() => Some(report.clone()),
+                RowState::Requested => None,
+                RowState::Reported(_) | RowState::Refused(_) | RowState::Stranded { .. } => continue,
+            };
+            row.state = RowState::Stranded { last, uncount_at_ms };
+            row.since_ms = now_ms;
+            touched = true;
+        }
+        touched
+    }
+
+    /// Drops rows that nobody needs any more; returns revisions whose grace has run out.
+    pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<ObjectKey> {
+        let mut expired = BTreeSet::new();
+        self.table.instances.retain(|_, row| match &row.state {
+            RowState::Stranded { uncount_at_ms, .. } if *uncount_at_ms <= now_ms => {
+                expired.insert(row.revision.clone());
+                false
+            }
+            _ => !(is_finished(row) && row.since_ms + FINISHED_ROW_MS <= now_ms),
+        });
+        expired
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+fn is_finished(row: &InstanceRow) -> bool {
+    match &row.state {
+        RowState::Refused(_) => true,
+        RowState::Reported(report) => {
+            matches!(report.state, InstanceState::Exited | InstanceState::Destroyed)
+        }
+        RowState::Requested | RowState::Stranded { .. } => false,
+    }
+}

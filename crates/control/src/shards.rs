@@ -1,0 +1,303 @@
+//! Follows the applied state: opens, reconciles and closes shards; wakes actors; keeps agents'
+//! queues and the gateway in step with the open sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nihilo_entity::reconcile;
+use nihilo_entity::{EntityKey, View};
+use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
+use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::shard::shard_of;
+use tracing::{debug, info};
+
+use crate::agents::{AgentCall, relist_all};
+use crate::follow::{Follower, RouteFeed, changed_routes};
+use crate::keeper::Keeper;
+use crate::node::Shared;
+use crate::ports::read;
+
+/// Uncapped starts wait no longer than this for agents that do not answer (03-actors §9).
+const RECONCILE_GRACE: Duration = Duration::from_millis(100);
+const SWEEP_PERIOD: Duration = Duration::from_millis(250);
+
+/// What this node has acted on so far.
+struct Progress {
+    applied: LogIndex,
+    ownership_at: LogIndex,
+    sessions: BTreeMap<SessionId, Arc<Session>>,
+    owned: BTreeMap<ShardId, Epoch>,
+    follower: Follower,
+    routes: RouteFeed,
+}
+
+/// Never returns.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut applied = shared.ports.state.applied();
+    let mut progress = Progress {
+        applied: *applied.borrow_and_update(),
+        ownership_at: LogIndex(0),
+        sessions: BTreeMap::new(),
+        owned: BTreeMap::new(),
+        follower: Follower::default(),
+        routes: RouteFeed::start(&shared),
+    };
+    shared.table_acknowledged.send_replace(progress.applied);
+    progress.sync_ownership(&shared);
+    let mut session = shared.session.subscribe();
+    let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Applied entries first: everything else is judged by them.
+        tokio::select! {
+            biased;
+            changed = applied.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let index = *applied.borrow_and_update();
+                progress.advance(&shared, index);
+            }
+            _ = session.changed() => progress.sync_ownership(&shared),
+            _ = sweep.tick() => shared.sweep_keepers(),
+        }
+    }
+}
+
+impl Progress {
+    fn advance(&mut self, shared: &Arc<Shared>, index: LogIndex) {
+        let events = shared.ports.state.changes_since(self.applied);
+        self.applied = index;
+        let routes = events
+            .as_ref()
+            .map(|events| changed_routes(events.iter().map(|event| &event.object)));
+        let acknowledged = self.routes.advance(shared, index, routes);
+        let ownership_at = read(shared.ports.state.as_ref(), |state| state.ownership_at());
+        if ownership_at != self.ownership_at {
+            self.sync_ownership(shared);
+        }
+        match events {
+            Some(events) => shared.wake_interested(&events),
+            None => shared.wake_everything(),
+        }
+        shared.table_acknowledged.send_if_modified(|known| {
+            let grew = acknowledged > *known;
+            *known = acknowledged.max(*known);
+            grew
+        });
+    }
+
+    /// Compares sessions and owners with what was acted on; each difference is handled once.
+    fn sync_ownership(&mut self, shared: &Arc<Shared>) {
+        let myself = shared.session();
+        let (ownership_at, sessions, owners) = read(shared.ports.state.as_ref(), |state| {
+            let sessions: BTreeMap<_, _> =
+                state.sessions().map(|session| (session.id, session.clone())).collect();
+            let owners: Vec<_> = state.owners().collect();
+            (state.ownership_at(), sessions, owners)
+        });
+        self.ownership_at = ownership_at;
+        let floors: Vec<_> = owners.iter().map(|(shard, owner)| (*shard, owner.epoch)).collect();
+        shared.ports.agent.set_floors(&floors);
+        let owned: BTreeMap<ShardId, Epoch> = owners
+            .iter()
+            .filter(|(_, owner)| owner.session == myself && myself != SessionId(0))
+            .map(|(shard, owner)| (*shard, owner.epoch))
+            .collect();
+        self.close_lost(shared, &owned);
+        self.end_sessions(shared, &sessions);
+        self.begin_sessions(shared, &sessions);
+        self.open_gained(shared, &owned, &sessions);
+        self.follower.sync(shared, &sessions);
+        self.sessions = sessions;
+        self.owned = owned;
+        // The new owner has never heard of what waits here.
+        shared.ports.gateway.resend_demand();
+    }
+
+    fn close_lost(&mut self, shared: &Shared, owned: &BTreeMap<ShardId, Epoch>) {
+        for (shard, epoch) in &self.owned {
+            if owned.get(shard) != Some(epoch) {
+                debug!(%shard, %epoch, "shard lost");
+                shared.close_shard(*shard, *epoch);
+            }
+        }
+    }
+
+    fn end_sessions(&mut self, shared: &Arc<Shared>, open: &BTreeMap<SessionId, Arc<Session>>) {
+        for (id, session) in &self.sessions {
+            if open.contains_key(id) {
+                continue;
+            }
+            shared.agents.remove(*id);
+            shared.ports.gateway.session_down(*id);
+            shared.session_ended(*id, session.opened.kills_instances_on_exit);
+        }
+    }
+
+    fn begin_sessions(&mut self, shared: &Arc<Shared>, open: &BTreeMap<SessionId, Arc<Session>>) {
+        let known = shared.agents.sessions();
+        for (id, session) in open {
+            if !session.opened.roles.agent || known.contains(id) {
+                continue;
+            }
+            shared.agents.add(shared, session.clone());
+            // An agent that joins may run what nobody counted yet.
+            shared.wait_for_agent(*id);
+            relist_all(shared, *id);
+        }
+    }
+
+    fn open_gained(
+        &mut self,
+        shared: &Arc<Shared>,
+        owned: &BTreeMap<ShardId, Epoch>,
+        sessions: &BTreeMap<SessionId, Arc<Session>>,
+    ) {
+        let gained: BTreeMap<_, _> = owned
+            .iter()
+            .filter(|(shard, epoch)| self.owned.get(*shard) != Some(*epoch))
+            .map(|(shard, epoch)| (*shard, *epoch))
+            .collect();
+        if gained.is_empty() {
+            return;
+        }
+        info!(n_shards = gained.len(), "shards gained");
+        let agents: Vec<_> =
+            sessions.values().filter(|s| s.opened.roles.agent).map(|session| session.id).collect();
+        for (shard, epoch) in &gained {
+            let keeper = Keeper::new(*shard, *epoch, agents.iter().copied());
+            shared.open_shard(*shard, *epoch, keeper);
+        }
+        let shards: BTreeSet<_> = gained.keys().copied().collect();
+        for agent in agents {
+            shared.agents.enqueue(agent, AgentCall::List { shards: shards.clone() });
+        }
+        let waiting = shared.clone();
+        shared.spawn("reconcile-grace", async move {
+            tokio::time::sleep(RECONCILE_GRACE).await;
+            for (shard, epoch) in gained {
+                waiting.finish_reconciling(shard, epoch, true);
+            }
+        });
+    }
+}
+
+impl Shared {
+    fn wake_interested(&self, events: &[ObjectEvent]) {
+        for event in events {
+            let Some(shard) = self.shard_of_change(&event.object) else { continue };
+            let Some(epoch) = self.epoch_of(shard) else { continue };
+            for key in reconcile::interested(&event.object) {
+                self.mark_dirty(shard, epoch, key);
+            }
+        }
+    }
+
+    fn shard_of_change(&self, change: &ObjectChange) -> Option<ShardId> {
+        match change {
+            ObjectChange::Service { .. }
+            | ObjectChange::Configuration { .. }
+            | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
+            ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
+            ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
+                state.revision(revision).map(|revision| shard_of(&revision.root()))
+            }),
+        }
+    }
+
+    fn wake_everything(&self) {
+        for shard in self.owned_shards() {
+            if let Some(epoch) = self.epoch_of(shard) {
+                self.wake_hot(shard, epoch);
+            }
+        }
+    }
+
+    /// Wakes what a newly opened shard must look at; everything else sleeps on.
+    pub(crate) fn wake_hot(&self, shard: ShardId, epoch: Epoch) {
+        let hot = self.with_keeper(shard, epoch, |keeper| {
+            read(self.ports.state.as_ref(), |state| {
+                let view = View { state, table: &keeper.table, settings: &self.config.settings };
+                reconcile::hot_entities(view)
+            })
+        });
+        for key in hot.unwrap_or_default() {
+            self.mark_dirty(shard, epoch, key);
+        }
+    }
+
+    /// Runs the shard's turns once all agents have answered, or `after_grace`: then uncapped
+    /// starts may go on with those that did.
+    pub(crate) fn finish_reconciling(&self, shard: ShardId, epoch: Epoch, after_grace: bool) {
+        let step = self.with_keeper(shard, epoch, |keeper| {
+            let completed = keeper.is_complete() && !keeper.table.complete;
+            keeper.table.complete |= keeper.is_complete();
+            let activate = !keeper.active && (keeper.table.complete || after_grace);
+            keeper.active |= activate;
+            (activate, completed)
+        });
+        let Some((activate, completed)) = step else { return };
+        if activate {
+            self.activate_shard(shard, epoch);
+        }
+        if activate || completed {
+            self.wake_hot(shard, epoch);
+        }
+    }
+
+    fn wait_for_agent(&self, agent: SessionId) {
+        for shard in self.owned_shards() {
+            let Some(epoch) = self.epoch_of(shard) else { continue };
+            self.with_keeper(shard, epoch, |keeper| {
+                keeper.waiting.insert(agent);
+                keeper.table.complete = false;
+            });
+        }
+    }
+
+    fn session_ended(&self, session: SessionId, dies: bool) {
+        let now = self.now_ms();
+        for shard in self.owned_shards() {
+            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let touched =
+                self.with_keeper(shard, epoch, |keeper| keeper.session_ended(session, dies, now));
+            if touched == Some(true) {
+                self.wake_shard_revisions(shard, epoch);
+            }
+            self.finish_reconciling(shard, epoch, false);
+        }
+        self.sweep_keepers();
+    }
+
+    pub(crate) fn sweep_keepers(&self) {
+        let now = self.now_ms();
+        for shard in self.owned_shards() {
+            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let expired =
+                self.with_keeper(shard, epoch, |keeper| keeper.sweep(now)).unwrap_or_default();
+            self.wake_revisions(shard, epoch, &expired);
+        }
+    }
+
+    /// Every revision of the shard that has instances looks again.
+    pub(crate) fn wake_shard_revisions(&self, shard: ShardId, epoch: Epoch) {
+        let revisions = self.with_keeper(shard, epoch, |keeper| {
+            keeper.table.instances.values().map(|row| row.revision.clone()).collect()
+        });
+        self.wake_revisions(shard, epoch, &revisions.unwrap_or_default());
+    }
+
+    pub(crate) fn wake_revisions(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        revisions: &BTreeSet<ObjectKey>,
+    ) {
+        for revision in revisions {
+            self.mark_dirty(shard, epoch, EntityKey::Revision(revision.clone()));
+            self.mark_dirty(shard, epoch, EntityKey::Autoscaler(revision.clone()));
+        }
+    }
+}

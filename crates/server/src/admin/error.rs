@@ -1,0 +1,60 @@
+//! gRPC statuses of the admin API (07-cli-api-observability §3).
+
+use std::collections::HashMap;
+
+use nihilo_machine::Rejection;
+use nihilo_raft::{Outcome, ProposeError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+const DOMAIN: &str = "nihilo.dev";
+
+fn status(code: Code, reason: &str, text: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, text, details)
+}
+
+pub fn invalid(reason: &str, text: impl Into<String>) -> Status {
+    status(Code::InvalidArgument, reason, text)
+}
+
+pub fn not_found(kind: &str, name: &str) -> Status {
+    status(Code::NotFound, "NOT_FOUND", format!("{kind} `{name}` not found"))
+}
+
+pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
+    status(Code::Unavailable, reason, text)
+}
+
+pub fn watch_ended(reason: &str, text: impl Into<String>) -> Status {
+    status(Code::OutOfRange, reason, text)
+}
+
+/// A refusal by the state machine: certain, and the same on every node.
+pub fn rejected(rejection: &Rejection) -> Status {
+    let (code, reason) = match rejection {
+        Rejection::Invalid(_) => (Code::InvalidArgument, "INVALID_FIELD"),
+        Rejection::AlreadyExists(_) => (Code::AlreadyExists, "ALREADY_EXISTS"),
+        Rejection::NotFound(_) => (Code::NotFound, "NOT_FOUND"),
+        Rejection::Conflict { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+        Rejection::Fenced { .. } | Rejection::StaleMove => (Code::Aborted, "FENCED"),
+        Rejection::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
+        Rejection::SessionClosed(_) => (Code::Aborted, "FENCED"),
+        Rejection::AlreadyInitialised => (Code::AlreadyExists, "ALREADY_EXISTS"),
+        Rejection::RevisionNameTaken(_) => (Code::FailedPrecondition, "NAME_TAKEN"),
+        Rejection::LimitReached(_) => (Code::ResourceExhausted, "QUOTA"),
+    };
+    status(code, reason, rejection.to_string())
+}
+
+/// A write without an answer: what is certain about it decides the code.
+pub fn not_proposed(error: &ProposeError) -> Status {
+    match error.outcome() {
+        Outcome::Rejected => status(Code::InvalidArgument, "MALFORMED", error.to_string()),
+        Outcome::NotApplied => status(Code::Unavailable, "NO_QUORUM", error.to_string()),
+        Outcome::MaybeApplied => {
+            let text = format!("{error}; the outcome is unknown, repeating it is safe");
+            status(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", text)
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Objects as the API shows them: JSON of the stored object, a revision with its scale.
+
+use std::time::Duration;
+
+use nihilo_machine::State;
+use nihilo_raft::{RaftNode, StateHandle};
+use nihilo_types::id::{Kind, LogIndex, ObjectKey};
+use nihilo_types::meta::{ObjectMeta, keys};
+use nihilo_types::revision::Revision;
+use nihilo_wire::serving as pb;
+use serde::Serialize;
+use tonic::{Request, Status};
+
+use super::error;
+
+/// Bound of a linearizable read.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits until this node's state is as new as the request's consistency asks: linearizable unless
+/// the metadata `x-nihilo-read` says `local`.
+pub async fn ready<T>(raft: &RaftNode, request: &Request<T>, by_default: Level) -> Result<(), Status> {
+    let level = match request.metadata().get("x-nihilo-read").map(|value| value.as_bytes()) {
+        None => by_default,
+        Some(b"linearizable") => Level::Linearizable,
+        Some(b"local") => Level::Local,
+        Some(_) => {
+            let text = "x-nihilo-read must be `linearizable` or `local`";
+            return Err(error::invalid("MALFORMED", text));
+        }
+    };
+    if level == Level::Linearizable {
+        raft.read_index(READ_LIMIT)
+            .await
+            .map_err(|error| error::unavailable("NO_QUORUM", error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Linearizable,
+    Local,
+}
+
+/// Returns one object, or `None`.
+pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
+    state.read(|state| match kind {
+        Kind::Service => state.service(key).map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::Configuration => {
+            state.configuration(key).map(|object| shown(object.as_ref(), &object.metadata))
+        }
+        Kind::Revision => state.revision(key).map(|object| revision(state, object)),
+        Kind::Route => state.route(key).map(|object| shown(object.as_ref(), &object.metadata)),
+    })
+}
+
+/// Returns the objects of a kind, by key; `service` keeps only what belongs to it.
+pub fn list(
+    state: &StateHandle,
+    kind: Kind,
+    namespace: Option<&str>,
+    service: &str,
+) -> Vec<pb::Object> {
+    let wanted = |meta: &ObjectMeta| {
+        let belongs = service.is_empty()
+            || meta.label(keys::SERVICE).unwrap_or(&meta.name) == service;
+        belongs && namespace.is_none_or(|namespace| meta.namespace == namespace)
+    };
+    state.read(|state| match kind {
+        Kind::Service => state
+            .services()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+        Kind::Configuration => state
+            .configurations()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+        Kind::Revision => state
+            .revisions()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| revision(state, object))
+            .collect(),
+        Kind::Route => state
+            .routes()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+    })
+}
+
+/// An object as JSON with its etag.
+pub fn shown<T: Serialize>(object: &T, meta: &ObjectMeta) -> pb::Object {
+    let json = serde_json::to_vec(object).expect("objects hold only string-keyed maps").into();
+    pb::Object { json, etag: format!("\"{}\"", meta.resource_version) }
+}
+
+/// A revision with the replicas its autoscaler last recorded.
+pub fn revision(state: &State, revision: &Revision) -> pb::Object {
+    let scale = state.scale(&revision.metadata.key());
+    let mut shown_revision = revision.clone();
+    shown_revision.status.actual_replicas = Some(scale.ready);
+    shown_revision.status.desired_replicas = u32::try_from(scale.desired).ok();
+    shown(&shown_revision, &revision.metadata)
+}
+
+/// The newest index applied here.
+pub fn applied(raft: &RaftNode) -> LogIndex {
+    *raft.applied().borrow()
+}

@@ -1,0 +1,273 @@
+//! `nihilo.serving.v1.ServingService`.
+
+use std::time::Duration;
+
+use nihilo_machine::command::{DeleteService, Expect, PutService, Uids};
+use nihilo_machine::reply::Change;
+use nihilo_machine::{Command, Outcome, Reply};
+use nihilo_raft::RaftNode;
+use nihilo_scale::config::{ScaleConfig, validate_annotations};
+use nihilo_types::id::{Kind, LogIndex, ObjectKey};
+use nihilo_types::route::TrafficTarget;
+use nihilo_types::service::Service;
+use nihilo_types::{defaults, validate};
+use nihilo_wire::serving as pb;
+use tonic::{Request, Response, Status};
+
+use super::read::{self, Level};
+use super::{error, names, watch};
+
+/// Bound of a write, forwarding and waiting for a leader included.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// Who writes, until there is authentication.
+const ANONYMOUS: &str = "anonymous";
+
+#[derive(Debug, Clone)]
+pub struct ServingApi {
+    pub raft: RaftNode,
+    pub scale: ScaleConfig,
+}
+
+impl ServingApi {
+    async fn get(
+        &self,
+        request: Request<pb::GetRequest>,
+        kind: Kind,
+        plural: &str,
+    ) -> Result<Response<pb::Object>, Status> {
+        read::ready(&self.raft, &request, Level::Linearizable).await?;
+        let name = request.into_inner().name;
+        let key = names::parse(&name, plural)?;
+        let object = read::get(&self.raft.state(), kind, &key);
+        let singular = plural.trim_end_matches('s');
+        object.map(Response::new).ok_or_else(|| error::not_found(singular, &key.name))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListRequest>,
+        kind: Kind,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        read::ready(&self.raft, &request, Level::Local).await?;
+        let request = request.into_inner();
+        // Before the list: a watch from here misses nothing.
+        let resource_version = read::applied(&self.raft).0;
+        let namespace = names::parse_parent(&request.parent)?;
+        let items = read::list(&self.raft.state(), kind, namespace, &request.service);
+        Ok(Response::new(pb::ListResponse { items, resource_version }))
+    }
+
+    /// `if_unnamed` is what a request without an etag expects of the stored object.
+    async fn write(
+        &self,
+        request: pb::WriteRequest,
+        if_unnamed: Expect,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        let mut service: Service = decode(&request.json)?;
+        defaults::service(&mut service);
+        self.check(&service)?;
+        let expect = expectation(&request.etag, &service, if_unnamed)?;
+        if request.validate_only {
+            let object = Some(read::shown(&service, &service.metadata));
+            return Ok(Response::new(pb::WriteResponse { object, change: 0, index: 0 }));
+        }
+        self.put(service, expect, request.request_id).await
+    }
+
+    fn check(&self, service: &Service) -> Result<(), Status> {
+        validate::service(service)
+            .map_err(|invalid| error::invalid("INVALID_FIELD", invalid.to_string()))?;
+        let annotations = &service.spec.template.metadata.annotations;
+        let problems = validate_annotations(annotations, &self.scale);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Err(error::invalid("INVALID_FIELD", lines.join("\n")))
+    }
+
+    async fn put(
+        &self,
+        service: Service,
+        expect: Expect,
+        request_id: String,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        let put = PutService { service, expect, uids: draw_uids(), user: ANONYMOUS.into() };
+        let reply = self.propose(Command::PutService(Box::new(put)), request_id).await?;
+        match reply.result {
+            Ok(Outcome::Service { service, change }) => Ok(Response::new(pb::WriteResponse {
+                object: Some(read::shown(service.as_ref(), &service.metadata)),
+                change: change_to(change).into(),
+                index: reply.index.0,
+            })),
+            Ok(other) => Err(Status::internal(format!("unexpected answer {other:?}"))),
+            Err(rejection) => Err(error::rejected(&rejection)),
+        }
+    }
+
+    async fn propose(&self, command: Command, request_id: String) -> Result<Reply, Status> {
+        if request_id.is_empty() && command.needs_request_id() {
+            let text = "a write needs a `request_id` or an `etag`: without one it could be \
+                        applied twice";
+            return Err(error::invalid("MALFORMED", text));
+        }
+        self.raft
+            .propose(command, request_id, WRITE_LIMIT)
+            .await
+            .map_err(|failure| error::not_proposed(&failure))
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(json)
+        .map_err(|failure| error::invalid("MALFORMED", failure.to_string()))
+}
+
+fn expectation(etag: &str, service: &Service, if_unnamed: Expect) -> Result<Expect, Status> {
+    if let Some(version) = names::parse_etag(etag)? {
+        return Ok(Expect::Version(LogIndex(version)));
+    }
+    match service.metadata.version() {
+        LogIndex(0) => Ok(if_unnamed),
+        version => Ok(Expect::Version(version)),
+    }
+}
+
+fn draw_uids() -> Uids {
+    let uid = || uuid::Uuid::now_v7().to_string();
+    Uids { service: uid(), configuration: uid(), route: uid(), revision: uid() }
+}
+
+fn change_to(change: Change) -> pb::write_response::Change {
+    match change {
+        Change::Created => pb::write_response::Change::Created,
+        Change::Updated | Change::Deleted => pb::write_response::Change::Updated,
+        Change::Unchanged => pb::write_response::Change::Unchanged,
+    }
+}
+
+#[tonic::async_trait]
+impl pb::serving_service_server::ServingService for ServingApi {
+    async fn get_service(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        self.get(request, Kind::Service, "services").await
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        self.list(request, Kind::Service).await
+    }
+
+    async fn create_service(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        self.write(request.into_inner(), Expect::Absent).await
+    }
+
+    async fn update_service(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        self.write(request.into_inner(), Expect::Present).await
+    }
+
+    async fn apply_service(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        self.write(request.into_inner(), Expect::Any).await
+    }
+
+    async fn delete_service(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let request = request.into_inner();
+        let key = names::parse(&request.name, "services")?;
+        let expect = match names::parse_etag(&request.etag)? {
+            Some(version) => Expect::Version(LogIndex(version)),
+            None => Expect::Any,
+        };
+        let command = Command::DeleteService(DeleteService { key, expect });
+        let reply = self.propose(command, request.request_id).await?;
+        match reply.result {
+            Ok(_) => Ok(Response::new(pb::DeleteResponse { index: reply.index.0 })),
+            Err(rejection) => Err(error::rejected(&rejection)),
+        }
+    }
+
+    async fn set_traffic(
+        &self,
+        request: Request<pb::SetTrafficRequest>,
+    ) -> Result<Response<pb::WriteResponse>, Status> {
+        read::ready(&self.raft, &request, Level::Linearizable).await?;
+        let request = request.into_inner();
+        let key: ObjectKey = names::parse(&request.name, "services")?;
+        let stored = self.raft.state().read(|state| state.service(&key).cloned());
+        let stored = stored.ok_or_else(|| error::not_found("service", &key.name))?;
+        let traffic: Vec<TrafficTarget> = decode(&request.traffic)?;
+        let mut service = stored.as_ref().clone();
+        service.spec.traffic = traffic;
+        defaults::service(&mut service);
+        self.check(&service)?;
+        // Made on this version: a concurrent change is a conflict, not a lost update.
+        let expect = expectation(&request.etag, &service, Expect::Present)?;
+        self.put(service, expect, request.request_id).await
+    }
+
+    async fn get_revision(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        self.get(request, Kind::Revision, "revisions").await
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        self.list(request, Kind::Revision).await
+    }
+
+    async fn get_configuration(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        self.get(request, Kind::Configuration, "configurations").await
+    }
+
+    async fn list_configurations(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        self.list(request, Kind::Configuration).await
+    }
+
+    async fn get_route(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        self.get(request, Kind::Route, "routes").await
+    }
+
+    async fn list_routes(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        self.list(request, Kind::Route).await
+    }
+
+    type WatchStream = watch::Events;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<watch::Events>, Status> {
+        watch::serve(&self.raft, request.into_inner()).map(Response::new)
+    }
+}

@@ -1,0 +1,10 @@
+//! Node to node: the services on the peer port, and the clients that call them.
+
+pub mod agent_service;
+pub mod channels;
+pub mod convert;
+pub mod liveness_service;
+pub mod local;
+pub mod owner_service;
+pub mod remote;
+pub mod sniff;

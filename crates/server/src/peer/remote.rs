@@ -1,0 +1,191 @@
+//! Control's ports over gRPC, for peers that are another node.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use nihilo_control::ports::{
+    AgentEvent, CallError, CallFence, Demand, KeepAlive, KeepAliveAnswer, LinkError, OwnerError,
+    StatReport,
+};
+use nihilo_machine::state::Session;
+use nihilo_types::endpoint::EndpointTable;
+use nihilo_types::id::InstanceId;
+use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use nihilo_wire::internal as pb;
+use pb::agent_client::AgentClient;
+use pb::liveness_client::LivenessClient;
+use pb::owner_client::OwnerClient;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use super::channels::Channels;
+use super::convert;
+
+/// Bound of one call to an agent or owner.
+const CALL_LIMIT: Duration = Duration::from_secs(1);
+
+/// Calls to other nodes' peer ports.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub channels: Channels,
+    pub cluster_id: Arc<str>,
+}
+
+impl Remote {
+    fn channel(&self, address: &str) -> Result<Channel, LinkError> {
+        self.channels.to(address).map_err(|error| LinkError(format!("{address}: {error}")))
+    }
+
+    pub async fn keep_alive(
+        &self,
+        address: &str,
+        message: KeepAlive,
+    ) -> Result<KeepAliveAnswer, LinkError> {
+        let mut client = LivenessClient::new(self.channel(address)?);
+        let request = convert::keep_alive_to(&message, &self.cluster_id);
+        let response = bounded(client.keep_alive(request)).await?;
+        Ok(convert::answer_from(response))
+    }
+
+    pub async fn start(
+        &self,
+        to: &Session,
+        fence: CallFence,
+        spec: InstanceSpec,
+    ) -> Result<InstanceReport, CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        let request = pb::StartRequest {
+            fence: Some(convert::fence_to(fence)),
+            spec: convert::json_to(&spec),
+            min_index: 0,
+        };
+        let response = bounded(client.start(request)).await.map_err(unanswered)?;
+        if let Some(refusal) = response.refusal {
+            return Err(convert::refusal_error(refusal));
+        }
+        convert::json_from(&response.report).map_err(|status| unanswered(link_error(&status)))
+    }
+
+    pub async fn stop(
+        &self,
+        to: &Session,
+        fence: CallFence,
+        instance: InstanceId,
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        let request = pb::StopRequest {
+            fence: Some(convert::fence_to(fence)),
+            instance: instance.to_string(),
+            reason: reason.to_owned(),
+            deadline_ms: 0,
+        };
+        accepted(bounded(client.stop(request)).await)
+    }
+
+    pub async fn reopen(
+        &self,
+        to: &Session,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> Result<(), CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        let fence = Some(convert::fence_to(fence));
+        let request = pb::ReopenRequest { fence, instance: instance.to_string() };
+        accepted(bounded(client.reopen(request)).await)
+    }
+
+    pub async fn list(
+        &self,
+        to: &Session,
+        fences: Vec<CallFence>,
+    ) -> Result<Vec<InstanceReport>, CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        let shards = fences.into_iter().map(convert::fence_to).collect();
+        let response =
+            bounded(client.list(pb::ListRequest { shards })).await.map_err(unanswered)?;
+        if let Some(refusal) = response.refusal {
+            return Err(convert::refusal_error(refusal));
+        }
+        let report = |bytes: &bytes::Bytes| convert::json_from(bytes);
+        response
+            .reports
+            .iter()
+            .map(report)
+            .collect::<Result<_, Status>>()
+            .map_err(|status| unanswered(link_error(&status)))
+    }
+
+    pub async fn events(
+        &self,
+        to: &Session,
+    ) -> Result<BoxStream<'static, AgentEvent>, LinkError> {
+        let mut client = AgentClient::new(self.channel(&to.opened.peer_address)?);
+        let stream = bounded(client.events(pb::EventsRequest {})).await?;
+        let events = stream.map_while(Result::ok).map(|event| {
+            if event.lagged {
+                return AgentEvent::Lagged;
+            }
+            // A report that does not decode is a lost one.
+            convert::json_from(&event.report).map_or(AgentEvent::Lagged, AgentEvent::Report)
+        });
+        Ok(events.boxed())
+    }
+
+    pub async fn demand(&self, to: &Session, demand: Demand) -> Result<(), OwnerError> {
+        let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
+        let response = bounded(client.demand(convert::demand_to(demand))).await?;
+        if response.moved { Err(OwnerError::Moved) } else { Ok(()) }
+    }
+
+    pub async fn report(&self, to: &Session, report: StatReport) -> Result<(), OwnerError> {
+        let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
+        bounded(client.report(convert::report_to(report))).await?;
+        Ok(())
+    }
+
+    pub async fn endpoints(
+        &self,
+        to: &Session,
+    ) -> Result<BoxStream<'static, EndpointTable>, LinkError> {
+        let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
+        let request = pb::EndpointsRequest { session: 0 };
+        let stream = bounded(client.endpoints(request)).await?;
+        let tables = stream
+            .map_while(Result::ok)
+            .filter_map(|update| async move { convert::json_from(&update.table).ok() });
+        Ok(tables.boxed())
+    }
+
+    fn agent(&self, to: &Session) -> Result<Channel, CallError> {
+        self.channel(&to.opened.peer_address).map_err(unanswered)
+    }
+}
+
+async fn bounded<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, LinkError> {
+    match tokio::time::timeout(CALL_LIMIT, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(link_error(&status)),
+        Err(_) => Err(LinkError(format!("no answer in {CALL_LIMIT:?}"))),
+    }
+}
+
+fn link_error(status: &Status) -> LinkError {
+    LinkError(format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn unanswered(error: LinkError) -> CallError {
+    CallError::Unanswered(error.0)
+}
+
+fn accepted(answer: Result<pb::AgentResponse, LinkError>) -> Result<(), CallError> {
+    match answer.map_err(unanswered)?.refusal {
+        Some(refusal) => Err(convert::refusal_error(refusal)),
+        None => Ok(()),
+    }
+}

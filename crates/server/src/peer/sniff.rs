@@ -1,0 +1,88 @@
+//! One peer port for two protocols: gRPC between nodes, and the gateways' mesh.
+//!
+//! A mesh connection begins with a 16-byte preamble; everything else is HTTP/2 for tonic. (With
+//! TLS, ALPN takes this place.)
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// First bytes of a mesh connection.
+pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
+/// A peer that says nothing for so long is dropped.
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(5);
+/// Accepted gRPC connections that may wait for the server task.
+const ACCEPT_QUEUE: usize = 256;
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(1);
+
+/// Accepts for ever; mesh sockets go to `mesh` past their preamble, the others to the receiver.
+pub fn split(
+    listener: TcpListener,
+    mesh: impl Fn(TcpStream) + Send + Sync + Clone + 'static,
+) -> mpsc::Receiver<io::Result<TcpStream>> {
+    let (grpc, receiver) = mpsc::channel(ACCEPT_QUEUE);
+    nihilo_actors::task::spawn("peer-accept", async move {
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) => {
+                    let (grpc, mesh) = (grpc.clone(), mesh.clone());
+                    nihilo_actors::task::spawn("peer-sniff", sniff(socket, grpc, mesh));
+                }
+                // Out of descriptors and the like: never a reason to stop listening.
+                Err(error) => {
+                    warn!(%error, "peer accept");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+async fn sniff(
+    socket: TcpStream,
+    grpc: mpsc::Sender<io::Result<TcpStream>>,
+    mesh: impl Fn(TcpStream),
+) {
+    if let Err(error) = socket.set_nodelay(true) {
+        debug!(%error, "nodelay");
+    }
+    match tokio::time::timeout(SNIFF_TIMEOUT, is_mesh(&socket)).await {
+        Ok(Ok(true)) => mesh(socket),
+        Ok(Ok(false)) => drop(grpc.send(Ok(socket)).await),
+        Ok(Err(error)) => debug!(%error, "peer sniff"),
+        Err(_) => debug!("peer said nothing"),
+    }
+}
+
+/// Peeks until the answer is clear; consumes the preamble when it is one.
+async fn is_mesh(socket: &TcpStream) -> io::Result<bool> {
+    let mut head = [0; MESH_PREAMBLE.len()];
+    loop {
+        socket.readable().await?;
+        let n = socket.peek(&mut head).await?;
+        if n == 0 || head[..n] != MESH_PREAMBLE[..n] {
+            return Ok(false);
+        }
+        if n == head.len() {
+            break;
+        }
+        // Half a preamble: `readable` would return at once.
+        tokio::time::sleep(POLL).await;
+    }
+    let mut taken = 0;
+    while taken < head.len() {
+        socket.readable().await?;
+        match socket.try_read(&mut head[taken..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => taken += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}

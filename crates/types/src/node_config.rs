@@ -1,0 +1,197 @@
+//! The configuration of one node: `node.yaml`, strict, kebab-case.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name of this node, unique in the cluster.
+    pub name: String,
+    /// Id of this node, one of `members`; never reused.
+    pub node_id: u64,
+    /// Everything this node keeps; one process at a time.
+    pub data_dir: PathBuf,
+    /// Address the listeners bind to. Default 127.0.0.1.
+    #[serde(default = "loopback")]
+    pub listen: String,
+    /// Host or address that other nodes reach this one by. Default: `listen`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub advertise: String,
+    #[serde(default = "gateway_port")]
+    pub gateway_port: u16,
+    #[serde(default = "admin_port")]
+    pub admin_port: u16,
+    #[serde(default = "peer_port")]
+    pub peer_port: u16,
+    /// The founding members, the same list on every node.
+    pub members: Vec<Member>,
+    /// Name of the cluster; also decides its id at founding. Default `nihilo`.
+    #[serde(default = "cluster_name")]
+    pub cluster: String,
+    /// Domain of the routes' hosts. Default `localhost`.
+    #[serde(default = "loopback_domain")]
+    pub domain: String,
+    /// Port shown in URLs. Default: the gateway port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_port: Option<u16>,
+    /// Raft timing: `auto`, `calm`, `balanced` or `fast`. Default `auto`.
+    #[serde(default)]
+    pub profile: Profile,
+    /// Cluster settings of the autoscaler, keys as in Knative's `config-autoscaler`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub autoscaler: BTreeMap<String, String>,
+    /// Instances this node runs at most. Default 100.
+    #[serde(default = "capacity")]
+    pub capacity: u32,
+    /// First port given to instances; a node uses up to 1,000 from there. Default 20000.
+    #[serde(default = "instance_ports")]
+    pub instance_ports: u16,
+    /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
+    #[serde(default = "shutdown_grace")]
+    pub shutdown_grace: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Member {
+    pub id: u64,
+    pub name: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
+    /// `host:port` of its admin listener.
+    pub admin: String,
+}
+
+/// Raft timing profile (02-store §2.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    #[default]
+    Auto,
+    Calm,
+    Balanced,
+    Fast,
+}
+
+/// A configuration that cannot be used, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl NodeConfig {
+    /// Reads and checks a configuration; `file` is named in errors.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file and line where there is one.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text)
+            .map_err(|error| ConfigError(format!("{file}: {error}")))?;
+        config.check().map_err(|why| ConfigError(format!("{file}: {why}")))?;
+        Ok(config)
+    }
+
+    /// # Panics
+    /// Never: every field renders.
+    pub fn to_yaml(&self) -> String {
+        serde_saphyr::to_string(self).expect("a configuration renders as YAML")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Some(me) = self.members.iter().find(|member| member.id == self.node_id) else {
+            return Err(format!("node-id = `{}` is not one of `members`", self.node_id));
+        };
+        if me.name != self.name {
+            return Err(format!("name = `{}`, but member {} is `{}`", self.name, me.id, me.name));
+        }
+        if self.node_id == 0 || self.members.iter().any(|member| member.id == 0) {
+            return Err("node ids start at 1".into());
+        }
+        let mut ids: Vec<_> = self.members.iter().map(|member| member.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() != self.members.len() {
+            return Err("two members have the same id".into());
+        }
+        if self.capacity == 0 || self.capacity > 1_000 {
+            return Err(format!("capacity = `{}`, must be in [`1`, `1000`]", self.capacity));
+        }
+        Ok(())
+    }
+
+    /// Host that others reach this node by.
+    pub fn host(&self) -> &str {
+        if self.advertise.is_empty() { &self.listen } else { &self.advertise }
+    }
+
+    pub fn peer_address(&self) -> String {
+        format!("{}:{}", self.host(), self.peer_port)
+    }
+
+    pub fn admin_address(&self) -> String {
+        format!("{}:{}", self.host(), self.admin_port)
+    }
+
+    pub fn gateway_address(&self) -> String {
+        format!("{}:{}", self.host(), self.gateway_port)
+    }
+
+    /// The lowest member founds the cluster.
+    pub fn is_founder(&self) -> bool {
+        self.members.iter().map(|member| member.id).min() == Some(self.node_id)
+    }
+}
+
+fn loopback() -> String {
+    "127.0.0.1".into()
+}
+fn loopback_domain() -> String {
+    "localhost".into()
+}
+fn cluster_name() -> String {
+    "nihilo".into()
+}
+fn gateway_port() -> u16 {
+    8080
+}
+fn admin_port() -> u16 {
+    7070
+}
+fn peer_port() -> u16 {
+    7071
+}
+fn capacity() -> u32 {
+    100
+}
+fn instance_ports() -> u16 {
+    20_000
+}
+fn shutdown_grace() -> u32 {
+    30
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "name: node1\nnode-id: 1\ndata-dir: /tmp/x\nmembers:\n  - {id: 1, name: \
+                        node1, peer: '127.0.0.1:7071', admin: '127.0.0.1:7070'}\n";
+
+    #[test]
+    fn defaults_fill_in_and_round_trip() {
+        let config = NodeConfig::parse(TEXT, "node.yaml").unwrap();
+        assert_eq!((config.gateway_port, config.capacity), (8080, 100));
+        assert_eq!(NodeConfig::parse(&config.to_yaml(), "again").unwrap(), config);
+    }
+
+    #[test]
+    fn mistakes_name_the_file_and_the_key() {
+        let unknown = NodeConfig::parse(&format!("{TEXT}gatewayport: 1\n"), "node.yaml");
+        let text = unknown.unwrap_err().0;
+        assert!(text.contains("node.yaml") && text.contains("gatewayport"), "{text}");
+        let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
+        assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
+    }
+}

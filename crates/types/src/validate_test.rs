@@ -1,0 +1,109 @@
+//! One row per rule: a good Service, one change, the exact words.
+
+use super::*;
+use crate::defaults;
+use crate::template::{ContainerPort, EnvVar};
+
+fn good() -> Service {
+    let mut service = Service::default();
+    service.metadata.name = "hello".into();
+    service.spec.template.spec.containers =
+        vec![Container { image: "demo/hello".into(), ..Container::default() }];
+    defaults::service(&mut service);
+    service
+}
+
+#[test]
+fn a_defaulted_service_is_valid_and_stays_as_it_is() {
+    let mut again = good();
+    defaults::service(&mut again);
+    assert_eq!(again, good());
+    assert_eq!(super::service(&good()), Ok(()));
+}
+
+#[test]
+fn each_mistake_is_named_with_its_path() {
+    type Change = fn(&mut Service);
+    let cases: &[(Change, &str)] = &[
+        (|s| s.metadata.name = String::new(), "name or generateName is required: metadata.name"),
+        (|s| s.spec.template.spec.containers.clear(), "missing field(s): spec.template.spec.containers"),
+        (
+            |s| s.spec.template.spec.container_concurrency = Some(1001),
+            "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency",
+        ),
+        (
+            |s| s.spec.template.spec.timeout_seconds = Some(601),
+            "expected 0 <= 601 <= 600: spec.template.spec.timeoutSeconds",
+        ),
+        (
+            |s| s.spec.template.spec.idle_timeout_seconds = Some(301),
+            "expected 0 <= 301 <= 300: spec.template.spec.idleTimeoutSeconds",
+        ),
+        (
+            |s| {
+                s.spec.template.spec.containers[0].env =
+                    vec![EnvVar { name: "PORT".into(), value: "1".into() }];
+            },
+            "\"PORT\" is a reserved environment variable: \
+             spec.template.spec.containers[0].env[0].name",
+        ),
+        (
+            |s| {
+                s.spec.template.spec.containers[0].ports =
+                    vec![ContainerPort { name: "grpc".into(), ..ContainerPort::default() }];
+            },
+            "Port name grpc is not allowed: spec.template.spec.containers[0].ports[0].name\n\
+             Name must be empty, or one of: 'h2c', 'http1'",
+        ),
+        (
+            |s| s.spec.traffic = vec![TrafficTarget::latest(90)],
+            "Traffic targets sum to 90, want 100: spec.traffic",
+        ),
+        (
+            |s| s.spec.template.metadata.name = "other-1".into(),
+            "invalid value: \"other-1\" must have prefix \"hello-\": spec.template.metadata.name",
+        ),
+    ];
+    for (change, want) in cases {
+        let mut service = good();
+        change(&mut service);
+        assert_eq!(super::service(&service).unwrap_err().to_string(), *want);
+    }
+}
+
+#[test]
+fn autoscaling_keys_belong_to_the_template() {
+    let mut service = good();
+    service.metadata.annotations.insert("autoscaling.knative.dev/min-scale".into(), "1".into());
+    let text = super::service(&service).unwrap_err().to_string();
+    assert!(text.contains("must be put under \"spec.template.metadata.annotations\""), "{text}");
+}
+
+#[test]
+fn policies_that_need_slot_grants_are_refused() {
+    let mut service = good();
+    let annotations = &mut service.spec.template.metadata.annotations;
+    annotations.insert("nihilo.dev/max-scale-on-partition".into(), "hold".into());
+    let text = super::service(&service).unwrap_err().to_string();
+    assert!(text.contains("hold needs slot grants, which this version does not have"), "{text}");
+}
+
+#[test]
+fn an_unknown_key_of_ours_gets_a_suggestion() {
+    let mut service = good();
+    let annotations = &mut service.spec.template.metadata.annotations;
+    annotations.insert("nihilo.dev/fast-scal".into(), "true".into());
+    let text = super::service(&service).unwrap_err().to_string();
+    assert!(text.contains("did you mean `nihilo.dev/fast-scale`?"), "{text}");
+}
+
+#[test]
+fn an_own_revision_name_must_change_with_the_template() {
+    let mut stored = good();
+    stored.spec.template.metadata.name = "hello-a".into();
+    let mut wanted = stored.clone();
+    assert_eq!(update(&stored, &wanted), Ok(()));
+    wanted.spec.template.spec.timeout_seconds = Some(5);
+    let text = update(&stored, &wanted).unwrap_err().to_string();
+    assert!(text.starts_with("Saw the following changes without a name change"), "{text}");
+}
