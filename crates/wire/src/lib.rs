@@ -4,19 +4,16 @@ pub mod codec;
 
 /// Everything `proto/` generates, by package.
 pub mod internal {
-    #![expect(missing_debug_implementations, reason = "generated code")]
     tonic::include_proto!("nihilo.internal.v1");
 }
 
 /// `nihilo.serving.v1`.
 pub mod serving {
-    #![expect(missing_debug_implementations, reason = "generated code")]
     tonic::include_proto!("nihilo.serving.v1");
 }
 
 /// `nihilo.cluster.v1`.
 pub mod cluster {
-    #![expect(missing_debug_implementations, reason = "generated code")]
     tonic::include_proto!("nihilo.cluster.v1");
 }
 

@@ -1,0 +1,369 @@
+//! One member of the group: the store, openraft on its own runtime, and what others ask of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nihilo_machine::state::ObjectEvent;
+use nihilo_store::io_thread::{Failure, IoStats};
+use nihilo_store::{Compacted, Identity, Node, OpenError, StateHandle, Store};
+use nihilo_types::id::LogIndex;
+use nihilo_types::node_config::Profile;
+use nihilo_wire::internal as pb;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::Mutex;
+use pb::raft_client::RaftClient;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+use tonic::transport::Channel;
+use tracing::info;
+
+use crate::Raft;
+use crate::clock::LogClock;
+use crate::network::{self, Network};
+use crate::peer_server::PeerServer;
+use crate::profile::Timing;
+use crate::status::{RaftStatus, Role};
+
+/// Proposals of this node under way at once (02-store §11).
+pub const MAX_PROPOSALS: usize = 4_096;
+/// RaftCore must not share its threads with request load.
+const RAFT_WORKERS: usize = 2;
+const SNAPSHOT_EVERY: u64 = 20_000;
+const KEEP_LOGS: u64 = 10_000;
+const REPLICATION_LAG: u64 = 40_000;
+/// Tick lateness samples kept.
+const MAX_LATENESS_SAMPLES: usize = 65_536;
+
+#[derive(Debug, Clone)]
+pub struct RaftConfig {
+    pub identity: Identity,
+    pub data_dir: PathBuf,
+    /// Founding members with their peer addresses.
+    pub members: BTreeMap<u64, String>,
+    pub profile: Profile,
+    /// Tests take snapshots more often than every 20,000 entries.
+    pub snapshot_every: Option<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("raft does not start: {0}")]
+    Raft(String),
+}
+
+/// Handle to this node's consensus; cheap to clone.
+#[derive(Clone)]
+pub struct RaftNode(Arc<Inner>);
+
+struct Inner {
+    raft: Raft,
+    identity: Identity,
+    members: BTreeMap<u64, String>,
+    timing: Timing,
+    state: StateHandle,
+    failure: Failure,
+    io_stats: Arc<Mutex<IoStats>>,
+    status: watch::Receiver<RaftStatus>,
+    clients: Mutex<BTreeMap<u64, RaftClient<Channel>>>,
+    slots: Semaphore,
+    log_clock: LogClock,
+    lateness: Arc<Mutex<Vec<Duration>>>,
+    /// Dropped in the background: a runtime may not be dropped inside another one.
+    runtime: Option<Runtime>,
+    /// Keeps the data directory ours.
+    _lock: Arc<std::fs::File>,
+}
+
+impl fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftNode").field("identity", &self.0.identity).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl RaftNode {
+    /// Opens the store and starts consensus on it. The founder of a new cluster then calls
+    /// [`Self::initialize`].
+    ///
+    /// # Errors
+    /// The data directory cannot be used, or openraft refuses its configuration.
+    pub async fn start(config: RaftConfig) -> Result<Self, StartError> {
+        let timing = Timing::of(config.profile);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_WORKERS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let store = Store::open(&config.data_dir, &config.identity).await?;
+        let (state, failure, io_stats, lock) =
+            (store.state.clone(), store.failure(), store.stats(), store.lock_guard());
+        let openraft_config = Arc::new(openraft_config(&config, timing)?);
+        let network = Network { identity: Arc::new(config.identity.clone()) };
+        let id = config.identity.node_id;
+        let started = runtime.spawn(async move {
+            Raft::new(id, openraft_config, network, store.log, store.machine).await
+        });
+        let raft = match started.await {
+            Ok(Ok(raft)) => raft,
+            Ok(Err(error)) => return Err(StartError::Raft(error.to_string())),
+            Err(error) => return Err(StartError::Raft(error.to_string())),
+        };
+        let status = follow_status(&runtime, &raft);
+        let lateness = measure_lateness(&runtime, timing);
+        info!(node = id, profile = timing.name, "raft started");
+        let log_ms = state.read(|state| state.clock().log_ms);
+        Ok(Self(Arc::new(Inner {
+            raft,
+            identity: config.identity,
+            members: config.members,
+            timing,
+            state,
+            failure,
+            io_stats,
+            status,
+            clients: Mutex::default(),
+            slots: Semaphore::new(MAX_PROPOSALS),
+            log_clock: LogClock::new(log_ms),
+            lateness,
+            runtime: Some(runtime),
+            _lock: lock,
+        })))
+    }
+
+    /// Makes the founding membership, if this node has never had one.
+    ///
+    /// # Errors
+    /// Only when Raft has stopped.
+    pub async fn initialize(&self) -> Result<(), StartError> {
+        let initialized = self.0.raft.is_initialized().await;
+        if initialized.map_err(|error| StartError::Raft(error.to_string()))? {
+            return Ok(());
+        }
+        let node = |address: &String| Node { address: address.clone() };
+        let members: BTreeMap<u64, Node> =
+            self.0.members.iter().map(|(id, address)| (*id, node(address))).collect();
+        self.0.raft.initialize(members).await.map_err(|error| StartError::Raft(error.to_string()))
+    }
+
+    pub fn peer_server(&self) -> PeerServer {
+        PeerServer(self.clone())
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    pub fn timing(&self) -> Timing {
+        self.0.timing
+    }
+
+    pub fn members(&self) -> &BTreeMap<u64, String> {
+        &self.0.members
+    }
+
+    pub fn state(&self) -> StateHandle {
+        self.0.state.clone()
+    }
+
+    pub fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.0.state.applied()
+    }
+
+    /// # Errors
+    /// When the version is too old to follow on from.
+    pub fn changes_since(&self, index: LogIndex) -> Result<Vec<ObjectEvent>, Compacted> {
+        self.0.state.changes_since(index)
+    }
+
+    pub fn status(&self) -> RaftStatus {
+        RaftStatus::of(&self.0.raft.metrics().borrow_watched())
+    }
+
+    /// Changes of role, term and leader.
+    pub fn status_watch(&self) -> watch::Receiver<RaftStatus> {
+        self.0.status.clone()
+    }
+
+    /// Whether this node leads and a quorum answered it within the election timeout.
+    pub fn leads_with_quorum(&self) -> bool {
+        let status = self.status();
+        status.role == Role::Leader
+            && status.quorum_ack_age_ms.is_some_and(|age| age < self.0.timing.election_max_ms)
+    }
+
+    /// Set once the store of this process has failed.
+    pub fn failure(&self) -> Failure {
+        self.0.failure.clone()
+    }
+
+    /// What the disk did, for metrics and benchmarks.
+    pub fn io_stats(&self) -> Arc<Mutex<IoStats>> {
+        self.0.io_stats.clone()
+    }
+
+    /// How late ticks on the Raft runtime came, newest last.
+    pub fn tick_lateness(&self) -> Vec<Duration> {
+        self.0.lateness.lock().clone()
+    }
+
+    /// Hands leadership to another voter, any up-to-date one when `to` is `None`; returns the
+    /// leader seen when it is done or `limit` has passed.
+    ///
+    /// # Errors
+    /// Only when Raft has stopped.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        limit: Duration,
+    ) -> Result<Option<u64>, StartError> {
+        let mut status = self.status_watch();
+        let me = self.0.identity.node_id;
+        if status.borrow().role != Role::Leader {
+            return Ok(status.borrow().leader);
+        }
+        let target = to.or_else(|| self.most_advanced_follower());
+        let Some(target) = target else { return Ok(Some(me)) };
+        let asked = self.0.raft.trigger().transfer_leader(target).await;
+        asked.map_err(|error| StartError::Raft(error.to_string()))?;
+        let changed = status.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
+        // Not in time: the caller goes on without.
+        drop(tokio::time::timeout(limit, changed).await);
+        Ok(self.status().leader)
+    }
+
+    fn most_advanced_follower(&self) -> Option<u64> {
+        let metrics = self.0.raft.metrics().borrow_watched().clone();
+        let me = self.0.identity.node_id;
+        metrics
+            .replication?
+            .into_iter()
+            .filter(|(id, _)| *id != me)
+            .max_by_key(|(_, matched)| matched.map(|id| id.index))
+            .map(|(id, _)| id)
+    }
+
+    /// Ends this node's part in consensus; leadership is not handed over here.
+    pub async fn shutdown(&self) {
+        // Already stopped is what is wanted.
+        drop(self.0.raft.shutdown().await);
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.0.raft
+    }
+
+    pub(crate) fn slots(&self) -> &Semaphore {
+        &self.0.slots
+    }
+
+    pub(crate) fn log_clock(&self) -> &LogClock {
+        &self.0.log_clock
+    }
+
+    pub(crate) fn identity_to(&self, target: u64) -> pb::Identity {
+        pb::Identity {
+            cluster_id: self.0.identity.cluster_id.clone(),
+            from_node: self.0.identity.node_id,
+            target_node: target,
+        }
+    }
+
+    /// A client of a member's peer port; `None` for nodes that are not members.
+    pub(crate) fn peer_client(&self, id: u64) -> Option<RaftClient<Channel>> {
+        let mut clients = self.0.clients.lock();
+        if let Some(client) = clients.get(&id) {
+            return Some(client.clone());
+        }
+        let address = self.0.members.get(&id)?;
+        let client = RaftClient::new(network::channel(address).ok()?);
+        clients.insert(id, client.clone());
+        Some(client)
+    }
+}
+
+fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartError> {
+    let every = config.snapshot_every.unwrap_or(SNAPSHOT_EVERY);
+    let keep = config.snapshot_every.map_or(KEEP_LOGS, |every| every / 2);
+    Config {
+        cluster_name: config.identity.cluster_id.clone(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        quorum_loss_probe_interval: Some(timing.quorum_loss_probe_ms),
+        enable_pre_vote: Some(true),
+        allow_log_reversion: Some(false),
+        enable_leader_restore: Some(false),
+        max_payload_entries: 1_024,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(every),
+        max_in_snapshot_log_to_keep: keep,
+        replication_lag_threshold: REPLICATION_LAG.max(every + keep),
+        purge_batch_size: keep.clamp(1, 1_024),
+        install_snapshot_timeout: 30_000,
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|error| StartError::Raft(error.to_string()))
+}
+
+/// Keeps a copy of the metrics that changes only with role, term, leader or membership.
+fn follow_status(runtime: &Runtime, raft: &Raft) -> watch::Receiver<RaftStatus> {
+    let mut metrics = raft.metrics();
+    let (sender, receiver) = watch::channel(RaftStatus::default());
+    runtime.spawn(async move {
+        loop {
+            let now = RaftStatus::of(&metrics.borrow_watched());
+            sender.send_if_modified(|known| {
+                let differs = (known.role, known.term, known.leader) != (now.role, now.term, now.leader)
+                    || known.voters != now.voters;
+                *known = now;
+                differs
+            });
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Samples how late a sleep of one tick ends: late ticks are what makes false elections.
+fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<Vec<Duration>>> {
+    let samples = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::downgrade(&samples);
+    let tick = Duration::from_millis(timing.heartbeat_ms * 13 / 64);
+    runtime.spawn(async move {
+        loop {
+            let due = tokio::time::Instant::now() + tick;
+            tokio::time::sleep_until(due).await;
+            let Some(samples) = shared.upgrade() else { return };
+            let mut samples = samples.lock();
+            if samples.len() == MAX_LATENESS_SAMPLES {
+                samples.drain(..MAX_LATENESS_SAMPLES / 2);
+            }
+            samples.push(due.elapsed());
+        }
+    });
+    samples
+}
+
+/// Role names for messages.
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+

@@ -1,0 +1,198 @@
+//! The Raft service on the peer port.
+
+use nihilo_store::snapshot::Dump;
+use nihilo_store::{TypeConfig, convert};
+use nihilo_wire::codec;
+use nihilo_wire::internal as pb;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::network::MAX_MESSAGE_BYTES;
+use crate::node::RaftNode;
+
+/// Answers peers' Raft calls; made by [`RaftNode::peer_server`].
+#[derive(Debug, Clone)]
+pub struct PeerServer(pub(crate) RaftNode);
+
+/// Bytes of a snapshot that are taken in, at most.
+const MAX_SNAPSHOT_BYTES: usize = 1024 * 1024 * 1024;
+
+impl PeerServer {
+    /// The tonic service, with the peers' message limits.
+    pub fn into_service(self) -> pb::raft_server::RaftServer<Self> {
+        pb::raft_server::RaftServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    fn check(&self, identity: Option<&pb::Identity>) -> Result<(), Status> {
+        let identity = identity.ok_or_else(|| Status::invalid_argument("no identity"))?;
+        let mine = self.0.identity();
+        if identity.cluster_id != mine.cluster_id || identity.target_node != mine.node_id {
+            return Err(Status::permission_denied(format!(
+                "cluster-replaced: this is node {} of cluster {}",
+                mine.node_id, mine.cluster_id
+            )));
+        }
+        Ok(())
+    }
+
+    async fn take_append(&self, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
+        self.check(request.identity.as_ref())?;
+        let entries = request.entries.into_iter().map(convert::entry_from);
+        let rpc = AppendEntriesRequest {
+            vote: convert::vote_from(request.vote).map_err(malformed)?,
+            prev_log_id: convert::log_id_from(request.prev_log_id).map_err(malformed)?,
+            entries: entries.collect::<Result<_, _>>().map_err(malformed)?,
+            leader_commit: convert::log_id_from(request.leader_commit).map_err(malformed)?,
+        };
+        let response = self.0.raft().append_entries(rpc).await.map_err(stopped)?;
+        use pb::append_response::Result as Answer;
+        let mut partial_is_none = false;
+        let result = match response {
+            AppendEntriesResponse::Success => Answer::Success(true),
+            AppendEntriesResponse::PartialSuccess(Some(id)) => {
+                Answer::PartialSuccess(convert::log_id_to(&id))
+            }
+            AppendEntriesResponse::PartialSuccess(None) => {
+                partial_is_none = true;
+                let nothing = pb::LogId { leader_id: Some(pb::LeaderId::default()), index: 0 };
+                Answer::PartialSuccess(nothing)
+            }
+            AppendEntriesResponse::Conflict => Answer::Conflict(true),
+            AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(convert::vote_to(&vote)),
+        };
+        Ok(pb::AppendResponse { result: Some(result), partial_is_none })
+    }
+
+    fn vote_rpc(&self, request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
+        self.check(request.identity.as_ref())?;
+        let vote = convert::vote_from(request.vote).map_err(malformed)?;
+        let last = convert::log_id_from(request.last_log_id).map_err(malformed)?;
+        let mut rpc = VoteRequest::new(vote, last);
+        rpc.leadership_transfer = request.leadership_transfer;
+        Ok(rpc)
+    }
+}
+
+fn malformed(error: convert::Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft has stopped on this node: {error}"))
+}
+
+fn vote_answer(response: &VoteResponse<TypeConfig>) -> Response<pb::VoteResponse> {
+    Response::new(pb::VoteResponse {
+        vote: Some(convert::vote_to(&response.vote)),
+        granted: response.vote_granted,
+        last_log_id: response.last_log_id.as_ref().map(convert::log_id_to),
+    })
+}
+
+#[tonic::async_trait]
+impl pb::raft_server::Raft for PeerServer {
+    async fn append(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
+        self.take_append(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
+        self.take_append(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let rpc = self.vote_rpc(request.into_inner())?;
+        let response = self.0.raft().vote(rpc).await.map_err(stopped)?;
+        Ok(vote_answer(&response))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let rpc = self.vote_rpc(request.into_inner())?;
+        let response = self.0.raft().pre_vote(rpc).await.map_err(stopped)?;
+        Ok(vote_answer(&response))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.identity.as_ref())?;
+        let rpc = TransferLeaderRequest::new(
+            convert::vote_from(request.from_leader).map_err(malformed)?,
+            request.to_node,
+            convert::log_id_from(request.last_log_id).map_err(malformed)?,
+        );
+        let taken = self.0.raft().handle_transfer_leader(rpc).await.map_err(stopped)?;
+        taken.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(pb::TransferLeaderResponse {}))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let empty = || Status::invalid_argument("empty snapshot stream");
+        let first = chunks.message().await?.ok_or_else(empty)?;
+        self.check(first.identity.as_ref())?;
+        let vote = convert::vote_from(first.vote).map_err(malformed)?;
+        let meta = convert::snapshot_meta_from(first.meta).map_err(malformed)?;
+        let (mut data, mut done) = (Vec::new(), false);
+        while let Some(chunk) = chunks.message().await? {
+            if data.len() + chunk.data.len() > MAX_SNAPSHOT_BYTES {
+                return Err(Status::resource_exhausted("snapshot is too large"));
+            }
+            data.extend_from_slice(&chunk.data);
+            done |= chunk.done;
+        }
+        let snapshot = Dump(data.into());
+        // Proven before consensus hears of it.
+        if !done || snapshot.rows().is_err() {
+            return Err(Status::data_loss("snapshot did not arrive whole"));
+        }
+        let snapshot = Snapshot { meta, snapshot };
+        let installed = self.0.raft().install_full_snapshot(vote, snapshot).await;
+        let response = installed.map_err(stopped)?;
+        let vote = Some(convert::vote_to(&response.vote));
+        Ok(Response::new(pb::SnapshotResponse { vote }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.check(request.into_inner().identity.as_ref())?;
+        let index = self.0.leader_read_index().await.map_err(Status::unavailable)?;
+        Ok(Response::new(pb::ReadIndexResponse { index }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.identity.as_ref())?;
+        let command = codec::decode_command(&request.command)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let reply = self.0.propose_here(command, request.request_id).await;
+        let reply = reply.map_err(|error| error.to_status())?;
+        Ok(Response::new(pb::ProposeResponse { reply: codec::encode_reply(&reply) }))
+    }
+}

@@ -1,0 +1,219 @@
+//! Writes from any node: here when this node leads, else forwarded once to the node that does.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use nihilo_machine::command::CLUSTER_VERSION;
+use nihilo_machine::{Command, Envelope, Reply};
+use nihilo_store::{EntryBytes, TypeConfig};
+use nihilo_wire::codec::{self, MAX_COMMAND_BYTES};
+use nihilo_wire::internal as pb;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::clock::wall_ms;
+use crate::node::RaftNode;
+
+/// What is certain about a write that has no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Never will be applied, whatever is tried.
+    Rejected,
+    NotApplied,
+    /// Repeat it only under the same request id, or under a precondition.
+    MaybeApplied,
+}
+
+/// Why a proposal has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    #[error("command of {size} bytes, at most {MAX_COMMAND_BYTES} are possible")]
+    TooLarge { size: usize },
+    #[error("too many writes are under way on this node")]
+    Overloaded,
+    #[error("no leader with a quorum was reached in time")]
+    NoLeader,
+    #[error("the store of this node has failed")]
+    Stopped,
+    /// The leader was lost, or did not answer, after it took the entry.
+    #[error("the write was sent, but not answered: {0}")]
+    Unanswered(String),
+}
+
+impl ProposeError {
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ProposeError::TooLarge { .. } => Outcome::Rejected,
+            ProposeError::Overloaded | ProposeError::NoLeader | ProposeError::Stopped => {
+                Outcome::NotApplied
+            }
+            ProposeError::Unanswered(_) => Outcome::MaybeApplied,
+        }
+    }
+
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ProposeError::TooLarge { .. } => false,
+            ProposeError::Overloaded
+            | ProposeError::NoLeader
+            | ProposeError::Stopped
+            | ProposeError::Unanswered(_) => true,
+        }
+    }
+
+    /// For the peer that forwarded it: `FAILED_PRECONDITION` = certainly not applied here.
+    pub(crate) fn to_status(&self) -> Status {
+        match self {
+            ProposeError::TooLarge { .. } => Status::invalid_argument(self.to_string()),
+            ProposeError::Overloaded => Status::resource_exhausted(self.to_string()),
+            ProposeError::NoLeader | ProposeError::Stopped => {
+                Status::failed_precondition(self.to_string())
+            }
+            ProposeError::Unanswered(_) => Status::unknown(self.to_string()),
+        }
+    }
+}
+
+/// One try at one node.
+enum Attempt {
+    Answered(Reply),
+    /// Certainly not applied there; look for the leader again.
+    Elsewhere,
+    Failed(ProposeError),
+}
+
+impl RaftNode {
+    /// Proposes a command and returns the state machine's reply to it.
+    ///
+    /// Waits for a leader by watching, within `limit`. A refusal by the state machine is a reply.
+    ///
+    /// # Errors
+    /// See [`ProposeError::outcome`] for what is certain then.
+    pub async fn propose(
+        &self,
+        command: Command,
+        request_id: String,
+        limit: Duration,
+    ) -> Result<Reply, ProposeError> {
+        let encoded = codec::encode_command(&command);
+        if encoded.len() > MAX_COMMAND_BYTES {
+            return Err(ProposeError::TooLarge { size: encoded.len() });
+        }
+        let _slot = self.slots().try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let deadline = Instant::now() + limit;
+        let mut status = self.status_watch();
+        loop {
+            let seen = status.borrow_and_update().clone();
+            let attempt = match seen.leader {
+                Some(leader) if leader == self.identity().node_id => {
+                    self.attempt_here(command.clone(), request_id.clone(), deadline).await
+                }
+                Some(leader) => self.forward(leader, encoded.clone(), &request_id, deadline).await,
+                None => Attempt::Elsewhere,
+            };
+            match attempt {
+                Attempt::Answered(reply) => return Ok(reply),
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Elsewhere => {}
+            }
+            // By watch, never by sleep: the pause would dominate a failover.
+            let changed = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term);
+            let retry = tokio::time::timeout(RETRY_SAME_LEADER, changed);
+            match tokio::time::timeout_at(deadline, retry).await {
+                Ok(Ok(Err(_))) => return Err(ProposeError::Stopped),
+                Ok(_) => {}
+                Err(_) => return Err(ProposeError::NoLeader),
+            }
+        }
+    }
+
+    /// A forwarded proposal: executed here or not at all.
+    pub(crate) async fn propose_here(
+        &self,
+        command: Command,
+        request_id: String,
+    ) -> Result<Reply, ProposeError> {
+        let _slot = self.slots().try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let deadline = Instant::now() + FORWARDED_LIMIT;
+        match self.attempt_here(command, request_id, deadline).await {
+            Attempt::Answered(reply) => Ok(reply),
+            Attempt::Elsewhere => Err(ProposeError::NoLeader),
+            Attempt::Failed(error) => Err(error),
+        }
+    }
+
+    async fn attempt_here(
+        &self,
+        command: Command,
+        request_id: String,
+        deadline: Instant,
+    ) -> Attempt {
+        let applied_ms = self.state().read(|state| state.clock().log_ms);
+        let envelope = Envelope {
+            cluster_version: CLUSTER_VERSION,
+            log_ms: self.log_clock().now(applied_ms),
+            wall_ms: wall_ms(),
+            request_id,
+            command,
+        };
+        let write = self.raft().client_write(EntryBytes(codec::encode_entry(&envelope)));
+        match tokio::time::timeout_at(deadline, write).await {
+            Ok(Ok(response)) => match response.data.0 {
+                Some(reply) => Attempt::Answered(reply),
+                None => Attempt::Failed(ProposeError::Unanswered("no reply".into())),
+            },
+            Ok(Err(error)) => refused(&error),
+            Err(_) => Attempt::Failed(ProposeError::Unanswered("deadline passed".into())),
+        }
+    }
+
+    async fn forward(
+        &self,
+        leader: u64,
+        command: Bytes,
+        request_id: &str,
+        deadline: Instant,
+    ) -> Attempt {
+        let Some(mut client) = self.peer_client(leader) else { return Attempt::Elsewhere };
+        let request = pb::ProposeRequest {
+            identity: Some(self.identity_to(leader)),
+            request_id: request_id.to_owned(),
+            command,
+        };
+        match tokio::time::timeout_at(deadline, client.propose(request)).await {
+            Ok(Ok(response)) => match codec::decode_reply(&response.into_inner().reply) {
+                Ok(reply) => Attempt::Answered(reply),
+                Err(error) => Attempt::Failed(ProposeError::Unanswered(error.to_string())),
+            },
+            Ok(Err(status)) => forwarding_failed(&status),
+            Err(_) => Attempt::Failed(ProposeError::Unanswered("deadline passed".into())),
+        }
+    }
+}
+
+/// The same leader is asked again after this: it may have lacked its quorum for a moment.
+const RETRY_SAME_LEADER: Duration = Duration::from_millis(20);
+/// Bound of a forwarded proposal at the leader; the forwarder's own deadline may be shorter.
+const FORWARDED_LIMIT: Duration = Duration::from_secs(5);
+
+fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attempt {
+    match error {
+        // Refused before it was appended.
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Attempt::Elsewhere,
+        RaftError::APIError(other) => {
+            Attempt::Failed(ProposeError::Unanswered(other.to_string()))
+        }
+        RaftError::Fatal(_) => Attempt::Failed(ProposeError::Stopped),
+    }
+}
+
+fn forwarding_failed(status: &Status) -> Attempt {
+    match status.code() {
+        Code::FailedPrecondition | Code::PermissionDenied => Attempt::Elsewhere,
+        Code::ResourceExhausted => Attempt::Failed(ProposeError::Overloaded),
+        // The dial itself failed: nothing was sent.
+        Code::Unavailable if status.message().contains("tcp connect error") => Attempt::Elsewhere,
+        _ => Attempt::Failed(ProposeError::Unanswered(status.to_string())),
+    }
+}

@@ -1,0 +1,234 @@
+//! Three members in one process over real sockets and real disks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use nihilo_machine::command::{DownCause, NodeDown, OpenSession, Roles};
+use nihilo_machine::{Command, Outcome, Rejection};
+use nihilo_raft::{Identity, RaftConfig, RaftNode, Role};
+use nihilo_types::id::{NodeId, SessionId};
+use nihilo_types::node_config::Profile;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Member {
+    node: RaftNode,
+    server: JoinHandle<()>,
+}
+
+struct Cluster {
+    dirs: Vec<TempDir>,
+    addresses: BTreeMap<u64, String>,
+    members: BTreeMap<u64, Member>,
+    snapshot_every: Option<u64>,
+}
+
+impl Cluster {
+    async fn start(ids: &[u64], snapshot_every: Option<u64>) -> Self {
+        let mut cluster = Self {
+            dirs: (0..3).map(|_| tempfile::tempdir().unwrap()).collect(),
+            addresses: BTreeMap::new(),
+            members: BTreeMap::new(),
+            snapshot_every,
+        };
+        let mut listeners = BTreeMap::new();
+        for id in 1..=3 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            cluster.addresses.insert(id, listener.local_addr().unwrap().to_string());
+            listeners.insert(id, listener);
+        }
+        for id in ids {
+            let listener = listeners.remove(id).unwrap();
+            cluster.start_member(*id, listener).await;
+        }
+        cluster.members[&1].node.initialize().await.unwrap();
+        cluster
+    }
+
+    async fn start_member(&mut self, id: u64, listener: TcpListener) {
+        let config = RaftConfig {
+            identity: Identity { cluster_id: "test".into(), node_id: id },
+            data_dir: self.dirs[id as usize - 1].path().to_owned(),
+            members: self.addresses.clone(),
+            profile: Profile::Balanced,
+            snapshot_every: self.snapshot_every,
+        };
+        let node = start_when_free(config).await;
+        let service = node.peer_server().into_service();
+        let incoming = TcpListenerStream::new(listener);
+        let server = tokio::spawn(async move {
+            let served = tonic::transport::Server::builder().add_service(service);
+            served.serve_with_incoming(incoming).await.unwrap();
+        });
+        self.members.insert(id, Member { node, server });
+    }
+
+    async fn rebind(&self, id: u64) -> TcpListener {
+        TcpListener::bind(&self.addresses[&id]).await.unwrap()
+    }
+
+    async fn stop(&mut self, id: u64) {
+        let member = self.members.remove(&id).unwrap();
+        member.server.abort();
+        member.node.shutdown().await;
+    }
+
+    fn any(&self) -> &RaftNode {
+        &self.members.values().next().unwrap().node
+    }
+
+    async fn leader(&self, not: Option<u64>) -> u64 {
+        let mut status = self.any().status_watch();
+        let seen = status.wait_for(|s| s.leader.is_some() && s.leader != not);
+        tokio::time::timeout(LIMIT, seen).await.unwrap().unwrap().leader.unwrap()
+    }
+}
+
+async fn start_when_free(config: RaftConfig) -> RaftNode {
+    let start = async {
+        loop {
+            match RaftNode::start(config.clone()).await {
+                Ok(node) => return node,
+                Err(error) if error.to_string().contains("in use") => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) if error.to_string().contains("does not open") => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, start).await.unwrap()
+}
+
+fn open(node: u64, boot: u64) -> Command {
+    Command::OpenSession(OpenSession {
+        node: NodeId(node),
+        name: format!("node{node}"),
+        boot_id: format!("boot-{boot}"),
+        roles: Roles::ALL,
+        peer_address: String::new(),
+        gateway_address: String::new(),
+        admin_address: String::new(),
+        pid: 0,
+        capacity: 1,
+        t_self_ms: 400,
+        kills_instances_on_exit: true,
+    })
+}
+
+async fn write(node: &RaftNode, command: Command) -> SessionId {
+    match node.propose(command, String::new(), LIMIT).await.unwrap().result {
+        Ok(Outcome::Session(id)) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn dir_of(cluster: &Cluster, id: u64) -> &Path {
+    cluster.dirs[id as usize - 1].path()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_takes_writes_and_reads_its_own() {
+    let cluster = Cluster::start(&[1, 2, 3], None).await;
+    cluster.leader(None).await;
+    for (id, member) in &cluster.members {
+        let session = write(&member.node, open(*id, 1)).await;
+        for reader in cluster.members.values() {
+            reader.node.read_index(LIMIT).await.unwrap();
+            assert!(reader.node.state().read(|s| s.session(session).is_some()));
+        }
+    }
+    let down = NodeDown { session: SessionId(0), cause: DownCause::Silent, moves: vec![] };
+    let reply = cluster.any().propose(Command::NodeDown(down), String::new(), LIMIT).await;
+    assert_eq!(reply.unwrap().result, Err(Rejection::SessionClosed(SessionId(0))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::start(&[1, 2, 3], None).await;
+    let first = cluster.leader(None).await;
+    let before = write(cluster.any(), open(7, 1)).await;
+    cluster.stop(first).await;
+    let second = cluster.leader(Some(first)).await;
+    assert_ne!(first, second);
+    let after = write(cluster.any(), open(8, 1)).await;
+    // The old leader comes back and catches up.
+    let listener = cluster.rebind(first).await;
+    cluster.start_member(first, listener).await;
+    let back = &cluster.members[&first].node;
+    back.read_index(LIMIT).await.unwrap();
+    for session in [before, after] {
+        assert!(back.state().read(|state| state.session(session).is_some()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_restart_with_everything() {
+    let mut cluster = Cluster::start(&[1, 2, 3], None).await;
+    cluster.leader(None).await;
+    let session = write(cluster.any(), open(7, 1)).await;
+    for id in 1..=3 {
+        cluster.stop(id).await;
+    }
+    for id in 1..=3 {
+        assert!(dir_of(&cluster, id).join("db").is_dir());
+        let listener = cluster.rebind(id).await;
+        cluster.start_member(id, listener).await;
+    }
+    cluster.any().read_index(LIMIT).await.unwrap();
+    assert!(cluster.any().state().read(|state| state.session(session).is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_behind_a_purged_log_gets_a_snapshot() {
+    let mut cluster = Cluster::start(&[1, 2], Some(50)).await;
+    cluster.leader(None).await;
+    let mut last = SessionId(0);
+    for boot in 0..300 {
+        last = write(cluster.any(), open(7, boot)).await;
+    }
+    let listener = cluster.rebind(3).await;
+    cluster.start_member(3, listener).await;
+    let late = &cluster.members[&3].node;
+    let mut applied = late.applied();
+    let caught_up = applied.wait_for(|index| index.0 >= last.0);
+    tokio::time::timeout(LIMIT, caught_up).await.unwrap().unwrap();
+    assert!(late.state().read(|state| state.session(last).is_some()));
+    assert!(
+        late.changes_since(nihilo_types::id::LogIndex(1)).is_err(),
+        "it must have come by snapshot, not by log"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_on_request() {
+    let cluster = Cluster::start(&[1, 2, 3], None).await;
+    let first = cluster.leader(None).await;
+    write(cluster.any(), open(7, 1)).await;
+    let leader = &cluster.members[&first].node;
+    assert_eq!(leader.status().role, Role::Leader);
+    let second = leader.transfer_leader(None, LIMIT).await.unwrap();
+    assert!(second.is_some_and(|id| id != first), "{second:?}");
+    write(cluster.any(), open(8, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_a_write_is_not_acknowledged() {
+    let mut cluster = Cluster::start(&[1, 2, 3], None).await;
+    let leader = cluster.leader(None).await;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    for id in others {
+        cluster.stop(id).await;
+    }
+    let limit = Duration::from_millis(700);
+    let result = cluster.any().propose(open(7, 1), String::new(), limit).await;
+    assert!(result.is_err(), "{result:?}");
+    assert!(cluster.any().read_index(limit).await.is_err());
+}

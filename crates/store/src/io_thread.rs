@@ -1,0 +1,218 @@
+//! `raft-io`: the only writer of the database. Group commit: while one fsync runs, the next batch
+//! collects; there is no linger.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nihilo_machine::RowChange;
+use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
+use rocksdb::{DB, WriteBatch, WriteOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::error;
+
+use crate::keys;
+use crate::type_config::TypeConfig;
+
+/// Operations that may wait for the thread; the next one waits for a place.
+pub(crate) const QUEUE: usize = 4_096;
+/// Operations merged into one batch, at most.
+const MAX_MERGED: usize = 1_024;
+/// Newest fsync durations kept for statistics.
+const MAX_SAMPLES: usize = 65_536;
+
+pub(crate) enum Op {
+    /// Durable before the callback.
+    Append { entries: Vec<(u64, Vec<u8>)>, callback: IOFlushed<TypeConfig> },
+    /// Durable before the answer.
+    Vote { bytes: Vec<u8>, done: Done },
+    /// Durable before the answer: removes `from..=to`.
+    Truncate { from: u64, to: u64, done: Done },
+    /// Rides on any batch.
+    Committed { bytes: Vec<u8> },
+    /// Removes everything up to `upto`; not synced by itself. It can survive a power cut only
+    /// together with the state rows before it in the WAL.
+    Purge { upto: u64, bytes: Vec<u8> },
+    /// Rows of applied entries with the position they bring the state to.
+    State { rows: Vec<RowChange>, applied: Vec<u8> },
+    /// Replaces the whole state in one durable batch.
+    Install { rows: Vec<(Vec<u8>, Vec<u8>)>, applied: Vec<u8>, done: Done },
+    Identity { bytes: Vec<u8>, done: Done },
+}
+
+pub(crate) type Done = oneshot::Sender<Result<(), io::Error>>;
+
+/// What the thread has seen of the disk.
+#[derive(Debug, Default)]
+pub struct IoStats {
+    /// Durations of the newest synced writes.
+    pub fsyncs: Vec<Duration>,
+    pub n_fsyncs: u64,
+    pub n_entries: u64,
+}
+
+/// Why the store of this process will never write again; `None` = it works.
+pub type Failure = watch::Receiver<Option<Arc<str>>>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct IoHandle {
+    queue: mpsc::Sender<Op>,
+    pub(crate) failure: Failure,
+    pub(crate) stats: Arc<Mutex<IoStats>>,
+}
+
+impl IoHandle {
+    pub(crate) fn spawn(db: Arc<DB>) -> io::Result<Self> {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (failed, failure) = watch::channel(None);
+        let stats = Arc::new(Mutex::new(IoStats::default()));
+        let writer = Writer { db, failed, stats: stats.clone() };
+        std::thread::Builder::new().name("raft-io".into()).spawn(move || writer.run(receiver))?;
+        Ok(Self { queue, failure, stats })
+    }
+
+    /// Hands an operation over; waits only for a place in the queue.
+    pub(crate) async fn send(&self, op: Op) -> io::Result<()> {
+        self.queue.send(op).await.map_err(|_| io::Error::other("the store has been closed"))
+    }
+
+    /// Hands an operation over and waits until it is durable.
+    pub(crate) async fn durable(&self, op: impl FnOnce(Done) -> Op) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(op(done)).await?;
+        answer.await.map_err(|_| io::Error::other("the store has been closed"))?
+    }
+}
+
+struct Writer {
+    db: Arc<DB>,
+    failed: watch::Sender<Option<Arc<str>>>,
+    stats: Arc<Mutex<IoStats>>,
+}
+
+enum Answer {
+    Callback(IOFlushed<TypeConfig>),
+    Done(Done),
+}
+
+impl Writer {
+    fn run(self, mut queue: mpsc::Receiver<Op>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut ops = vec![first];
+            while ops.len() < MAX_MERGED {
+                match queue.try_recv() {
+                    Ok(op) => ops.push(op),
+                    Err(_) => break,
+                }
+            }
+            self.execute(ops);
+        }
+    }
+
+    /// One batch, one write, then every answer in the order of the operations.
+    fn execute(&self, ops: Vec<Op>) {
+        let mut batch = WriteBatch::default();
+        let mut answers = Vec::new();
+        let mut sync = false;
+        let mut n_entries = 0;
+        for op in ops {
+            n_entries += match &op {
+                Op::Append { entries, .. } => entries.len() as u64,
+                _ => 0,
+            };
+            if let Some(answer) = self.stage(op, &mut batch) {
+                sync = true;
+                answers.push(answer);
+            }
+        }
+        let result = self.write(batch, sync, n_entries);
+        for answer in answers {
+            let result = result.as_ref().copied().map_err(|text| io::Error::other(text.clone()));
+            match answer {
+                Answer::Callback(callback) => callback.io_completed(result),
+                // Nobody waits any more: nothing to tell.
+                Answer::Done(done) => drop(done.send(result)),
+            }
+        }
+    }
+
+    /// Puts one operation into the batch; returns who must hear of its durability.
+    fn stage(&self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
+        let cf = |name| self.db.cf_handle(name).expect("opened with all column families");
+        match op {
+            Op::Append { entries, callback } => {
+                for (index, bytes) in entries {
+                    batch.put_cf(cf(keys::LOG), keys::log_key(index), bytes);
+                }
+                Some(Answer::Callback(callback))
+            }
+            Op::Vote { bytes, done } => {
+                batch.put_cf(cf(keys::META), keys::VOTE, bytes);
+                Some(Answer::Done(done))
+            }
+            Op::Truncate { from, to, done } => {
+                for index in from..=to {
+                    batch.delete_cf(cf(keys::LOG), keys::log_key(index));
+                }
+                Some(Answer::Done(done))
+            }
+            Op::Committed { bytes } => {
+                batch.put_cf(cf(keys::META), keys::COMMITTED, bytes);
+                None
+            }
+            Op::Purge { upto, bytes } => {
+                let end = keys::log_key(upto + 1);
+                batch.delete_range_cf(cf(keys::LOG), keys::log_key(0), end);
+                batch.put_cf(cf(keys::META), keys::PURGED, bytes);
+                None
+            }
+            Op::State { rows, applied } => {
+                for row in rows {
+                    match row.value {
+                        Some(value) => batch.put_cf(cf(keys::STATE), row.key, value),
+                        None => batch.delete_cf(cf(keys::STATE), row.key),
+                    }
+                }
+                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
+                None
+            }
+            Op::Install { rows, applied, done } => {
+                batch.delete_range_cf(cf(keys::STATE), [0].as_slice(), [0xff].as_slice());
+                for (key, value) in rows {
+                    batch.put_cf(cf(keys::STATE), key, value);
+                }
+                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
+                Some(Answer::Done(done))
+            }
+            Op::Identity { bytes, done } => {
+                batch.put_cf(cf(keys::META), keys::IDENTITY, bytes);
+                Some(Answer::Done(done))
+            }
+        }
+    }
+
+    /// No retry after a failure: the next fsync could succeed with the data gone.
+    fn write(&self, batch: WriteBatch, sync: bool, n_entries: u64) -> Result<(), String> {
+        if let Some(cause) = self.failed.borrow().as_ref() {
+            return Err(format!("store failed earlier: {cause}"));
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        let started = Instant::now();
+        let result = self.db.write_opt(batch, &options).map_err(|error| error.to_string());
+        if let Err(cause) = &result {
+            error!(cause, path = %self.db.path().display(), "store-failed");
+            self.failed.send_replace(Some(cause.as_str().into()));
+        } else if sync {
+            let mut stats = self.stats.lock();
+            stats.n_fsyncs += 1;
+            stats.n_entries += n_entries;
+            if stats.fsyncs.len() == MAX_SAMPLES {
+                stats.fsyncs.drain(..MAX_SAMPLES / 2);
+            }
+            stats.fsyncs.push(started.elapsed());
+        }
+        result
+    }
+}
