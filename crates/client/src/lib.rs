@@ -1,1 +1,17 @@
-//! Placeholder.
+//! A typed client of the admin API (port 7070) that knows several servers.
+//!
+//! Any node answers any call, so the client stays with one server until it fails, then tries the
+//! next. Every write carries a request id that is kept over all attempts: repeating is safe.
+
+mod call;
+mod cluster;
+mod error;
+mod serving;
+mod watch;
+
+pub use call::{Client, DEFAULT_TIMEOUT};
+pub use error::Error;
+pub use serving::{Listed, LogStream, Stored, Written};
+pub use watch::Watch;
+
+pub use nihilo_wire::serving::write_response::Change;
