@@ -17,5 +17,6 @@ pub mod scale_log;
 pub mod session;
 pub mod shards;
 pub mod stats;
+mod system;
 
 pub use node::{Control, ControlConfig, ControlPorts};

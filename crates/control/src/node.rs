@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tracing::debug;
 
 use crate::adapter::Entities;
@@ -89,7 +88,6 @@ pub(crate) struct Shared {
     explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
     seq: Arc<AtomicU64>,
     demand: mpsc::Sender<Demand>,
-    started: Instant,
     runtime: Handle,
 }
 
@@ -126,7 +124,6 @@ impl Control {
             closing: AtomicBool::new(false),
             owned: Mutex::default(),
             demand,
-            started: Instant::now(),
             runtime: Handle::current(),
             config,
             ports,
@@ -203,7 +200,7 @@ impl Control {
 
 impl Shared {
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.system.now_ms()
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -282,11 +279,11 @@ impl Shared {
     }
 
     pub(crate) fn mark_dirty(&self, shard: ShardId, epoch: Epoch, key: EntityKey) {
-        self.system.mark_dirty(shard, epoch, key);
+        self.system.mark_dirty(shard, epoch, &key);
     }
 
     pub(crate) fn tell(&self, shard: ShardId, epoch: Epoch, key: EntityKey, event: Event) {
-        if let Err(error) = self.system.send(shard, epoch, key.clone(), event) {
+        if let Err(error) = self.system.send(shard, epoch, &key, event) {
             debug!(%key, %error, "message not delivered");
         }
     }

@@ -42,7 +42,7 @@ pub(crate) async fn propose(
         }
         Err(error) => {
             debug!(%key, %error, "proposal of unknown outcome, reloading the actor");
-            shared.system.reload(shard, &key);
+            shared.system.reload(shard, epoch, &key);
             return;
         }
     };

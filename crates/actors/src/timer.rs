@@ -1,0 +1,100 @@
+//! One queue of timers for all actors of a system, keyed (actor, name).
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Timers of a system, at most; beyond, the farthest wishes are refused.
+pub(crate) const MAX_TIMERS: usize = 1_000_000;
+
+type Id<Key> = (u16, Key, &'static str);
+
+#[derive(Debug)]
+pub(crate) struct Timers<Key> {
+    queue: Mutex<Queue<Key>>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Queue<Key> {
+    /// Deadline and stamp; an entry whose stamp is not the current one of its id is void.
+    due: BinaryHeap<Reverse<(Instant, u64, u16, Key, &'static str)>>,
+    current: HashMap<Id<Key>, u64>,
+    next_stamp: u64,
+}
+
+impl<Key: Clone + Ord + Hash> Timers<Key> {
+    pub(crate) fn new() -> Self {
+        let queue = Queue { due: BinaryHeap::new(), current: HashMap::new(), next_stamp: 0 };
+        Self { queue: Mutex::new(queue), changed: Notify::new() }
+    }
+
+    /// Sets, replacing; `false` when there are too many.
+    pub(crate) fn set(&self, shard: u16, key: &Key, name: &'static str, at: Instant) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.current.len() >= MAX_TIMERS {
+            return false;
+        }
+        queue.next_stamp += 1;
+        let stamp = queue.next_stamp;
+        queue.current.insert((shard, key.clone(), name), stamp);
+        queue.due.push(Reverse((at, stamp, shard, key.clone(), name)));
+        drop(queue);
+        self.changed.notify_one();
+        true
+    }
+
+    pub(crate) fn cancel(&self, shard: u16, key: &Key, name: &'static str) {
+        self.queue.lock().current.remove(&(shard, key.clone(), name));
+    }
+
+    pub(crate) fn drop_shard(&self, shard: u16) {
+        self.queue.lock().current.retain(|(of, _, _), _| *of != shard);
+    }
+
+    /// Waits for the next timer that is due.
+    pub(crate) async fn next(&self) -> Id<Key> {
+        loop {
+            let wait_until = {
+                let mut queue = self.queue.lock();
+                match queue.pop_due(Instant::now()) {
+                    Ok(id) => return id,
+                    Err(next) => next,
+                }
+            };
+            let changed = self.changed.notified();
+            match wait_until {
+                // A new timer may be earlier than the one waited for.
+                Some(at) => tokio::select! {
+                    biased;
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+}
+
+impl<Key: Clone + Ord + Hash> Queue<Key> {
+    /// The next due timer, or when to look again.
+    fn pop_due(&mut self, now: Instant) -> Result<Id<Key>, Option<Instant>> {
+        while let Some(Reverse((at, stamp, shard, key, name))) = self.due.peek() {
+            let id = (*shard, key.clone(), *name);
+            let is_current = self.current.get(&id) == Some(stamp);
+            if is_current && *at > now {
+                return Err(Some(*at));
+            }
+            self.due.pop();
+            if is_current {
+                self.current.remove(&id);
+                return Ok(id);
+            }
+        }
+        Err(None)
+    }
+}

@@ -1,0 +1,48 @@
+//! The maximum over a sliding time (04-autoscaler §4), for the scale-down delay.
+
+use std::collections::VecDeque;
+
+/// Width of a slot: upstream's tick.
+const SLOT_MS: u64 = 2_000;
+
+/// Current = the largest value of the last `delay`; O(1) amortised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaxWindow {
+    slots: u64,
+    /// Slot and value, values falling from front to back.
+    entries: VecDeque<(u64, i32)>,
+}
+
+impl MaxWindow {
+    pub fn new(delay_ms: u64) -> Self {
+        Self { slots: delay_ms.div_ceil(SLOT_MS).max(1), entries: VecDeque::new() }
+    }
+
+    /// Records a value and returns the maximum.
+    pub fn record(&mut self, now_ms: u64, value: i32) -> i32 {
+        let slot = now_ms / SLOT_MS;
+        while self.entries.back().is_some_and(|(_, last)| *last <= value) {
+            self.entries.pop_back();
+        }
+        self.entries.push_back((slot, value));
+        while self.entries.front().is_some_and(|(at, _)| slot - at.min(&slot) >= self.slots) {
+            self.entries.pop_front();
+        }
+        self.entries.front().map_or(value, |(_, max)| *max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fall_is_delayed_and_a_rise_is_not() {
+        let mut window = MaxWindow::new(10_000);
+        assert_eq!(window.record(0, 5), 5);
+        assert_eq!(window.record(2_000, 2), 5);
+        assert_eq!(window.record(8_000, 3), 5);
+        assert_eq!(window.record(10_000, 1), 3);
+        assert_eq!(window.record(12_000, 9), 9);
+    }
+}
