@@ -197,7 +197,7 @@ impl Shared {
 
     /// Answers a keep-alive, if this node leads and a quorum said so just now: an isolated leader
     /// must not vouch for anybody, itself included.
-    pub fn answer_keep_alive(&self, message: &KeepAlive) -> Result<KeepAliveAnswer, LinkError> {
+    pub(crate) fn answer_keep_alive(&self, message: &KeepAlive) -> Result<KeepAliveAnswer, LinkError> {
         let leadership = self.ports.leader.now();
         if !leadership.leads_with_quorum {
             return Err(LinkError("this node does not lead a quorum".into()));
@@ -267,7 +267,7 @@ impl Shared {
 
     /// Closes the session and hands all shards over in one entry; returns when it is in the log
     /// or `limit` has passed, whichever comes first.
-    pub async fn leave(&self, limit: Duration) {
+    pub(crate) async fn leave(&self, limit: Duration) {
         self.closing.store(true, std::sync::atomic::Ordering::Release);
         let session = self.session();
         if session == SessionId(0) {
@@ -285,7 +285,7 @@ impl Shared {
     }
 
     /// The present leader, for status.
-    pub fn leader(&self) -> Option<NodeId> {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
         self.ports.leader.now().leader
     }
 }

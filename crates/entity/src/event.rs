@@ -1,5 +1,6 @@
 //! What can happen to an actor.
 
+use nihilo_types::autoscaler::DataPath;
 use nihilo_types::id::{LogIndex, SessionId};
 
 /// One input of a turn. Levels (`Changed`) do not queue; the rest are messages of ≤ 64 bytes.
@@ -11,7 +12,7 @@ pub enum Event {
     /// A gateway has requests waiting with nothing to serve them (Autoscaler).
     Demand { gateway: SessionId, n_waiting: u64, in_flight: u64, oldest_age_ms: u64 },
     /// The Autoscaler's decision (Revision).
-    Desired { n: u32 },
+    Desired { n: u32, path: DataPath },
     /// Every live gateway serves a route table at or above this index (Route).
     Acknowledged { table: LogIndex },
     /// A proposal of this actor was answered; the state already shows it if it was applied.

@@ -6,17 +6,25 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use nihilo_machine::State;
+use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::{Epoch, InstanceId, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceReport;
 
 /// Reports of one gateway about one revision that wait for the autoscaler's next turn, at most.
 pub const MAX_PENDING_STATS: usize = 8;
 
+/// What the node's operator has set for all entities.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    pub scale: ScaleConfig,
+}
+
 /// Everything that a turn may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub state: &'a State,
     pub table: &'a ShardTable,
+    pub settings: &'a Settings,
 }
 
 /// One owned shard's soft state under one epoch.

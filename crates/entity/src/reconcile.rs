@@ -1,0 +1,148 @@
+//! The actors as one type, and who looks at what.
+
+use std::collections::BTreeSet;
+
+use nihilo_machine::state::ObjectChange;
+use nihilo_types::condition::types;
+use nihilo_types::id::ObjectKey;
+
+use crate::autoscaler::AutoscalerActor;
+use crate::effect::Outputs;
+use crate::event::{Event, ProposalOutcome};
+use crate::key::EntityKey;
+use crate::revision::RevisionActor;
+use crate::route::RouteActor;
+use crate::service::ServiceActor;
+use crate::table::View;
+
+/// A proposal that may have been refused by a passing trouble is tried again after this.
+const RETRY_MS: u64 = 100;
+const RETRY: &str = "retry";
+
+/// One proposal at a time: the next decision is made on a state that shows the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Proposing(bool);
+
+impl Proposing {
+    pub(crate) fn begin(&mut self) {
+        self.0 = true;
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.0
+    }
+
+    /// Takes the event in; `false` while an answer is waited for, or a pause is due.
+    pub(crate) fn may_go_on(&mut self, event: &Event, outputs: &mut Outputs) -> bool {
+        if let Event::Proposed { outcome } = event {
+            self.0 = false;
+            if *outcome == ProposalOutcome::NotApplied {
+                outputs.timer(RETRY, RETRY_MS);
+                return false;
+            }
+        }
+        !self.0
+    }
+}
+
+#[derive(Debug)]
+pub enum AnyActor {
+    Service(ServiceActor),
+    Route(RouteActor),
+    Revision(RevisionActor),
+    Autoscaler(Box<AutoscalerActor>),
+}
+
+impl AnyActor {
+    pub fn load(key: &EntityKey, view: View<'_>, now_ms: u64) -> Self {
+        match key {
+            EntityKey::Service(key) => AnyActor::Service(ServiceActor::load(key)),
+            EntityKey::Route(key) => AnyActor::Route(RouteActor::load(key)),
+            EntityKey::Revision(key) => AnyActor::Revision(RevisionActor::load(key, view)),
+            EntityKey::Autoscaler(key) => {
+                AnyActor::Autoscaler(Box::new(AutoscalerActor::load(key, view, now_ms)))
+            }
+        }
+    }
+
+    pub fn turn(&mut self, view: View<'_>, event: &Event, now_ms: u64) -> Outputs {
+        match self {
+            AnyActor::Service(actor) => actor.turn(view, event),
+            AnyActor::Route(actor) => actor.turn(view, event),
+            AnyActor::Revision(actor) => actor.turn(view, event, now_ms),
+            AnyActor::Autoscaler(actor) => actor.turn(view, event, now_ms),
+        }
+    }
+
+    pub fn may_passivate(&self, view: View<'_>) -> bool {
+        match self {
+            AnyActor::Service(actor) => actor.may_passivate(),
+            AnyActor::Route(actor) => actor.may_passivate(view),
+            AnyActor::Revision(actor) => actor.may_passivate(view),
+            AnyActor::Autoscaler(actor) => actor.may_passivate(view),
+        }
+    }
+}
+
+/// The actors that must look again after a change.
+pub fn interested(change: &ObjectChange) -> Vec<EntityKey> {
+    match change {
+        ObjectChange::Service { object, .. } => {
+            vec![EntityKey::Service(object.metadata.key())]
+        }
+        ObjectChange::Configuration { object, .. } => {
+            let key = object.metadata.key();
+            vec![EntityKey::Service(key.clone()), EntityKey::Route(key)]
+        }
+        ObjectChange::Route { object, .. } => {
+            let key = object.metadata.key();
+            vec![EntityKey::Route(key.clone()), EntityKey::Service(key)]
+        }
+        ObjectChange::Revision { object, .. } => {
+            let (key, root) = (object.metadata.key(), object.root());
+            vec![
+                EntityKey::Autoscaler(key.clone()),
+                EntityKey::Revision(key),
+                EntityKey::Service(root.clone()),
+                EntityKey::Route(root),
+            ]
+        }
+        ObjectChange::Scale { .. } => Vec::new(),
+    }
+}
+
+/// The actors that a newly opened shard wakes: those with work, and no others.
+pub fn hot_entities(view: View<'_>) -> Vec<EntityKey> {
+    let mut hot = BTreeSet::new();
+    for row in view.table.instances.values() {
+        wake_revision(&mut hot, &row.revision);
+    }
+    for key in view.state.services_in(view.table.shard) {
+        let unsettled = view.state.service(key).is_some_and(|service| {
+            service.status.observed_generation != service.metadata.generation
+                || !service.status.conditions.is_true(types::READY)
+        });
+        if unsettled {
+            hot.insert(EntityKey::Service(key.clone()));
+            hot.insert(EntityKey::Route(key.clone()));
+        }
+        for revision in view.state.revisions_of(key) {
+            let (key, scale) = (revision.metadata.key(), view.state.scale(&revision.metadata.key()));
+            let has_minimum = revision
+                .metadata
+                .annotations
+                .keys()
+                .any(|key| key.ends_with("/min-scale") || key.ends_with("/minScale"));
+            let settled = revision.status.observed_generation > 0 && scale.initialized;
+            if scale.desired > 0 || has_minimum || !settled {
+                wake_revision(&mut hot, &key);
+            }
+        }
+    }
+    hot.into_iter().collect()
+}
+
+fn wake_revision(hot: &mut BTreeSet<EntityKey>, key: &ObjectKey) {
+    hot.insert(EntityKey::Autoscaler(key.clone()));
+    hot.insert(EntityKey::Revision(key.clone()));
+}
