@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The node agent: runs instances, says truthfully what runs, and obeys only current owners.
+//!
+//! One driver so far, `process`. Instances die with the node's process (`kill`); adoption after a
+//! restart belongs to a later step, so output goes through pipes, not FIFOs.
+
+pub mod agent;
+pub mod fence;
+pub mod launch;
+pub mod life;
+pub mod logs;
+pub mod ports;
+pub mod process;
+pub mod startstop;
+
+pub use agent::{Agent, AgentConfig, AgentError};

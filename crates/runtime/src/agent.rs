@@ -1,0 +1,366 @@
+//! The agent's table: who may order what, and what there is.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nihilo_types::id::{Epoch, InstanceId, ShardId};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::fence::{Floors, Stale};
+use crate::life::{self, Order};
+use crate::logs::Output;
+use crate::ports::Admission;
+use crate::process::ProcessDriver;
+use crate::startstop::StartStopLog;
+
+/// Events a subscriber may lag behind before it is told to list.
+pub const EVENT_LAG: usize = 1024;
+/// Ended instances are remembered so long, and so many, for their output.
+const REMEMBER: Duration = Duration::from_secs(900);
+const MAX_REMEMBERED: usize = 200;
+
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    pub node_name: String,
+    /// Our own binary.
+    pub executable: PathBuf,
+    /// Everything of the agent lives below it.
+    pub dir: PathBuf,
+    pub capacity: u32,
+    pub first_port: u16,
+}
+
+/// Why an order was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    #[error("a newer owner exists since epoch {floor}")]
+    StaleEpoch { floor: Epoch },
+    #[error("a newer list was answered")]
+    StaleSeq,
+    #[error("this node takes no orders now")]
+    NotReady,
+    #[error("{running} of {capacity} instances run here")]
+    NoCapacity { running: u32, capacity: u32 },
+    #[error("it is past re-opening")]
+    TooLate,
+    #[error("no such instance")]
+    Unknown,
+}
+
+/// Handle to the node's agent; cheap to clone.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    config: AgentConfig,
+    pub(crate) driver: ProcessDriver,
+    pub(crate) admission: Arc<dyn Admission>,
+    startstop: StartStopLog,
+    table: Mutex<Table>,
+    events: broadcast::Sender<InstanceReport>,
+}
+
+#[derive(Default)]
+struct Table {
+    floors: Floors,
+    accepting: bool,
+    instances: BTreeMap<InstanceId, Instance>,
+}
+
+struct Instance {
+    report: InstanceReport,
+    started: Instant,
+    ended: Option<Instant>,
+    orders: watch::Sender<Order>,
+    output: Output,
+}
+
+impl Agent {
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn new(config: AgentConfig, admission: Arc<dyn Admission>) -> std::io::Result<Self> {
+        let instances = config.dir.join("instances");
+        // Left by a process that is gone, and its instances with it.
+        if instances.exists() {
+            std::fs::remove_dir_all(&instances)?;
+        }
+        std::fs::create_dir_all(&instances)?;
+        let executable = config.executable.clone();
+        let driver =
+            ProcessDriver::new(executable, config.node_name.clone(), config.first_port)?;
+        Ok(Self(Arc::new(Inner {
+            driver,
+            admission,
+            startstop: StartStopLog::open(&config.dir)?,
+            table: Mutex::default(),
+            events: broadcast::channel(EVENT_LAG).0,
+            config,
+        })))
+    }
+
+    /// Orders are taken only while this node's session is open and applied here.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.0.table.lock().accepting = accepting;
+    }
+
+    pub fn set_floors(&self, floors: &[(ShardId, Epoch)]) {
+        let mut table = self.0.table.lock();
+        for (shard, epoch) in floors {
+            table.floors.raise(*shard, *epoch);
+        }
+    }
+
+    /// Starts an instance, or answers what the same id is doing already.
+    ///
+    /// # Errors
+    /// Stale fences, no capacity, or a node that takes no orders.
+    pub fn start(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        spec: InstanceSpec,
+    ) -> Result<InstanceReport, AgentError> {
+        let mut table = self.0.table.lock();
+        table.admit(shard, epoch, seq)?;
+        if let Some(instance) = table.instances.get(&spec.id) {
+            return Ok(self.0.refresh(instance));
+        }
+        let running = table.n_running();
+        if running >= self.0.config.capacity {
+            return Err(AgentError::NoCapacity { running, capacity: self.0.config.capacity });
+        }
+        table.forget_old();
+        let (orders, receiver) = watch::channel(Order::Run);
+        let path = self.0.config.dir.join("instances").join(format!("{}.log", spec.id));
+        let instance = Instance {
+            report: new_report(&spec, shard, epoch),
+            started: Instant::now(),
+            ended: None,
+            orders,
+            output: Output::new(path),
+        };
+        let report = instance.report.clone();
+        table.instances.insert(spec.id.clone(), instance);
+        drop(table);
+        tokio::spawn(life::run(self.0.clone(), spec, receiver));
+        Ok(report)
+    }
+
+    /// Begins to drain; it is stopped once nothing is in flight.
+    ///
+    /// # Errors
+    /// Stale fences, or no such instance.
+    pub fn stop(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+        reason: &str,
+    ) -> Result<(), AgentError> {
+        let mut table = self.0.table.lock();
+        table.admit(shard, epoch, seq)?;
+        let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
+        info!(instance = %id, reason, "instance drains");
+        instance.orders.send_replace(Order::Drain);
+        Ok(())
+    }
+
+    /// Calls a drain off.
+    ///
+    /// # Errors
+    /// `TooLate` once SIGTERM was sent.
+    pub fn reopen(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+    ) -> Result<(), AgentError> {
+        let mut table = self.0.table.lock();
+        table.admit(shard, epoch, seq)?;
+        let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
+        match instance.report.state {
+            InstanceState::Draining | InstanceState::Ready => {
+                instance.orders.send_replace(Order::Run);
+                Ok(())
+            }
+            _ => Err(AgentError::TooLate),
+        }
+    }
+
+    /// Every instance of these shards that still counts. Answering makes older calls void.
+    ///
+    /// # Errors
+    /// One stale fence refuses the whole call.
+    pub fn list(
+        &self,
+        shards: &[(ShardId, Epoch)],
+        seq: u64,
+    ) -> Result<Vec<InstanceReport>, AgentError> {
+        let mut table = self.0.table.lock();
+        for (shard, epoch) in shards {
+            table.admit(*shard, *epoch, seq)?;
+        }
+        for (shard, _) in shards {
+            table.floors.listed(*shard, seq);
+        }
+        let wanted = |report: &InstanceReport| {
+            report.state.is_counted() && shards.iter().any(|(shard, _)| *shard == report.shard)
+        };
+        let found = table.instances.values().filter(|instance| wanted(&instance.report));
+        Ok(found.map(|instance| self.0.refresh(instance)).collect())
+    }
+
+    /// Every change of an instance from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<InstanceReport> {
+        self.0.events.subscribe()
+    }
+
+    /// All instances this node remembers, ended ones too, with their output.
+    pub fn instances(&self) -> Vec<(InstanceReport, Output)> {
+        let table = self.0.table.lock();
+        let each = table.instances.values();
+        each.map(|instance| (self.0.refresh(instance), instance.output.clone())).collect()
+    }
+
+    /// Drains and stops everything, within `grace`; what is left then dies with the process.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.set_accepting(false);
+        let mut events = self.subscribe();
+        for instance in self.0.table.lock().instances.values() {
+            instance.orders.send_replace(Order::Drain);
+        }
+        let all_gone = async {
+            while self.0.table.lock().n_running() > 0 {
+                // Lagged or not: the table is looked at again.
+                drop(events.recv().await);
+            }
+        };
+        drop(tokio::time::timeout(grace, all_gone).await);
+    }
+}
+
+impl Table {
+    fn admit(&mut self, shard: ShardId, epoch: Epoch, seq: u64) -> Result<(), AgentError> {
+        if !self.accepting {
+            return Err(AgentError::NotReady);
+        }
+        self.floors.admit(shard, epoch, seq).map_err(|stale| match stale {
+            Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
+            Stale::Seq => AgentError::StaleSeq,
+        })
+    }
+
+    fn n_running(&self) -> u32 {
+        let running = self.instances.values().filter(|i| i.report.state.is_counted());
+        u32::try_from(running.count()).unwrap_or(u32::MAX)
+    }
+
+    fn forget_old(&mut self) {
+        let mut ended: Vec<_> = self
+            .instances
+            .iter()
+            .filter_map(|(id, instance)| Some((instance.ended?, id.clone())))
+            .collect();
+        ended.sort();
+        let surplus = ended.len().saturating_sub(MAX_REMEMBERED);
+        for (i, (at, id)) in ended.into_iter().enumerate() {
+            if i < surplus || at.elapsed() > REMEMBER {
+                self.instances.remove(&id);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn refresh(&self, instance: &Instance) -> InstanceReport {
+        let mut report = instance.report.clone();
+        report.age_ms = elapsed_ms(instance.started);
+        report.in_flight = self.admission.in_flight(&report.id);
+        report
+    }
+
+    fn change(&self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
+        let mut table = self.table.lock();
+        let Some(instance) = table.instances.get_mut(id) else { return };
+        change(instance);
+        let report = self.refresh(instance);
+        // Under the lock, so that events keep the order of the states. No subscriber is fine.
+        drop(self.events.send(report));
+    }
+
+    pub(crate) fn enter(&self, id: &InstanceId, state: InstanceState) {
+        self.change(id, |instance| {
+            instance.report.state = state;
+            if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
+                instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
+            }
+        });
+    }
+
+    pub(crate) fn booting(&self, id: &InstanceId, address: SocketAddr, pid: Option<u32>) {
+        self.change(id, |instance| {
+            instance.report.state = InstanceState::Booting;
+            instance.report.address = Some(address);
+            instance.report.pid = pid;
+            instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
+        });
+    }
+
+    pub(crate) fn exited(&self, id: &InstanceId, exit: Exit, last_output: Vec<String>) {
+        self.change(id, |instance| {
+            instance.report.state = InstanceState::Exited;
+            instance.report.exit = Some(exit);
+            instance.report.last_output = last_output;
+            instance.ended = Some(Instant::now());
+        });
+    }
+
+    pub(crate) fn output(&self, id: &InstanceId) -> Output {
+        let table = self.table.lock();
+        table.instances.get(id).expect("an instance is in the table while it lives").output.clone()
+    }
+
+    pub(crate) fn log(&self, event: &str, id: &InstanceId, pid: Option<u32>) {
+        let epoch = self.table.lock().instances.get(id).map(|instance| instance.report.epoch);
+        self.startstop.write(event, id, epoch.unwrap_or_default(), pid);
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn new_report(spec: &InstanceSpec, shard: ShardId, epoch: Epoch) -> InstanceReport {
+    InstanceReport {
+        id: spec.id.clone(),
+        revision: spec.revision.clone(),
+        revision_uid: spec.revision_uid.clone(),
+        shard,
+        epoch,
+        state: InstanceState::Preparing,
+        address: None,
+        pid: None,
+        in_flight: 0,
+        age_ms: 0,
+        spawned_after_ms: 0,
+        ready_after_ms: 0,
+        exit: None,
+        last_output: Vec::new(),
+    }
+}

@@ -1,0 +1,135 @@
+//! Output of instances: the newest in memory, more of it in a rotated file.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::broadcast;
+
+/// Bytes of output kept in memory per instance.
+pub const RING_BYTES: usize = 64 * 1024;
+/// Longer lines are cut.
+pub const MAX_LINE: usize = 16 * 1024;
+/// A file grows to this, twice.
+pub const MAX_FILE_BYTES: u64 = 5 * 1024 * 1024;
+/// Lines a follower may lag behind.
+const FOLLOW_LAG: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    pub at_ms: u64,
+    pub stderr: bool,
+    pub line: Vec<u8>,
+}
+
+/// Where one instance's output goes.
+#[derive(Debug, Clone)]
+pub struct Output(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    ring: VecDeque<LogLine>,
+    n_bytes: usize,
+    path: PathBuf,
+    file: Option<File>,
+    file_bytes: u64,
+    followers: broadcast::Sender<LogLine>,
+}
+
+impl Output {
+    pub fn new(path: PathBuf) -> Self {
+        let file = OpenOptions::new().create(true).append(true).open(&path).ok();
+        Self(Arc::new(Mutex::new(Inner {
+            ring: VecDeque::new(),
+            n_bytes: 0,
+            path,
+            file,
+            file_bytes: 0,
+            followers: broadcast::channel(FOLLOW_LAG).0,
+        })))
+    }
+
+    /// Everything kept, and what comes after it.
+    pub fn follow(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
+        let inner = self.0.lock();
+        (inner.ring.iter().cloned().collect(), inner.followers.subscribe())
+    }
+
+    /// The last lines as text, each at most 1 KiB.
+    pub fn last_lines(&self, n: usize) -> Vec<String> {
+        let inner = self.0.lock();
+        let skip = inner.ring.len().saturating_sub(n);
+        let text = |line: &LogLine| {
+            let text = String::from_utf8_lossy(&line.line);
+            text.chars().take(1024).filter(|c| !c.is_control()).collect()
+        };
+        inner.ring.iter().skip(skip).map(text).collect()
+    }
+
+    fn push(&self, stderr: bool, line: Vec<u8>) {
+        let mut inner = self.0.lock();
+        inner.write(&line);
+        let line = LogLine { at_ms: wall_ms(), stderr, line };
+        inner.n_bytes += line.line.len();
+        inner.ring.push_back(line.clone());
+        while inner.n_bytes > RING_BYTES {
+            let Some(oldest) = inner.ring.pop_front() else { break };
+            inner.n_bytes -= oldest.line.len();
+        }
+        // Nobody following is the usual state.
+        drop(inner.followers.send(line));
+    }
+
+    /// Reads lines until the stream ends.
+    pub async fn read(self, stream: impl AsyncRead + Unpin, stderr: bool) {
+        let mut reader = BufReader::with_capacity(MAX_LINE, stream);
+        let mut line = Vec::new();
+        loop {
+            let (used, ended) = match reader.fill_buf().await {
+                Ok([]) | Err(_) => break,
+                Ok(bytes) => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    line.extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
+                    (end.map_or(bytes.len(), |end| end + 1), end.is_some())
+                }
+            };
+            reader.consume(used);
+            if ended || line.len() >= MAX_LINE {
+                line.truncate(MAX_LINE);
+                self.push(stderr, std::mem::take(&mut line));
+            }
+        }
+        if !line.is_empty() {
+            self.push(stderr, line);
+        }
+    }
+}
+
+impl Inner {
+    /// The file is a convenience: a full disk costs output, never the instance.
+    fn write(&mut self, line: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        if file.write_all(line).and_then(|()| file.write_all(b"\n")).is_err() {
+            self.file = None;
+            return;
+        }
+        self.file_bytes += line.len() as u64 + 1;
+        if self.file_bytes >= MAX_FILE_BYTES {
+            let old = self.path.with_extension("log.1");
+            self.file = std::fs::rename(&self.path, old)
+                .and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path))
+                .ok();
+            self.file_bytes = 0;
+        }
+    }
+}
+
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
