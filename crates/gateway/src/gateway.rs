@@ -1,0 +1,334 @@
+//! The gateway's handle, its thread, and its listeners.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use nihilo_types::endpoint::EndpointTable;
+use nihilo_types::id::{NodeId, ObjectKey, SessionId};
+use nihilo_types::route_table::RouteTable;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::body::ResponseBody;
+use crate::limiter::LocalInstances;
+use crate::ports::{RevisionStat, ScaleUp};
+use crate::proxy::Plane;
+use crate::router::Router;
+use crate::upstream::Mesh;
+
+/// A client that says nothing is dropped after this.
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Demand is repeated this often while requests wait and nothing is ready.
+const DEMAND_PERIOD: Duration = Duration::from_millis(250);
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+const H2_STREAMS: u32 = 128;
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const OWN_HEALTH: &str = "/.well-known/nihilo/gateway";
+
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    pub listen: SocketAddr,
+    pub node: NodeId,
+    pub node_name: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("gateway address {address} cannot be used; is another process listening there?")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("gateway thread")]
+    Thread(#[from] std::io::Error),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Open,
+    Draining,
+}
+
+/// Handle to the data plane; cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    plane: Arc<Plane>,
+    phase: watch::Sender<Phase>,
+    drained: watch::Receiver<bool>,
+    runtime: Handle,
+    endpoints: Arc<Mutex<HashMap<ObjectKey, EndpointTable>>>,
+}
+
+impl Gateway {
+    /// Binds the listener, so that a used port is an error now, and starts the data thread.
+    /// Clients are answered after [`Self::open_listeners`].
+    ///
+    /// # Errors
+    /// The address is in use, or no thread can be made.
+    pub fn start(
+        config: &GatewayConfig,
+        local: LocalInstances,
+        scale_up: Arc<dyn ScaleUp>,
+    ) -> Result<Self, StartError> {
+        let bind = |source| StartError::Bind { address: config.listen, source };
+        let listener = StdListener::bind(config.listen).map_err(bind)?;
+        listener.set_nonblocking(true).map_err(bind)?;
+        let name = HeaderValue::from_str(&config.node_name);
+        let plane = Arc::new(Plane {
+            node: config.node,
+            node_name: name.unwrap_or_else(|_| HeaderValue::from_static("node")),
+            routes: Arc::new(ArcSwap::default()),
+            router: Router::default(),
+            lines: Mutex::default(),
+            scale_up,
+            local,
+            mesh: Mesh::default(),
+            reservations: Mutex::default(),
+        });
+        let (phase, phase_seen) = watch::channel(Phase::Closed);
+        let (drained_sender, drained) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let data_plane = plane.clone();
+        std::thread::Builder::new().name("gateway".into()).spawn(move || {
+            runtime.block_on(run(data_plane, listener, phase_seen, drained_sender));
+        })?;
+        Ok(Self { plane, phase, drained, runtime: handle, endpoints: Arc::default() })
+    }
+
+    /// Swaps the table in: every request accepted after this returns uses it.
+    pub fn swap_routes(&self, table: Arc<RouteTable>) {
+        self.plane.routes.store(table);
+        let known: Vec<_> = self.endpoints.lock().values().cloned().collect();
+        for endpoints in known {
+            self.apply(endpoints);
+        }
+    }
+
+    /// Takes an owner's word about a revision's instances.
+    pub fn update_endpoints(&self, table: EndpointTable) {
+        let mut known = self.endpoints.lock();
+        let version = |table: &EndpointTable| (table.epoch, table.seq);
+        if known.get(&table.revision).is_some_and(|old| version(old) >= version(&table)) {
+            return;
+        }
+        known.insert(table.revision.clone(), table.clone());
+        drop(known);
+        self.apply(table);
+    }
+
+    /// Gives endpoints to the line of their revision, made here if a route names it.
+    fn apply(&self, table: EndpointTable) {
+        let line = self.plane.lines.lock().get(&table.revision).cloned();
+        let line = line.or_else(|| {
+            let routes = self.plane.routes.load();
+            let mut targets = routes.hosts.values().flat_map(|entry| {
+                entry.split.iter().map(|share| &share.target).chain(entry.tags.values())
+            });
+            let target = targets.find(|target| target.revision == table.revision)?;
+            Some(self.plane.line(target))
+        });
+        if let Some(line) = line
+            && line.target.lock().uid == table.revision_uid
+        {
+            line.update(table);
+        }
+    }
+
+    /// A node was declared down: its instances are gone, its streams end.
+    pub fn session_down(&self, session: SessionId) {
+        for table in self.endpoints.lock().values_mut() {
+            table.instances.retain(|endpoint| endpoint.session != session);
+        }
+        for line in self.plane.lines.lock().values() {
+            line.session_down(session);
+        }
+        self.plane.mesh.session_down(session);
+    }
+
+    /// Raises all open demand again: an owner may have changed.
+    pub fn resend_demand(&self) {
+        let lines: Vec<_> = self.plane.lines.lock().values().cloned().collect();
+        for line in lines {
+            line.raise_demand(true);
+        }
+    }
+
+    pub fn take_report(&self) -> Vec<RevisionStat> {
+        let lines: Vec<_> = self.plane.lines.lock().values().cloned().collect();
+        lines.iter().filter_map(|line| line.report()).collect()
+    }
+
+    pub fn open_listeners(&self) {
+        self.phase.send_if_modified(|phase| {
+            let open = *phase == Phase::Closed;
+            if open {
+                *phase = Phase::Open;
+            }
+            open
+        });
+    }
+
+    /// Stops accepting, lets running exchanges end, within `grace`.
+    pub async fn drain(&self, grace: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        let mut drained = self.drained.clone();
+        // Past the grace the rest is cut with the process.
+        drop(tokio::time::timeout(grace, drained.wait_for(|done| *done)).await);
+    }
+
+    /// Serves another node's gateway on a connection past its preamble.
+    pub fn serve_mesh(&self, socket: TcpStream) {
+        let plane = self.plane.clone();
+        let Ok(socket) = socket.into_std() else { return };
+        self.runtime.spawn(async move {
+            let Ok(socket) = TcpStream::from_std(socket) else { return };
+            let service = service_fn(move |request: Request<Incoming>| {
+                let plane = plane.clone();
+                async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
+            });
+            let served = http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(4 * H2_STREAMS)
+                .serve_connection(TokioIo::new(socket), service);
+            if let Err(error) = served.await {
+                debug!(%error, "mesh connection");
+            }
+        });
+    }
+}
+
+async fn run(
+    plane: Arc<Plane>,
+    listener: StdListener,
+    mut phase: watch::Receiver<Phase>,
+    drained: watch::Sender<bool>,
+) {
+    tokio::spawn(repeat_demand(plane.clone()));
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return warn!(%error, "gateway listener"),
+    };
+    if phase.wait_for(|phase| *phase != Phase::Closed).await.is_err() {
+        return;
+    }
+    info!(address = ?listener.local_addr().ok(), "gateway open");
+    let graceful = GracefulShutdown::new();
+    loop {
+        // The end of accepting first.
+        tokio::select! {
+            biased;
+            ended = phase.wait_for(|phase| *phase == Phase::Draining) => {
+                drop(ended);
+                break;
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((socket, client)) => {
+                    let watcher = graceful.watcher();
+                    tokio::spawn(serve(plane.clone(), socket, client.ip(), watcher));
+                }
+                Err(error) => {
+                    warn!(%error, "gateway accept");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    drained.send_replace(true);
+    // Mesh streams of other gateways go on until the process ends.
+    std::future::pending::<()>().await;
+}
+
+async fn repeat_demand(plane: Arc<Plane>) {
+    let mut tick = tokio::time::interval(DEMAND_PERIOD);
+    loop {
+        tick.tick().await;
+        let lines: Vec<_> = plane.lines.lock().values().cloned().collect();
+        for line in lines.iter().filter(|line| line.is_starved()) {
+            line.raise_demand(true);
+        }
+    }
+}
+
+async fn serve(
+    plane: Arc<Plane>,
+    socket: TcpStream,
+    client: IpAddr,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    if socket.set_nodelay(true).is_err() {
+        return;
+    }
+    let speaks_h2 = match tokio::time::timeout(SNIFF_TIMEOUT, begins_with_preface(&socket)).await {
+        Ok(Ok(speaks_h2)) => speaks_h2,
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let plane = plane.clone();
+        async move { Ok::<_, std::convert::Infallible>(answer(plane, request, client).await) }
+    });
+    let io = TokioIo::new(socket);
+    let result = if speaks_h2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS)
+            .max_header_list_size(MAX_HEADER_BYTES as u32);
+        watcher.watch(builder.serve_connection(io, service)).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADER_BYTES + 16 * 1024);
+        watcher.watch(builder.serve_connection(io, service)).await
+    };
+    if let Err(error) = result {
+        debug!(%error, %client, "client connection");
+    }
+}
+
+/// HTTP/2 by prior knowledge, told by its preface.
+async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
+    let mut head = [0; H2_PREFACE.len()];
+    loop {
+        let n = socket.peek(&mut head).await?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if head[..n] != H2_PREFACE[..n] {
+            return Ok(false);
+        }
+        if n == head.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn answer(
+    plane: Arc<Plane>,
+    request: Request<Incoming>,
+    client: IpAddr,
+) -> Response<ResponseBody> {
+    if request.uri().path() == OWN_HEALTH {
+        let mut response = Response::new(ResponseBody::text("ok\n"));
+        *response.status_mut() = StatusCode::OK;
+        return response;
+    }
+    plane.serve(request, client).await
+}

@@ -1,0 +1,137 @@
+//! The line's promises, with an owner that only listens.
+
+use nihilo_types::autoscaler::DataPath;
+use nihilo_types::id::{Epoch, NodeId, ObjectKey, ShardId};
+
+use super::*;
+
+#[derive(Default)]
+struct Owner(Mutex<Vec<DemandSignal>>);
+
+impl ScaleUp for Owner {
+    fn demand(&self, signal: DemandSignal) {
+        self.0.lock().push(signal);
+    }
+}
+
+fn line() -> (Arc<Line>, Arc<Owner>) {
+    let owner = Arc::new(Owner::default());
+    let target = RevisionTarget {
+        revision: ObjectKey::new("default", "r"),
+        uid: "u".into(),
+        service: "s".into(),
+        configuration: "s".into(),
+        shard: ShardId(0),
+        container_concurrency: 1,
+        timeout_ms: 1000,
+        response_start_timeout_ms: 0,
+        idle_timeout_ms: 0,
+        h2c: false,
+    };
+    (Arc::new(Line::new(Arc::new(target), owner.clone())), owner)
+}
+
+fn table(seq: u64, ids: &[&str]) -> EndpointTable {
+    let endpoint = |id: &&str| Endpoint {
+        id: InstanceId::from(*id),
+        node: NodeId(1),
+        session: SessionId(9),
+        peer_address: "127.0.0.1:1".into(),
+        container_concurrency: 1,
+    };
+    EndpointTable {
+        revision: ObjectKey::new("default", "r"),
+        revision_uid: "u".into(),
+        epoch: Epoch(1),
+        seq,
+        data_path: DataPath::Proxy,
+        instances: ids.iter().map(endpoint).collect(),
+        last_failure: "it broke".into(),
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+async fn queued(line: &Arc<Line>, n: usize) {
+    let reached = async {
+        while line.inner.lock().waiters.len() != n {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
+    let (line, owner) = line();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let line = line.clone();
+            tokio::spawn(async move { line.take(soon()).await })
+        })
+        .collect();
+    queued(&line, 4).await;
+    let edges: Vec<_> = owner.0.lock().iter().map(|signal| signal.n_waiting).collect();
+    assert_eq!(edges, [1, 2, 4]);
+    line.update(table(1, &["a"]));
+    queued(&line, 3).await;
+    for task in waiting {
+        // Each one ends, frees its place, and so wakes the next.
+        let taken = task.await.unwrap().unwrap();
+        assert!(taken.cold_for.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_wake_up_to_the_next() {
+    let (line, _) = line();
+    line.update(table(1, &["a"]));
+    let held = line.take(soon()).await.unwrap();
+    let gone = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(soon()).await }
+    });
+    queued(&line, 1).await;
+    let stays = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(soon()).await.map(|_| ()) }
+    });
+    queued(&line, 2).await;
+    gone.abort();
+    queued(&line, 1).await;
+    drop(held);
+    stays.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_deadline_ends_the_wait_with_the_last_failure() {
+    let (line, _) = line();
+    line.update(table(1, &[]));
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let error = line.take(deadline).await.unwrap_err();
+    assert_eq!(error, LineError::Deadline { last_failure: "it broke".into() });
+}
+
+#[tokio::test]
+async fn an_older_table_is_ignored_and_a_lost_node_takes_its_places() {
+    let (line, _) = line();
+    line.update(table(2, &["a"]));
+    line.update(table(1, &[]));
+    drop(line.take(soon()).await.unwrap());
+    line.session_down(SessionId(9));
+    assert!(line.take(Instant::now()).await.is_err());
+}
+
+#[tokio::test]
+async fn traffic_is_reported_and_then_once_more_as_zero() {
+    let (line, _) = line();
+    assert!(line.report().is_some_and(|stat| stat.n_started == 0));
+    assert!(line.report().is_none());
+    let counted = line.count();
+    assert!(line.report().is_some_and(|stat| stat.n_started == 1 && stat.in_flight == 1));
+    drop(counted);
+    while line.report().is_some_and(|stat| stat.area_us > 0) {}
+    assert!(line.report().is_none());
+}
