@@ -1,0 +1,109 @@
+//! `nihilo apply -f FILE|-`: create or replace what manifests say, then wait.
+
+use std::io::Read;
+
+use nihilo_client::Change;
+use nihilo_types::manifest;
+use nihilo_types::service::Service;
+
+use super::worst;
+use crate::context::Context;
+use crate::failure::{Failure, Result, exit};
+use crate::output;
+use crate::wait::{self, Progress, WaitArgs};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// Manifest of one or more documents; `-` reads standard input.
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    file: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// All files are read before anything is changed; then each object is applied even if another
+/// one fails, and the worst outcome decides the exit code.
+pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
+    let mut services = Vec::new();
+    for file in &args.file {
+        services.extend(read(file)?);
+    }
+    let mut failures = Vec::new();
+    for service in services {
+        if let Err(failure) = apply(context, service, &args.wait).await {
+            if failure.code == exit::INTERRUPTED {
+                return Err(failure);
+            }
+            failures.push(failure);
+        }
+    }
+    worst(failures)
+}
+
+fn read(file: &str) -> Result<Vec<Service>> {
+    let text = if file == "-" {
+        let mut text = String::new();
+        // One byte more than is allowed, so that the parser sees that it is too much.
+        let limit = u64::try_from(manifest::MAX_BYTES)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        std::io::stdin()
+            .take(limit)
+            .read_to_string(&mut text)
+            .map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let shown = if file == "-" { "stdin" } else { file };
+    let text = text.map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
+    manifest::parse(&text, shown).map_err(|error| Failure::usage(error.0))
+}
+
+async fn apply(context: &Context, mut service: Service, wait: &WaitArgs) -> Result<()> {
+    if service.metadata.namespace.is_empty() {
+        service.metadata.namespace.clone_from(&context.namespace);
+    }
+    let name = service.metadata.name.clone();
+    let mut progress = Progress::start();
+    let written = context.client.apply_service(&service).await?;
+    let unchanged = written.change == Change::Unchanged;
+    if unchanged {
+        output::data(&format!("No changes to apply to service '{name}'."));
+    } else {
+        let namespace = &service.metadata.namespace;
+        output::data(&format!(
+            "Applying service '{name}' in namespace '{namespace}':\n"
+        ));
+        progress.say(&format!("Accepted at log index {}.", written.index));
+    }
+    if wait.no_wait {
+        return Ok(());
+    }
+    let ready = wait::until_ready(
+        &context.client,
+        written.service,
+        written.index,
+        wait.limit,
+        &mut progress,
+    )
+    .await?;
+    output::data(&wait::available(&ready, "applied", unchanged));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_is_not_understood_is_a_usage_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hello.yaml");
+        std::fs::write(&file, "apiVersion: serving.knative.dev/v1\nkind: Servise\n").unwrap();
+        let file = file.to_str().unwrap();
+        let failure = read(file).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.to_string().contains("hello.yaml"), "{failure}");
+        assert_eq!(read("/nonexistent/x.yaml").unwrap_err().code, 2);
+    }
+}

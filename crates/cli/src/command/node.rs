@@ -1,0 +1,98 @@
+//! `nihilo node start`: one node in this process.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use nihilo_types::node_config::NodeConfig;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
+
+use crate::Hooks;
+use crate::failure::{Failure, Result, exit};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Run a node until it is told to stop.
+    Start {
+        #[arg(long, value_name = "FILE", default_value = "node.yaml")]
+        config: PathBuf,
+        /// Stop when this process, which must be the parent, ends.
+        #[arg(long, hide = true, value_name = "PID")]
+        parent: Option<i32>,
+        /// Leave the caller's session, so that its end is not this node's.
+        #[arg(long, hide = true, conflicts_with = "parent")]
+        own_session: bool,
+    },
+}
+
+pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
+    let NodeCommand::Start {
+        config,
+        parent,
+        own_session,
+    } = command;
+    let config = read(&config)?;
+    if let Some(parent) = parent {
+        die_with(parent)?;
+    }
+    if own_session {
+        // Refused only to a group leader, which is on its own already.
+        let _unless_leader = setsid();
+    }
+    start(config, hooks)
+}
+
+/// Runs the node; its error chain becomes the explanation.
+pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
+    let name = config.name.clone();
+    (hooks.node_start)(config).map_err(|error| {
+        let failure = Failure::new(exit::OTHER, format!("{name} failed: {error}"));
+        error
+            .chain()
+            .skip(1)
+            .fold(failure, |failure, cause| failure.because(cause.to_string()))
+    })
+}
+
+/// # Errors
+/// Usage: the file cannot be read or is not a node's configuration.
+pub(crate) fn read(file: &Path) -> Result<NodeConfig> {
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("cannot read {shown}: {error}"))
+            .hint("nihilo dev --nodes 3 writes one for each node")
+    })?;
+    NodeConfig::parse(&text, &shown).map_err(|error| Failure::usage(error.0))
+}
+
+fn die_with(parent: i32) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| Failure::io("cannot follow the parent", &error.into()))?;
+    // It may have ended before the line above.
+    if getppid()
+        .map(Pid::as_raw_nonzero)
+        .map(std::num::NonZero::get)
+        == Some(parent)
+    {
+        return Ok(());
+    }
+    Err(Failure::new(
+        exit::OTHER,
+        "the process that started this node has ended",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_broken_file_is_a_usage_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.yaml");
+        assert_eq!(read(&file).unwrap_err().code, 2);
+        std::fs::write(&file, "name: node1\nnode-idd: 1\n").unwrap();
+        let failure = read(&file).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.to_string().contains("node-idd"), "{failure}");
+    }
+}
