@@ -70,7 +70,7 @@ impl RouteFeed {
         let applied = *shared.ports.state.applied().borrow();
         let table = read(shared.ports.state.as_ref(), |state| route_table::build(state, applied));
         let feed = Self { table: Arc::new(table), applied };
-        shared.ports.gateway.swap_routes(feed.table.clone(), false);
+        shared.ports.gateway.swap_routes(feed.table.clone());
         feed
     }
 
@@ -92,7 +92,7 @@ impl RouteFeed {
         self.applied = applied;
         if let Some(table) = table {
             self.table = Arc::new(table);
-            shared.ports.gateway.swap_routes(self.table.clone(), false);
+            shared.ports.gateway.swap_routes(self.table.clone());
         }
         applied
     }

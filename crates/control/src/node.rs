@@ -223,7 +223,6 @@ impl Shared {
     pub(crate) fn set_session(&self, session: SessionId) {
         let open = session != SessionId(0);
         self.ports.agent.set_accepting(open);
-        self.ports.gateway.set_session(session);
         if open {
             self.ports.gateway.open_listeners();
         }

@@ -68,7 +68,6 @@ pub struct Leadership {
 
 pub trait LeaderView: Send + Sync + 'static {
     fn now(&self) -> Leadership;
-    fn changed(&self) -> watch::Receiver<u64>;
 }
 
 /// Keep-alives to the leader's node.
@@ -235,11 +234,9 @@ pub trait LocalGateway: Send + Sync + 'static {
     fn resend_demand(&self);
     fn take_report(&self) -> Vec<RevisionStat>;
     /// Swaps the route table in; the swap is the acknowledgment.
-    fn swap_routes(&self, table: Arc<nihilo_types::route_table::RouteTable>, stale: bool);
+    fn swap_routes(&self, table: Arc<nihilo_types::route_table::RouteTable>);
     /// Opens the client listeners; idempotent.
     fn open_listeners(&self);
-    /// Session of this node, put into what the gateway reports.
-    fn set_session(&self, session: SessionId);
 }
 
 /// This node's agent.

@@ -1,1 +1,8 @@
-//! Placeholder.
+//! One node: configuration in, listeners out. Plugs the crates together and holds no rule of
+//! theirs.
+
+pub mod admin;
+pub mod demo_app;
+pub mod peer;
+pub mod ports;
+pub mod wiring;

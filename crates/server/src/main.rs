@@ -1,3 +1,22 @@
-//! Placeholder.
+//! The `nihilo` binary: launcher, demo apps, node and command line in one file.
 
-fn main() {}
+use nihilo_cli::Hooks;
+use nihilo_server::{demo_app, wiring};
+
+fn main() {
+    let args: Vec<_> = std::env::args_os().collect();
+    let text: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    // Before anything else: these two are on the cold-start path of instances.
+    if let [_, internal, launch, dashes, argv @ ..] = text.as_slice()
+        && (internal.as_str(), launch.as_str(), dashes.as_str()) == ("internal", "launch", "--")
+    {
+        std::process::exit(nihilo_runtime::launch::run(argv));
+    }
+    if let [_, command, name] = text.as_slice()
+        && command == "demo-app"
+    {
+        std::process::exit(demo_app::run(name));
+    }
+    let hooks = Hooks { node_start: wiring::run_node, demo_app: demo_app::run };
+    std::process::exit(nihilo_cli::run(args, hooks));
+}

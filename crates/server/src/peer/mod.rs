@@ -4,7 +4,6 @@ pub mod agent_service;
 pub mod channels;
 pub mod convert;
 pub mod liveness_service;
-pub mod local;
 pub mod owner_service;
 pub mod remote;
 pub mod sniff;

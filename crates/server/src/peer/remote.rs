@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use futures_util::stream::BoxStream;
 use nihilo_control::ports::{
     AgentEvent, CallError, CallFence, Demand, KeepAlive, KeepAliveAnswer, LinkError, OwnerError,
@@ -125,7 +125,7 @@ impl Remote {
     ) -> Result<BoxStream<'static, AgentEvent>, LinkError> {
         let mut client = AgentClient::new(self.channel(&to.opened.peer_address)?);
         let stream = bounded(client.events(pb::EventsRequest {})).await?;
-        let events = stream.map_while(Result::ok).map(|event| {
+        let events = until_broken(stream).map(|event| {
             if event.lagged {
                 return AgentEvent::Lagged;
             }
@@ -154,15 +154,23 @@ impl Remote {
         let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
         let request = pb::EndpointsRequest { session: 0 };
         let stream = bounded(client.endpoints(request)).await?;
-        let tables = stream
-            .map_while(Result::ok)
-            .filter_map(|update| async move { convert::json_from(&update.table).ok() });
+        let tables = until_broken(stream)
+            .filter_map(|update| std::future::ready(convert::json_from(&update.table).ok()));
         Ok(tables.boxed())
     }
 
     fn agent(&self, to: &Session) -> Result<Channel, CallError> {
         self.channel(&to.opened.peer_address).map_err(unanswered)
     }
+}
+
+/// What the stream says until its first error: then the reader starts over.
+fn until_broken<T: Send + 'static>(
+    stream: tonic::Streaming<T>,
+) -> impl Stream<Item = T> + Send + 'static {
+    stream
+        .take_while(|item| std::future::ready(item.is_ok()))
+        .filter_map(|item| std::future::ready(item.ok()))
 }
 
 async fn bounded<T>(

@@ -1,0 +1,141 @@
+//! `nihilo.cluster.v1.ClusterService`: who is there, and how it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nihilo_control::Control;
+use nihilo_raft::{RaftNode, Role};
+use nihilo_runtime::Agent;
+use nihilo_types::id::SessionId;
+use nihilo_types::node_config::Member;
+use nihilo_wire::cluster as pb;
+use pb::cluster_service_client::ClusterServiceClient;
+use tonic::{Request, Response, Status};
+
+use super::error;
+use crate::peer::channels::Channels;
+
+/// A member that does not answer within this is shown as unreachable.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
+const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+pub struct ClusterApi {
+    pub raft: RaftNode,
+    pub control: Control,
+    pub agent: Agent,
+    pub members: Vec<Member>,
+    pub me: pb::NodeStatus,
+    pub channels: Channels,
+}
+
+impl ClusterApi {
+    fn local(&self) -> pb::NodeStatus {
+        let status = self.raft.status();
+        let failure = self.raft.failure().borrow().clone();
+        let instances = self.agent.instances();
+        let running = instances.iter().filter(|(report, _)| report.state.is_counted()).count();
+        let session = *self.control.session().borrow();
+        let age = self.control.leader_contact_age_ms();
+        pb::NodeStatus {
+            role: status.role.as_str().into(),
+            term: status.term,
+            applied: self.raft.applied().borrow().0,
+            session: session.0,
+            n_shards: u32::try_from(self.control.n_owned_shards()).unwrap_or(u32::MAX),
+            n_instances: u32::try_from(running).unwrap_or(u32::MAX),
+            table: self.control.table_acknowledged().0,
+            store: failure.map_or_else(|| "ok".into(), |cause| cause.to_string()),
+            roles: vec!["control".into(), "gateway".into(), "agent".into()],
+            table_stale: session == SessionId(0) || age.is_none_or(|age| age > 1_000),
+            ..self.me.clone()
+        }
+    }
+
+    async fn ask(&self, member: &Member) -> pb::NodeStatus {
+        if member.id == self.me.id {
+            return self.local();
+        }
+        let unreachable = || pb::NodeStatus {
+            id: member.id,
+            name: member.name.clone(),
+            role: Role::Stopped.as_str().into(),
+            admin: member.admin.clone(),
+            peer: member.peer.clone(),
+            ..pb::NodeStatus::default()
+        };
+        let Ok(channel) = self.channels.to(&member.admin) else { return unreachable() };
+        let mut client = ClusterServiceClient::new(channel);
+        let call = client.status(pb::StatusRequest { local: true });
+        match tokio::time::timeout(ASK_LIMIT, call).await {
+            Ok(Ok(answer)) => {
+                answer.into_inner().nodes.into_iter().next().unwrap_or_else(unreachable)
+            }
+            Ok(Err(_)) | Err(_) => unreachable(),
+        }
+    }
+
+    async fn nodes(&self, local: bool) -> Vec<pb::NodeStatus> {
+        if local {
+            return vec![self.local()];
+        }
+        join_all(self.members.iter().map(|member| self.ask(member))).await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::cluster_service_server::ClusterService for ClusterApi {
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let nodes = self.nodes(request.into_inner().local).await;
+        let raft = self.raft.status();
+        let leader = raft.leader.unwrap_or(0);
+        let names: BTreeMap<u64, &str> =
+            self.members.iter().map(|member| (member.id, member.name.as_str())).collect();
+        let leader_answers =
+            nodes.iter().any(|node| node.role == Role::Leader.as_str() && node.term == raft.term);
+        let reachable = nodes.iter().filter(|node| node.role != Role::Stopped.as_str()).count();
+        let (cluster, n_services, n_unowned) = self.raft.state().read(|state| {
+            let unowned =
+                state.owners().filter(|(_, owner)| state.session(owner.session).is_none()).count();
+            (state.cluster().cloned(), state.services().count(), unowned)
+        });
+        Ok(Response::new(pb::StatusResponse {
+            cluster_id: self.raft.identity().cluster_id.clone(),
+            cluster: cluster.map(|cluster| cluster.name).unwrap_or_default(),
+            term: raft.term,
+            leader,
+            leader_name: names.get(&leader).map(|name| (*name).to_owned()).unwrap_or_default(),
+            nodes,
+            n_services: u32::try_from(n_services).unwrap_or(u32::MAX),
+            n_unowned_shards: u32::try_from(n_unowned).unwrap_or(u32::MAX),
+            quorum: leader_answers && reachable * 2 > self.members.len(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        Ok(Response::new(pb::ListNodesResponse { nodes: self.nodes(false).await }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let to = Some(request.into_inner().to_node).filter(|to| *to != 0);
+        if self.raft.status().role != Role::Leader {
+            let leader = self.raft.status().leader.unwrap_or(0);
+            let text = format!("this node does not lead; ask node {leader}");
+            return Err(error::unavailable("NO_LEADER", text));
+        }
+        let moved = self.raft.transfer_leader(to, TRANSFER_LIMIT).await;
+        let leader = moved.map_err(|failure| error::unavailable("STORE_FAILED", failure.to_string()))?;
+        Ok(Response::new(pb::TransferLeaderResponse { leader: leader.unwrap_or(0) }))
+    }
+}

@@ -1,0 +1,189 @@
+//! What owners on other nodes order this node's agent to do, and its logs.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt};
+use nihilo_control::ports::AgentEvent;
+use nihilo_runtime::logs::{LogLine, Output};
+use nihilo_runtime::{Agent, AgentError};
+use nihilo_types::id::InstanceId;
+use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use nihilo_wire::internal as pb;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::ports::local_events;
+
+#[derive(Debug)]
+pub struct AgentService {
+    pub agent: Agent,
+    pub node_name: String,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<pb::InstanceEvent, Status>> + Send>>;
+type Records = Pin<Box<dyn Stream<Item = Result<pb::LogRecord, Status>> + Send>>;
+
+fn refusal(error: &AgentError) -> pb::AgentRefusal {
+    use pb::agent_refusal::Kind;
+    let (kind, floor) = match error {
+        AgentError::StaleEpoch { floor } => (Kind::StaleEpoch, floor.0),
+        AgentError::StaleSeq => (Kind::StaleSeq, 0),
+        AgentError::NotReady => (Kind::NotReady, 0),
+        AgentError::NoCapacity { .. } => (Kind::NoCapacity, 0),
+        AgentError::TooLate => (Kind::TooLate, 0),
+        AgentError::Unknown => (Kind::UnknownInstance, 0),
+    };
+    pb::AgentRefusal { kind: kind.into(), floor, retry_after_ms: 0, text: error.to_string() }
+}
+
+fn answered(result: Result<(), AgentError>) -> Response<pb::AgentResponse> {
+    Response::new(pb::AgentResponse { refusal: result.err().as_ref().map(refusal) })
+}
+
+#[tonic::async_trait]
+impl pb::agent_server::Agent for AgentService {
+    async fn start(
+        &self,
+        request: Request<pb::StartRequest>,
+    ) -> Result<Response<pb::StartResponse>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence_from(request.fence)?;
+        let spec: InstanceSpec = convert::json_from(&request.spec)?;
+        let response = match self.agent.start(fence.shard, fence.epoch, fence.seq, spec) {
+            Ok(report) => {
+                pb::StartResponse { report: convert::json_to(&report), refusal: None }
+            }
+            Err(error) => pb::StartResponse {
+                report: bytes::Bytes::new(),
+                refusal: Some(refusal(&error)),
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn stop(
+        &self,
+        request: Request<pb::StopRequest>,
+    ) -> Result<Response<pb::AgentResponse>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence_from(request.fence)?;
+        let id = InstanceId::from(request.instance.as_str());
+        let result =
+            self.agent.stop(fence.shard, fence.epoch, fence.seq, &id, &request.reason);
+        Ok(answered(result))
+    }
+
+    async fn reopen(
+        &self,
+        request: Request<pb::ReopenRequest>,
+    ) -> Result<Response<pb::AgentResponse>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence_from(request.fence)?;
+        let id = InstanceId::from(request.instance.as_str());
+        Ok(answered(self.agent.reopen(fence.shard, fence.epoch, fence.seq, &id)))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        let fences = request.into_inner().shards.into_iter();
+        let fences: Vec<_> =
+            fences.map(|fence| convert::fence_from(Some(fence))).collect::<Result<_, _>>()?;
+        let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
+        let shards: Vec<_> = fences.iter().map(|fence| (fence.shard, fence.epoch)).collect();
+        let response = match self.agent.list(&shards, seq) {
+            Ok(reports) => pb::ListResponse {
+                reports: reports.iter().map(convert::json_to).collect(),
+                refusal: None,
+            },
+            Err(error) => {
+                pb::ListResponse { reports: Vec::new(), refusal: Some(refusal(&error)) }
+            }
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn snapshot(
+        &self,
+        _request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        let instances = self.agent.instances();
+        let reports = instances.iter().map(|(report, _)| convert::json_to(report)).collect();
+        Ok(Response::new(pb::ListResponse { reports, refusal: None }))
+    }
+
+    type EventsStream = Events;
+
+    async fn events(
+        &self,
+        _request: Request<pb::EventsRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let events = local_events(&self.agent).map(|event| {
+            Ok(match event {
+                AgentEvent::Report(report) => pb::InstanceEvent {
+                    seq: 0,
+                    report: convert::json_to(report.as_ref()),
+                    lagged: false,
+                },
+                AgentEvent::Lagged => {
+                    pb::InstanceEvent { lagged: true, ..pb::InstanceEvent::default() }
+                }
+            })
+        });
+        Ok(Response::new(events.boxed()))
+    }
+
+    type LogsStream = Records;
+
+    async fn logs(
+        &self,
+        request: Request<pb::LogsRequest>,
+    ) -> Result<Response<Records>, Status> {
+        let request = request.into_inner();
+        let streams = self
+            .agent
+            .instances()
+            .into_iter()
+            .filter(|(report, _)| matches(&request, report))
+            .map(|(report, output)| {
+                records(&self.node_name, &report, &output, request.follow).boxed()
+            });
+        Ok(Response::new(futures_util::stream::select_all(streams).boxed()))
+    }
+}
+
+fn matches(request: &pb::LogsRequest, report: &InstanceReport) -> bool {
+    let is = |wanted: &str, have: &str| wanted.is_empty() || wanted == have;
+    let service = &request.service;
+    // A service's revisions carry its name and a number, or an own name with that prefix.
+    let of_service = service.is_empty()
+        || report.revision.name.strip_prefix(service.as_str()).is_some_and(|r| r.starts_with('-'));
+    is(&request.namespace, &report.revision.namespace)
+        && of_service
+        && is(&request.revision, &report.revision.name)
+        && is(&request.instance, report.id.as_str())
+        && (request.previous == report.exit.is_some() || (!request.previous && !request.follow))
+}
+
+fn records(
+    node: &str,
+    report: &InstanceReport,
+    output: &Output,
+    follow: bool,
+) -> impl Stream<Item = Result<pb::LogRecord, Status>> + Send + use<> {
+    let (kept, later) = output.follow();
+    let (instance, node) = (report.id.to_string(), node.to_owned());
+    let later = BroadcastStream::new(later).filter_map(|line| std::future::ready(line.ok()));
+    let later = if follow { later.left_stream() } else { futures_util::stream::empty().right_stream() };
+    futures_util::stream::iter(kept).chain(later).map(move |line: LogLine| {
+        Ok(pb::LogRecord {
+            instance: instance.clone(),
+            node: node.clone(),
+            at_ms: line.at_ms,
+            stderr: line.stderr,
+            line: line.line.into(),
+        })
+    })
+}

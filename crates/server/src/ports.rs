@@ -1,0 +1,385 @@
+//! Control's ports over this node's own parts, and over peers: local calls stay local.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use nihilo_control::Control;
+use nihilo_control::ports::{
+    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, KeepAlive,
+    KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, LocalAgent, LocalGateway,
+    OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat, StatReport,
+    StateSource,
+};
+use nihilo_gateway::{DemandSignal, Gateway, LocalInstances, ScaleUp};
+use nihilo_machine::state::{ObjectEvent, Session};
+use nihilo_machine::{Command, Reply, State};
+use nihilo_raft::{Outcome, RaftNode};
+use nihilo_runtime::ports::Admission;
+use nihilo_runtime::{Agent, AgentError};
+use nihilo_types::endpoint::EndpointTable;
+use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, SessionId, ShardId};
+use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use nihilo_types::route_table::RouteTable;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_stream::wrappers::BroadcastStream;
+
+use crate::peer::owner_service::follow;
+use crate::peer::remote::Remote;
+
+/// Between two dials that must both be refused.
+const DIAL_PAUSE: Duration = Duration::from_millis(5);
+const DIAL_LIMIT: Duration = Duration::from_millis(100);
+
+/// The log, as control sees it.
+#[derive(Debug, Clone)]
+pub struct RaftPort(pub RaftNode);
+
+impl Proposer for RaftPort {
+    fn propose(
+        &self,
+        command: Command,
+        request_id: String,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Reply, ProposeError>> {
+        async move {
+            self.0.propose(command, request_id, limit).await.map_err(|error| ProposeError {
+                outcome: match error.outcome() {
+                    Outcome::Rejected | Outcome::NotApplied => ProposeOutcome::NotApplied,
+                    Outcome::MaybeApplied => ProposeOutcome::MaybeApplied,
+                },
+                text: error.to_string(),
+            })
+        }
+        .boxed()
+    }
+}
+
+impl StateSource for RaftPort {
+    fn read(&self, look: &mut dyn FnMut(&State)) {
+        self.0.state().read(|state| look(state));
+    }
+
+    fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.0.applied()
+    }
+
+    fn changes_since(&self, index: LogIndex) -> Option<Vec<ObjectEvent>> {
+        self.0.changes_since(index).ok()
+    }
+}
+
+impl LeaderView for RaftPort {
+    fn now(&self) -> Leadership {
+        let status = self.0.status();
+        Leadership {
+            leader: status.leader.map(NodeId),
+            term: status.term,
+            leads_with_quorum: self.0.leads_with_quorum(),
+        }
+    }
+}
+
+/// Keep-alives to whichever member leads.
+#[derive(Debug)]
+pub struct LeaderPort {
+    pub remote: Remote,
+    pub members: BTreeMap<u64, String>,
+}
+
+impl LeaderLink for LeaderPort {
+    fn keep_alive(
+        &self,
+        leader: NodeId,
+        message: KeepAlive,
+    ) -> BoxFuture<'_, Result<KeepAliveAnswer, LinkError>> {
+        async move {
+            let address = self.members.get(&leader.0);
+            let address = address.ok_or_else(|| LinkError(format!("no member {leader}")))?;
+            self.remote.keep_alive(address, message).await
+        }
+        .boxed()
+    }
+
+    fn is_refused(&self, peer_address: Arc<str>) -> BoxFuture<'_, bool> {
+        async move {
+            let refused = || async {
+                let dial = TcpStream::connect(&*peer_address);
+                let dialled = tokio::time::timeout(DIAL_LIMIT, dial).await;
+                matches!(dialled, Ok(Err(error))
+                    if error.kind() == std::io::ErrorKind::ConnectionRefused)
+            };
+            if !refused().await {
+                return false;
+            }
+            tokio::time::sleep(DIAL_PAUSE).await;
+            refused().await
+        }
+        .boxed()
+    }
+}
+
+/// Agents of all nodes.
+#[derive(Debug)]
+pub struct AgentsPort {
+    pub node: NodeId,
+    pub local: Agent,
+    pub remote: Remote,
+}
+
+impl AgentsPort {
+    fn is_local(&self, to: &Session) -> bool {
+        to.opened.node == self.node
+    }
+}
+
+fn refusal(error: AgentError) -> CallError {
+    let kind = match error {
+        AgentError::StaleEpoch { .. } | AgentError::StaleSeq => CallRefusal::Stale,
+        AgentError::NotReady => CallRefusal::NotReady,
+        AgentError::NoCapacity { .. } => CallRefusal::NoCapacity,
+        AgentError::TooLate | AgentError::Unknown => CallRefusal::TooLate,
+    };
+    CallError::Refused { kind, text: error.to_string() }
+}
+
+impl Agents for AgentsPort {
+    fn start(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        spec: InstanceSpec,
+    ) -> BoxFuture<'_, Result<InstanceReport, CallError>> {
+        async move {
+            match self.is_local(&to) {
+                true => self
+                    .local
+                    .start(fence.shard, fence.epoch, fence.seq, spec)
+                    .map_err(refusal),
+                false => self.remote.start(&to, fence, spec).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn stop(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+        reason: &'static str,
+    ) -> BoxFuture<'_, Result<(), CallError>> {
+        async move {
+            match self.is_local(&to) {
+                true => self
+                    .local
+                    .stop(fence.shard, fence.epoch, fence.seq, &instance, reason)
+                    .map_err(refusal),
+                false => self.remote.stop(&to, fence, instance, reason).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn reopen(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> BoxFuture<'_, Result<(), CallError>> {
+        async move {
+            match self.is_local(&to) {
+                true => self
+                    .local
+                    .reopen(fence.shard, fence.epoch, fence.seq, &instance)
+                    .map_err(refusal),
+                false => self.remote.reopen(&to, fence, instance).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn list(
+        &self,
+        to: Arc<Session>,
+        fences: Vec<CallFence>,
+    ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>> {
+        async move {
+            if !self.is_local(&to) {
+                return self.remote.list(&to, fences).await;
+            }
+            let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
+            let shards: Vec<_> = fences.iter().map(|fence| (fence.shard, fence.epoch)).collect();
+            self.local.list(&shards, seq).map_err(refusal)
+        }
+        .boxed()
+    }
+
+    fn events(
+        &self,
+        to: Arc<Session>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, AgentEvent>, LinkError>> {
+        async move {
+            match self.is_local(&to) {
+                true => Ok(local_events(&self.local)),
+                false => self.remote.events(&to).await,
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Events of this node's agent; a reader that lagged is told so.
+pub fn local_events(agent: &Agent) -> BoxStream<'static, AgentEvent> {
+    BroadcastStream::new(agent.subscribe())
+        .map(|event| match event {
+            Ok(report) => AgentEvent::Report(Box::new(report)),
+            Err(_) => AgentEvent::Lagged,
+        })
+        .boxed()
+}
+
+/// Owners of shards on all nodes; this node's own control is known once it runs.
+#[derive(Debug)]
+pub struct OwnersPort {
+    pub node: NodeId,
+    pub local: Arc<OnceLock<Control>>,
+    pub remote: Remote,
+}
+
+impl Owners for OwnersPort {
+    fn demand(&self, to: Arc<Session>, demand: Demand) -> BoxFuture<'_, Result<(), OwnerError>> {
+        async move { self.remote.demand(&to, demand).await }.boxed()
+    }
+
+    fn report(
+        &self,
+        to: Arc<Session>,
+        report: StatReport,
+    ) -> BoxFuture<'_, Result<(), OwnerError>> {
+        async move { self.remote.report(&to, report).await }.boxed()
+    }
+
+    fn endpoints(
+        &self,
+        to: Arc<Session>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, EndpointTable>, LinkError>> {
+        async move {
+            if to.opened.node != self.node {
+                return self.remote.endpoints(&to).await;
+            }
+            let local = self.local.get().map(|control| follow(control).boxed());
+            Ok(local.unwrap_or_else(|| stream::empty().boxed()))
+        }
+        .boxed()
+    }
+}
+
+/// The gateway's way to the owners, through control once it runs.
+#[derive(Debug)]
+pub struct ScaleUpPort(pub Arc<OnceLock<Control>>);
+
+impl ScaleUp for ScaleUpPort {
+    fn demand(&self, signal: DemandSignal) {
+        let Some(control) = self.0.get() else { return };
+        control.demand(Demand {
+            gateway: SessionId(0),
+            revision: signal.revision,
+            uid: signal.uid,
+            shard: signal.shard,
+            n_waiting: signal.n_waiting,
+            in_flight: signal.in_flight,
+            oldest_age_ms: signal.oldest_age_ms,
+        });
+    }
+}
+
+/// This node's gateway, as control sees it.
+#[derive(Debug)]
+pub struct GatewayPort(pub Gateway);
+
+impl LocalGateway for GatewayPort {
+    fn update_endpoints(&self, table: EndpointTable) {
+        self.0.update_endpoints(table);
+    }
+
+    fn session_down(&self, session: SessionId) {
+        self.0.session_down(session);
+    }
+
+    fn resend_demand(&self) {
+        self.0.resend_demand();
+    }
+
+    fn take_report(&self) -> Vec<RevisionStat> {
+        let stat = |stat: nihilo_gateway::RevisionStat| RevisionStat {
+            revision: stat.revision,
+            uid: stat.uid,
+            shard: stat.shard,
+            area_us: stat.area_us,
+            used_us: stat.used_us,
+            n_started: stat.n_started,
+            in_flight: stat.in_flight,
+            queued: stat.queued,
+            oldest_ms: stat.oldest_ms,
+        };
+        self.0.take_report().into_iter().map(stat).collect()
+    }
+
+    fn swap_routes(&self, table: Arc<RouteTable>) {
+        self.0.swap_routes(table);
+    }
+
+    fn open_listeners(&self) {
+        self.0.open_listeners();
+    }
+}
+
+/// This node's agent, as control sees it.
+#[derive(Debug)]
+pub struct AgentPort(pub Agent);
+
+impl LocalAgent for AgentPort {
+    fn set_floors(&self, floors: &[(ShardId, Epoch)]) {
+        self.0.set_floors(floors);
+    }
+
+    fn set_accepting(&self, accepting: bool) {
+        self.0.set_accepting(accepting);
+    }
+}
+
+/// The gateway's limiter, as the agent sees it.
+#[derive(Debug)]
+pub struct AdmissionPort(pub LocalInstances);
+
+impl Admission for AdmissionPort {
+    fn open(&self, spec: &InstanceSpec, address: SocketAddr) {
+        self.0.open(&spec.id, address, spec.container_concurrency, spec.h2c);
+    }
+
+    fn close(&self, id: &InstanceId) {
+        self.0.close(id);
+    }
+
+    fn reopen(&self, id: &InstanceId) {
+        self.0.reopen(id);
+    }
+
+    fn forget(&self, id: &InstanceId) {
+        self.0.forget(id);
+    }
+
+    fn in_flight(&self, id: &InstanceId) -> u32 {
+        self.0.in_flight(id)
+    }
+
+    fn drained(&self, id: &InstanceId) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.0.drained(id))
+    }
+}

@@ -1,0 +1,357 @@
+//! Builds one node out of its parts, runs it, and takes it down in order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use nihilo_control::session::SessionTemplate;
+use nihilo_control::{Control, ControlConfig, ControlPorts};
+use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_machine::Command;
+use nihilo_machine::command::{InitCluster, Roles};
+use nihilo_raft::{Identity, RaftConfig, RaftNode};
+use nihilo_runtime::{Agent, AgentConfig};
+use nihilo_scale::config::ScaleConfig;
+use nihilo_types::id::NodeId;
+use nihilo_types::node_config::NodeConfig;
+use nihilo_wire::cluster::NodeStatus;
+use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
+use nihilo_wire::internal as pb;
+use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
+use nihilo_wire::serving::serving_service_server::ServingServiceServer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::admin::cluster::ClusterApi;
+use crate::admin::observe::ObserveApi;
+use crate::admin::serving::ServingApi;
+use crate::peer::agent_service::AgentService;
+use crate::peer::channels::Channels;
+use crate::peer::liveness_service::LivenessService;
+use crate::peer::owner_service::OwnerService;
+use crate::peer::remote::Remote;
+use crate::peer::sniff;
+use crate::ports::{
+    AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
+    ScaleUpPort,
+};
+
+/// Largest admin message (02-store §2.2).
+const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
+/// Handing shards and leadership over may take this much of the shutdown's grace.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
+const INIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs one node in this process until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Anything that keeps it from starting, with what to do about it.
+pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
+        .unwrap_or_else(|_| "info,openraft=warn".into());
+    // A second subscriber in one process is a test's business.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let node = Node::start(config).await?;
+        stop_signal().await?;
+        node.stop().await;
+        Ok(())
+    })
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Both mean the same.
+    tokio::select! {
+        biased;
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// A running node.
+struct Node {
+    raft: RaftNode,
+    control: Control,
+    gateway: Gateway,
+    agent: Agent,
+    grace: Duration,
+    pid_file: std::path::PathBuf,
+}
+
+impl Node {
+    async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
+        let node = NodeId(config.node_id);
+        let peer = bind(&config, config.peer_port, "peer").await?;
+        let admin = bind(&config, config.admin_port, "admin").await?;
+        let raft = start_raft(&config).await?;
+        let local = LocalInstances::default();
+        let control_cell = Arc::new(OnceLock::new());
+        let gateway = start_gateway(&config, &local, &control_cell)?;
+        let agent = start_agent(&config, local)?;
+        let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
+        let remote = Remote { channels: Channels::default(), cluster_id: cluster_id.clone() };
+        let ports = ControlPorts {
+            proposer: Arc::new(RaftPort(raft.clone())),
+            state: Arc::new(RaftPort(raft.clone())),
+            leader: Arc::new(RaftPort(raft.clone())),
+            leader_link: Arc::new(LeaderPort {
+                remote: remote.clone(),
+                members: raft.members().clone(),
+            }),
+            agents: Arc::new(AgentsPort { node, local: agent.clone(), remote: remote.clone() }),
+            owners: Arc::new(OwnersPort {
+                node,
+                local: control_cell.clone(),
+                remote: remote.clone(),
+            }),
+            gateway: Arc::new(GatewayPort(gateway.clone())),
+            agent: Arc::new(AgentPort(agent.clone())),
+        };
+        let control = Control::spawn(control_config(&config, &raft, &scale), ports);
+        drop(control_cell.set(control.clone()));
+        let node = Self {
+            raft,
+            control,
+            gateway,
+            agent,
+            grace: Duration::from_secs(config.shutdown_grace.into()),
+            pid_file: config.data_dir.join("nihilo.pid"),
+        };
+        node.serve_peers(peer, &config, cluster_id);
+        node.serve_admin(admin, &config, scale, remote.channels);
+        std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
+        node.found(&config).await?;
+        info!(name = config.name, "node started");
+        Ok(node)
+    }
+
+    /// The founder makes the membership and the cluster's first entry; a cluster that has them
+    /// is left alone.
+    async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        if !config.is_founder() {
+            return Ok(());
+        }
+        self.raft.initialize().await?;
+        if self.raft.state().read(|state| state.cluster().is_some()) {
+            return Ok(());
+        }
+        let init = InitCluster {
+            cluster_id: config.cluster.clone(),
+            name: config.cluster.clone(),
+            domain: config.domain.clone(),
+            external_port: config.external_port.unwrap_or(config.gateway_port),
+        };
+        let raft = self.raft.clone();
+        nihilo_actors::task::spawn("found", async move {
+            // The others may start later: it waits for them, and once is enough.
+            while raft.state().read(|state| state.cluster().is_none()) {
+                let command = Command::InitCluster(init.clone());
+                if let Err(error) = raft.propose(command, String::new(), INIT_LIMIT).await {
+                    info!(%error, "waiting for a quorum of members");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn serve_peers(&self, listener: TcpListener, config: &NodeConfig, cluster_id: Arc<str>) {
+        let gateway = self.gateway.clone();
+        let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
+        let liveness = LivenessService {
+            control: self.control.clone(),
+            node: NodeId(config.node_id),
+            cluster_id,
+        };
+        let agent =
+            AgentService { agent: self.agent.clone(), node_name: config.name.clone() };
+        let server = Server::builder()
+            .tcp_nodelay(true)
+            .add_service(self.raft.peer_server().into_service())
+            .add_service(pb::liveness_server::LivenessServer::new(liveness))
+            .add_service(pb::agent_server::AgentServer::new(agent))
+            .add_service(pb::owner_server::OwnerServer::new(OwnerService {
+                control: self.control.clone(),
+            }))
+            .serve_with_incoming(ReceiverStream::new(connections));
+        nihilo_actors::task::spawn("peer-server", async move {
+            if let Err(error) = server.await {
+                warn!(%error, "peer server ended");
+            }
+        });
+    }
+
+    fn serve_admin(
+        &self,
+        listener: TcpListener,
+        config: &NodeConfig,
+        scale: ScaleConfig,
+        channels: Channels,
+    ) {
+        let me = NodeStatus {
+            id: config.node_id,
+            name: config.name.clone(),
+            gateway: config.gateway_address(),
+            admin: config.admin_address(),
+            peer: config.peer_address(),
+            pid: std::process::id(),
+            ..NodeStatus::default()
+        };
+        let cluster = ClusterApi {
+            raft: self.raft.clone(),
+            control: self.control.clone(),
+            agent: self.agent.clone(),
+            members: config.members.clone(),
+            me,
+            channels: channels.clone(),
+        };
+        let observe = ObserveApi {
+            raft: self.raft.clone(),
+            channels,
+            agent: self.agent.clone(),
+            node: config.node_id,
+        };
+        let serving = ServingApi { raft: self.raft.clone(), scale };
+        let raft = self.raft.clone();
+        nihilo_actors::task::spawn("admin-server", async move {
+            let (health, health_service) = tonic_health::server::health_reporter();
+            nihilo_actors::task::spawn("health", report_health(raft, health));
+            let reflection = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(nihilo_wire::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .build_v1();
+            let reflection = match reflection {
+                Ok(reflection) => reflection,
+                Err(error) => return warn!(%error, "reflection"),
+            };
+            let server = Server::builder()
+                .add_service(health_service)
+                .add_service(reflection)
+                .add_service(
+                    ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
+                .add_service(ObserveServiceServer::new(observe))
+                .add_service(ClusterServiceServer::new(cluster))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            if let Err(error) = server.await {
+                warn!(%error, "admin server ended");
+            }
+        });
+    }
+
+    /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
+    async fn stop(self) {
+        info!("node stops");
+        self.control.leave(HANDOVER_LIMIT).await;
+        if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
+            warn!(%error, "leadership not handed over");
+        }
+        self.gateway.drain(self.grace / 3).await;
+        self.agent.shutdown(self.grace / 3).await;
+        self.raft.shutdown().await;
+        drop(std::fs::remove_file(&self.pid_file));
+        info!("node stopped");
+    }
+}
+
+/// Healthy = a linearizable read succeeds.
+async fn report_health(raft: RaftNode, health: tonic_health::server::HealthReporter) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    loop {
+        let ready = raft.read_index(Duration::from_secs(1)).await.is_ok();
+        let status = if ready { Serving } else { NotServing };
+        health.set_service_status("", status).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpListener> {
+    let address = format!("{}:{port}", config.listen);
+    TcpListener::bind(&address).await.with_context(|| {
+        format!(
+            "{what} address {address} cannot be used; is another process listening there? Try \
+             another `{what}-port`"
+        )
+    })
+}
+
+async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
+    let members: BTreeMap<u64, String> =
+        config.members.iter().map(|member| (member.id, member.peer.clone())).collect();
+    let identity = Identity { cluster_id: config.cluster.clone(), node_id: config.node_id };
+    let raft = RaftConfig {
+        identity,
+        data_dir: config.data_dir.clone(),
+        members,
+        profile: config.profile,
+        snapshot_every: None,
+    };
+    Ok(RaftNode::start(raft).await?)
+}
+
+fn start_gateway(
+    config: &NodeConfig,
+    local: &LocalInstances,
+    control: &Arc<OnceLock<Control>>,
+) -> anyhow::Result<Gateway> {
+    let text = format!("{}:{}", config.listen, config.gateway_port);
+    let listen: SocketAddr =
+        text.parse().with_context(|| format!("listen = `{}` is no address", config.listen))?;
+    let gateway = GatewayConfig {
+        listen,
+        node: NodeId(config.node_id),
+        node_name: config.name.clone(),
+    };
+    let scale_up = Arc::new(ScaleUpPort(control.clone()));
+    Ok(Gateway::start(&gateway, local.clone(), scale_up)?)
+}
+
+fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {
+    let dir = config.data_dir.join("agent");
+    let agent = AgentConfig {
+        node_name: config.name.clone(),
+        executable: std::env::current_exe()?,
+        dir: dir.clone(),
+        capacity: config.capacity,
+        first_port: config.instance_ports,
+    };
+    std::fs::create_dir_all(&dir)?;
+    Agent::new(agent, Arc::new(AdmissionPort(local)))
+        .with_context(|| format!("agent directory `{}`", display(&dir)))
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> ControlConfig {
+    let timing = raft.timing();
+    ControlConfig {
+        node: NodeId(config.node_id),
+        name: config.name.clone(),
+        session: SessionTemplate {
+            roles: Roles::ALL,
+            peer_address: config.peer_address(),
+            gateway_address: config.gateway_address(),
+            admin_address: config.admin_address(),
+            capacity: config.capacity,
+            t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
+            kills_instances_on_exit: true,
+        },
+        settings: Arc::new(nihilo_entity::Settings { scale: scale.clone() }),
+        election_timeout_max_ms: timing.election_max_ms,
+    }
+}
