@@ -70,12 +70,11 @@ impl AutoscalerActor {
             key: key.clone(),
             stable: Window::new(settings.stable_seconds()),
             panic: Window::new(settings.panic_seconds()),
-            settings,
             decider,
             floor: FastFloor::default(),
             active: Active { status: recorded.active, reason: "", since_ms: now_ms },
             initialized: recorded.initialized,
-            want: recorded.desired,
+            want: first_want(&recorded, &settings),
             path: recorded.data_path,
             proxy_since_ms: now_ms,
             gateways: BTreeMap::new(),
@@ -83,6 +82,7 @@ impl AutoscalerActor {
             next_tick_ms: now_ms + TICK_MS,
             told: None,
             recorded,
+            settings,
         }
     }
 
@@ -350,6 +350,14 @@ impl AutoscalerActor {
         );
         let revision = self.key.clone();
         outputs.effect(Effect::Explain { revision, report: report.into() });
+    }
+}
+
+/// A revision that nothing was ever decided for begins with its initial scale.
+fn first_want(recorded: &ScaleRecord, settings: &RevisionScale) -> i32 {
+    match recorded.desired {
+        -1 => settings.min_scale.max(settings.initial_scale),
+        desired => desired,
     }
 }
 
