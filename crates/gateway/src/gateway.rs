@@ -1,6 +1,5 @@
 //! The gateway's handle, its thread, and its listeners.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use nihilo_types::endpoint::EndpointTable;
-use nihilo_types::id::{NodeId, ObjectKey, SessionId};
+use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
@@ -69,7 +68,6 @@ pub struct Gateway {
     phase: watch::Sender<Phase>,
     drained: watch::Receiver<bool>,
     runtime: Handle,
-    endpoints: Arc<Mutex<HashMap<ObjectKey, EndpointTable>>>,
 }
 
 impl Gateway {
@@ -93,6 +91,7 @@ impl Gateway {
             routes: Arc::new(ArcSwap::default()),
             router: Router::default(),
             lines: Mutex::default(),
+            endpoints: Mutex::default(),
             scale_up,
             local,
             mesh: Mesh::default(),
@@ -106,42 +105,25 @@ impl Gateway {
         std::thread::Builder::new().name("gateway".into()).spawn(move || {
             runtime.block_on(run(data_plane, listener, phase_seen, drained_sender));
         })?;
-        Ok(Self { plane, phase, drained, runtime: handle, endpoints: Arc::default() })
+        Ok(Self { plane, phase, drained, runtime: handle })
     }
 
     /// Swaps the table in: every request accepted after this returns uses it.
     pub fn swap_routes(&self, table: Arc<RouteTable>) {
         self.plane.routes.store(table);
-        let known: Vec<_> = self.endpoints.lock().values().cloned().collect();
-        for endpoints in known {
-            self.apply(endpoints);
-        }
     }
 
-    /// Takes an owner's word about a revision's instances.
+    /// Takes an owner's word about a revision's instances; an older one is ignored.
     pub fn update_endpoints(&self, table: EndpointTable) {
-        let mut known = self.endpoints.lock();
+        // Lines first, as where a line is made: it must not miss what comes just then.
+        let lines = self.plane.lines.lock();
+        let mut known = self.plane.endpoints.lock();
         let version = |table: &EndpointTable| (table.epoch, table.seq);
         if known.get(&table.revision).is_some_and(|old| version(old) >= version(&table)) {
             return;
         }
         known.insert(table.revision.clone(), table.clone());
-        drop(known);
-        self.apply(table);
-    }
-
-    /// Gives endpoints to the line of their revision, made here if a route names it.
-    fn apply(&self, table: EndpointTable) {
-        let line = self.plane.lines.lock().get(&table.revision).cloned();
-        let line = line.or_else(|| {
-            let routes = self.plane.routes.load();
-            let mut targets = routes.hosts.values().flat_map(|entry| {
-                entry.split.iter().map(|share| &share.target).chain(entry.tags.values())
-            });
-            let target = targets.find(|target| target.revision == table.revision)?;
-            Some(self.plane.line(target))
-        });
-        if let Some(line) = line
+        if let Some(line) = lines.get(&table.revision)
             && line.target.lock().uid == table.revision_uid
         {
             line.update(table);
@@ -150,7 +132,7 @@ impl Gateway {
 
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
-        for table in self.endpoints.lock().values_mut() {
+        for table in self.plane.endpoints.lock().values_mut() {
             table.instances.retain(|endpoint| endpoint.session != session);
         }
         for line in self.plane.lines.lock().values() {

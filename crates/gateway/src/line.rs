@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
-use nihilo_types::id::{InstanceId, SessionId};
+use nihilo_types::id::SessionId;
 use nihilo_types::route_table::RevisionTarget;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -16,8 +16,21 @@ use crate::ports::{DemandSignal, RevisionStat, ScaleUp};
 
 /// Requests that wait per revision and gateway, at most (05-gateway §20).
 pub const MAX_WAITING: usize = 10_000;
-/// An instance that said busy or could not be reached is left alone for this.
-const COOL_OFF: Duration = Duration::from_millis(5);
+/// An instance that said busy is left alone for this.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// A node that could not be reached is left alone for this, with all its instances: it will be
+/// declared down, or it is back.
+const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
+
+/// What an instance that cannot take the request showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Busy,
+    /// It drains, or is not known there any more.
+    Gone,
+    /// The connection failed before anything was sent.
+    Unreached,
+}
 
 /// Why no instance was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,15 +171,23 @@ impl Line {
         self.inner.lock().places.retain(|place| place.endpoint.session != session);
     }
 
-    /// An instance refused or could not be reached: others first.
-    pub fn cool_off(self: &Arc<Self>, id: &InstanceId, gone: bool) {
+    /// An instance could not take a request: others first.
+    pub fn avoid(self: &Arc<Self>, endpoint: &Endpoint, trouble: Trouble) {
         let mut inner = self.inner.lock();
-        if gone {
-            inner.places.retain(|place| place.endpoint.id != *id);
-            return;
-        }
-        let until = Instant::now() + COOL_OFF;
-        if let Some(place) = inner.places.iter_mut().find(|place| place.endpoint.id == *id) {
+        let pause = match trouble {
+            Trouble::Gone => {
+                inner.places.retain(|place| place.endpoint.id != endpoint.id);
+                return;
+            }
+            Trouble::Busy => BUSY_PAUSE,
+            Trouble::Unreached => UNREACHED_PAUSE,
+        };
+        let until = Instant::now() + pause;
+        let concerned = |place: &&mut Place| match trouble {
+            Trouble::Unreached => place.endpoint.session == endpoint.session,
+            Trouble::Busy | Trouble::Gone => place.endpoint.id == endpoint.id,
+        };
+        for place in inner.places.iter_mut().filter(concerned) {
             place.cool_until = Some(until);
         }
         drop(inner);

@@ -3,6 +3,8 @@
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::id::{Epoch, NodeId, ObjectKey, ShardId};
 
+use nihilo_types::id::InstanceId;
+
 use super::*;
 
 #[derive(Default)]

@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
+use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{InstanceId, NodeId, ObjectKey};
 use nihilo_types::route_table::{RevisionTarget, RouteTable};
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use tracing::debug;
 
 use crate::body::{Held, Limits, RequestBody, ResponseBody, Upstream};
 use crate::limiter::{Admitted, LocalInstances, Refusal};
-use crate::line::{Line, LineError, Taken};
+use crate::line::{Line, LineError, Taken, Trouble};
 use crate::ports::ScaleUp;
 use crate::rescue::Cause;
 use crate::router::Router;
@@ -29,8 +30,10 @@ const MESH_INSTANCE: HeaderName = HeaderName::from_static("nihilo-mesh-instance"
 /// Asks only for a place, or names the place that was given.
 const MESH_RESERVE: HeaderName = HeaderName::from_static("nihilo-mesh-reserve");
 const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-answer");
-/// Sends of one request, refusals before a byte was sent not counted.
+/// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
+/// Failed connections of one request, before anything of it was sent.
+const MAX_UNSENT: u32 = 10;
 /// A place reserved over the mesh is given back unused after this.
 const RESERVATION_TTL: Duration = Duration::from_secs(5);
 /// Reservations held for other gateways, at most.
@@ -43,6 +46,8 @@ pub struct Plane {
     pub routes: Arc<ArcSwap<RouteTable>>,
     pub router: Router,
     pub lines: Mutex<HashMap<ObjectKey, Arc<Line>>>,
+    /// The newest that owners said about each revision, for lines that are made later.
+    pub endpoints: Mutex<HashMap<ObjectKey, EndpointTable>>,
     pub scale_up: Arc<dyn ScaleUp>,
     pub local: LocalInstances,
     pub mesh: Mesh,
@@ -127,16 +132,23 @@ impl Plane {
         Ok(response)
     }
 
+    /// The revision's line, made with what is known of its instances.
     pub fn line(&self, target: &Arc<RevisionTarget>) -> Arc<Line> {
         let mut lines = self.lines.lock();
-        let line = lines.entry(target.revision.clone()).or_insert_with(|| {
-            Arc::new(Line::new(target.clone(), self.scale_up.clone()))
-        });
-        if line.target.lock().uid != target.uid {
-            // Deleted and made anew: other instances, another line.
-            *line = Arc::new(Line::new(target.clone(), self.scale_up.clone()));
+        if let Some(line) = lines.get(&target.revision)
+            && line.target.lock().uid == target.uid
+        {
+            return line.clone();
         }
-        line.clone()
+        // None yet, or the revision was deleted and made anew: other instances, another line.
+        let line = Arc::new(Line::new(target.clone(), self.scale_up.clone()));
+        if let Some(table) = self.endpoints.lock().get(&target.revision)
+            && table.revision_uid == target.uid
+        {
+            line.update(table.clone());
+        }
+        lines.insert(target.revision.clone(), line.clone());
+        line
     }
 
     /// Finds an instance, sends, and tries again where that is harmless.
@@ -145,24 +157,28 @@ impl Plane {
         exchange: &Exchange,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Cause> {
-        let mut n_attempts = 0;
+        let (mut n_attempts, mut n_unsent) = (0, 0);
         loop {
             let taken = exchange.line.take(exchange.deadline).await.map_err(|error| match error {
                 LineError::Full => Cause::QueueFull,
                 LineError::Deadline { last_failure } => Cause::QueueDeadline { last_failure },
             })?;
-            let id = taken.endpoint.id.clone();
+            let endpoint = taken.endpoint.clone();
             let again = (exchange.is_idempotent && !exchange.has_body).then(|| copy(&request));
             match self.send(exchange, taken, request).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::Refused(refusal, unsent)) => {
-                    exchange.line.cool_off(&id, refusal != Refusal::Busy);
+                    let trouble = match refusal {
+                        Refusal::Busy => Trouble::Busy,
+                        Refusal::Draining | Refusal::Gone => Trouble::Gone,
+                    };
+                    exchange.line.avoid(&endpoint, trouble);
                     request = *unsent;
                 }
                 Err(Failed::Unsent(unsent)) => {
-                    exchange.line.cool_off(&id, false);
-                    n_attempts += 1;
-                    if n_attempts >= MAX_ATTEMPTS {
+                    exchange.line.avoid(&endpoint, Trouble::Unreached);
+                    n_unsent += 1;
+                    if n_unsent >= MAX_UNSENT {
                         return Err(Cause::ConnectFailed);
                     }
                     request = *unsent;
