@@ -138,7 +138,11 @@ impl<A: Actors> Incarnation<A> {
             return Err(End::Panicked);
         };
         for effect in effects {
-            let place = Place { shard: self.id, epoch: self.epoch, key: &self.key };
+            let place = Place {
+                shard: self.id,
+                epoch: self.epoch,
+                key: &self.key,
+            };
             actors.execute(place, &mut shard.keeper, effect, now_ms);
         }
         for (name, after_ms) in timers {

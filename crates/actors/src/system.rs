@@ -50,7 +50,9 @@ impl<A: Actors> Clone for System<A> {
 
 impl<A: Actors> std::fmt::Debug for System<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("System").field("observation", &self.observe()).finish()
+        f.debug_struct("System")
+            .field("observation", &self.observe())
+            .finish()
     }
 }
 
@@ -136,7 +138,10 @@ impl<A: Actors> System<A> {
             slots: HashMap::new(),
             closed: false,
         };
-        self.0.shards.lock().insert(shard, Arc::new(Mutex::new(opened)));
+        self.0
+            .shards
+            .lock()
+            .insert(shard, Arc::new(Mutex::new(opened)));
     }
 
     pub fn activate_shard(&self, shard: u16, epoch: u64) {
@@ -194,7 +199,10 @@ impl<A: Actors> System<A> {
         let shards = self.0.shards.lock();
         let counters = &self.0.counters;
         Observation {
-            shards: shards.iter().map(|(id, shard)| (*id, shard.lock().epoch)).collect(),
+            shards: shards
+                .iter()
+                .map(|(id, shard)| (*id, shard.lock().epoch))
+                .collect(),
             n_resident: counters.resident.load(Ordering::Relaxed),
             n_turns: counters.turns.load(Ordering::Relaxed),
             n_reloads: counters.reloads.load(Ordering::Relaxed),
@@ -226,7 +234,13 @@ impl<A: Actors> System<A> {
         key: &A::Key,
         mail: Mail<A::Message>,
     ) -> Result<(), SendError> {
-        let open = self.0.shards.lock().get(&shard).cloned().ok_or(SendError::Moved)?;
+        let open = self
+            .0
+            .shards
+            .lock()
+            .get(&shard)
+            .cloned()
+            .ok_or(SendError::Moved)?;
         let result = {
             let mut locked = open.lock();
             if locked.closed || locked.epoch != epoch {
@@ -253,8 +267,13 @@ impl<A: Actors> System<A> {
             let slot = self.spawn(id, shard, locked, key)?;
             locked.slots.insert(key.clone(), slot);
         }
-        let Some(slot) = locked.slots.get_mut(key) else { return Err(SendError::Overloaded) };
-        if slot.quarantined_until.is_some_and(|until| until > Instant::now()) {
+        let Some(slot) = locked.slots.get_mut(key) else {
+            return Err(SendError::Overloaded);
+        };
+        if slot
+            .quarantined_until
+            .is_some_and(|until| until > Instant::now())
+        {
             return Err(SendError::Quarantined);
         }
         if matches!(mail, Mail::Look) {

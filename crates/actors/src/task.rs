@@ -27,7 +27,12 @@ pub fn spawn_on(
     task: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<()> {
     runtime.spawn(async move {
-        if (CatchUnwind { task: Box::pin(task) }).await.is_err() {
+        if (CatchUnwind {
+            task: Box::pin(task),
+        })
+        .await
+        .is_err()
+        {
             error!(task = name, "task panicked");
         }
     })

@@ -13,6 +13,9 @@ pub(crate) const MAX_TIMERS: usize = 1_000_000;
 
 type Id<Key> = (u16, Key, &'static str);
 
+/// Deadline, stamp, and whose it is; ordered by the deadline.
+type Due<Key> = (Instant, u64, u16, Key, &'static str);
+
 #[derive(Debug)]
 pub(crate) struct Timers<Key> {
     queue: Mutex<Queue<Key>>,
@@ -22,15 +25,22 @@ pub(crate) struct Timers<Key> {
 #[derive(Debug)]
 struct Queue<Key> {
     /// Deadline and stamp; an entry whose stamp is not the current one of its id is void.
-    due: BinaryHeap<Reverse<(Instant, u64, u16, Key, &'static str)>>,
+    due: BinaryHeap<Reverse<Due<Key>>>,
     current: HashMap<Id<Key>, u64>,
     next_stamp: u64,
 }
 
 impl<Key: Clone + Ord + Hash> Timers<Key> {
     pub(crate) fn new() -> Self {
-        let queue = Queue { due: BinaryHeap::new(), current: HashMap::new(), next_stamp: 0 };
-        Self { queue: Mutex::new(queue), changed: Notify::new() }
+        let queue = Queue {
+            due: BinaryHeap::new(),
+            current: HashMap::new(),
+            next_stamp: 0,
+        };
+        Self {
+            queue: Mutex::new(queue),
+            changed: Notify::new(),
+        }
     }
 
     /// Sets, replacing; `false` when there are too many.
@@ -42,18 +52,26 @@ impl<Key: Clone + Ord + Hash> Timers<Key> {
         queue.next_stamp += 1;
         let stamp = queue.next_stamp;
         queue.current.insert((shard, key.clone(), name), stamp);
-        queue.due.push(Reverse((at, stamp, shard, key.clone(), name)));
+        queue
+            .due
+            .push(Reverse((at, stamp, shard, key.clone(), name)));
         drop(queue);
         self.changed.notify_one();
         true
     }
 
     pub(crate) fn cancel(&self, shard: u16, key: &Key, name: &'static str) {
-        self.queue.lock().current.remove(&(shard, key.clone(), name));
+        self.queue
+            .lock()
+            .current
+            .remove(&(shard, key.clone(), name));
     }
 
     pub(crate) fn drop_shard(&self, shard: u16) {
-        self.queue.lock().current.retain(|(of, _, _), _| *of != shard);
+        self.queue
+            .lock()
+            .current
+            .retain(|(of, _, _), _| *of != shard);
     }
 
     /// Waits for the next timer that is due.

@@ -1,4 +1,5 @@
 //! The promises of the actor system, on a counter that can be told to panic.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +44,17 @@ impl Actors for Counters {
 
     fn load(&self, key: &u32, _: &u64, _: u64) -> Actor {
         self.0.lock().push(Seen::Loaded(*key));
-        Actor { key: *key, awake: false }
+        Actor {
+            key: *key,
+            awake: false,
+        }
     }
 
     fn turn(&self, actor: &mut Actor, _: &u64, input: Input<Message>, _: u64) -> Turn<u64> {
-        let mut turn = Turn { effects: Vec::new(), timers: Vec::new() };
+        let mut turn = Turn {
+            effects: Vec::new(),
+            timers: Vec::new(),
+        };
         let seen = match input {
             Input::Changed => Seen::Changed(actor.key),
             Input::Timer(name) => Seen::Timer(actor.key, name),
@@ -101,10 +108,19 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 async fn a_closed_shard_and_another_epoch_refuse() {
     let seen = Counters::default();
     let system = seen.system();
-    assert_eq!(system.send(1, 9, &7, Message::Number(1)), Err(SendError::Moved));
-    assert_eq!(system.send(2, 10, &7, Message::Number(1)), Err(SendError::Moved));
+    assert_eq!(
+        system.send(1, 9, &7, Message::Number(1)),
+        Err(SendError::Moved)
+    );
+    assert_eq!(
+        system.send(2, 10, &7, Message::Number(1)),
+        Err(SendError::Moved)
+    );
     system.close_shard(1, 10);
-    assert_eq!(system.send(1, 10, &7, Message::Number(1)), Err(SendError::Moved));
+    assert_eq!(
+        system.send(1, 10, &7, Message::Number(1)),
+        Err(SendError::Moved)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +150,10 @@ async fn a_full_mailbox_refuses_but_loses_no_change() {
     for n in 0..4 {
         system.send(1, 10, &7, Message::Number(n)).unwrap();
     }
-    assert_eq!(system.send(1, 10, &7, Message::Number(9)), Err(SendError::Overloaded));
+    assert_eq!(
+        system.send(1, 10, &7, Message::Number(9)),
+        Err(SendError::Overloaded)
+    );
     system.mark_dirty(1, 10, &7);
     system.mark_dirty(1, 10, &7);
     system.activate_shard(1, 10);
@@ -170,7 +189,10 @@ async fn setting_a_timer_replaces_it() {
     }
     assert_eq!(seen.count(|s| matches!(s, Seen::Timer(..))), 0);
     tokio::time::advance(Duration::from_secs(4)).await;
-    until("timer", || seen.count(|s| matches!(s, Seen::Timer(..))) == 1).await;
+    until("timer", || {
+        seen.count(|s| matches!(s, Seen::Timer(..))) == 1
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +228,10 @@ async fn repeated_panics_quarantine_the_actor_alone() {
     let system = seen.system();
     system.activate_shard(1, 10);
     for n in 0..6 {
-        until("accepted", || system.send(1, 10, &7, Message::Panic).is_ok()).await;
+        until("accepted", || {
+            system.send(1, 10, &7, Message::Panic).is_ok()
+        })
+        .await;
         until("panic", || system.observe().n_turns > n).await;
         tokio::time::advance(Duration::from_millis(400)).await;
     }
@@ -239,5 +264,7 @@ async fn no_accepted_message_is_lost_across_reloads_and_shards() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .unwrap();
 }

@@ -14,6 +14,9 @@ use crate::call::{Client, request_id, unary};
 use crate::error::Error;
 use crate::watch::Watch;
 
+/// Times a change of traffic is made again because the Service's status moved meanwhile.
+const MAX_CONFLICTS: u32 = 5;
+
 /// One object as it is stored.
 #[derive(Debug, Clone)]
 pub struct Stored<T> {
@@ -139,25 +142,33 @@ impl Client {
         Ok(unary!(self, ServingServiceClient, delete_service, request)?.index)
     }
 
-    /// Replaces a Service's traffic.
+    /// Replaces a Service's traffic, whatever else of the Service changes at the same time.
     ///
     /// # Errors
-    /// Invalid, absent, changed meanwhile, or no server answered.
+    /// Invalid, absent, changed again and again meanwhile, or no server answered.
     pub async fn set_traffic(
         &self,
         namespace: &str,
         name: &str,
         traffic: &[TrafficTarget],
     ) -> Result<Written, Error> {
-        let request = pb::SetTrafficRequest {
-            name: service_name(namespace, name),
-            traffic: serde_json::to_vec(traffic)
-                .map_err(Error::bad_answer)?
-                .into(),
-            request_id: request_id(),
-            etag: String::new(),
-        };
-        written(unary!(self, ServingServiceClient, set_traffic, request)?)
+        let traffic = bytes_of(&traffic)?;
+        let mut n_conflicts = 0;
+        loop {
+            // Each try is another write: it is made on another version.
+            let request = pb::SetTrafficRequest {
+                name: service_name(namespace, name),
+                traffic: traffic.clone().into(),
+                request_id: request_id(),
+                etag: String::new(),
+            };
+            match unary!(self, ServingServiceClient, set_traffic, request) {
+                Err(error) if error.is_conflict() && n_conflicts < MAX_CONFLICTS => {
+                    n_conflicts += 1;
+                }
+                outcome => return written(outcome?),
+            }
+        }
     }
 
     /// Watches from `request.resource_version` on; connects with the first event asked for.
@@ -248,6 +259,11 @@ fn write_request(service: &Service, etag: &str) -> Result<pb::WriteRequest, Erro
         etag: etag.into(),
         validate_only: false,
     })
+}
+
+fn bytes_of<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::new(tonic::Code::InvalidArgument, "MALFORMED", error.to_string()))
 }
 
 fn stored<T: DeserializeOwned>(object: pb::Object) -> Result<Stored<T>, Error> {

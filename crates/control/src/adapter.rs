@@ -40,7 +40,11 @@ impl std::fmt::Debug for Entities {
 impl Entities {
     pub(crate) fn load(&self, key: &EntityKey, keeper: &Keeper, now_ms: u64) -> AnyActor {
         read(self.state.as_ref(), |state| {
-            let view = View { state, table: &keeper.table, settings: &self.settings };
+            let view = View {
+                state,
+                table: &keeper.table,
+                settings: &self.settings,
+            };
             AnyActor::load(key, view, now_ms)
         })
     }
@@ -53,14 +57,22 @@ impl Entities {
         now_ms: u64,
     ) -> Outputs {
         read(self.state.as_ref(), |state| {
-            let view = View { state, table: &keeper.table, settings: &self.settings };
+            let view = View {
+                state,
+                table: &keeper.table,
+                settings: &self.settings,
+            };
             actor.turn(view, event, now_ms)
         })
     }
 
     pub(crate) fn may_passivate(&self, actor: &AnyActor, keeper: &Keeper) -> bool {
         read(self.state.as_ref(), |state| {
-            let view = View { state, table: &keeper.table, settings: &self.settings };
+            let view = View {
+                state,
+                table: &keeper.table,
+                settings: &self.settings,
+            };
             actor.may_passivate(view)
         })
     }
@@ -79,14 +91,26 @@ impl Entities {
             Effect::Start { session, spec } => {
                 self.start(shard, epoch, keeper, session, spec, now_ms)
             }
-            Effect::Stop { session, instance, reason } => {
+            Effect::Stop {
+                session,
+                instance,
+                reason,
+            } => {
                 let fence = self.fence(shard, epoch);
                 let reason = reason.as_str();
-                self.agents.enqueue(session, AgentCall::Stop { fence, instance, reason });
+                self.agents.enqueue(
+                    session,
+                    AgentCall::Stop {
+                        fence,
+                        instance,
+                        reason,
+                    },
+                );
             }
             Effect::Reopen { session, instance } => {
                 let fence = self.fence(shard, epoch);
-                self.agents.enqueue(session, AgentCall::Reopen { fence, instance });
+                self.agents
+                    .enqueue(session, AgentCall::Reopen { fence, instance });
             }
             Effect::PushEndpoints(mut table) => {
                 keeper.table.endpoint_seq += 1;
@@ -99,7 +123,12 @@ impl Entities {
             }
             other @ (Effect::Propose(_) | Effect::RecordScale(_) | Effect::Tell(..)) => {
                 let Some(what) = What::of(other) else { return };
-                let order = Order { shard, epoch, key: key.clone(), what };
+                let order = Order {
+                    shard,
+                    epoch,
+                    key: key.clone(),
+                    what,
+                };
                 if self.orders.try_send(order).is_err() {
                     warn!(%key, "effect queue full, the order is dropped and decided again");
                 }
@@ -129,9 +158,15 @@ impl Entities {
             since_ms: now_ms,
         };
         keeper.requested(&id, row, fence.seq);
-        if !self.agents.enqueue(session, AgentCall::Start { fence, spec }) {
+        if !self
+            .agents
+            .enqueue(session, AgentCall::Start { fence, spec })
+        {
             let text = "the node left, or its call queue is full".to_owned();
-            let refusal = Refusal { kind: RefusalKind::Busy, text };
+            let refusal = Refusal {
+                kind: RefusalKind::Busy,
+                text,
+            };
             keeper.set(&id, RowState::Refused(refusal), now_ms);
         }
     }

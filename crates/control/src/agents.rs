@@ -24,9 +24,19 @@ const EVENTS_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(crate) enum AgentCall {
-    Start { fence: CallFence, spec: Box<InstanceSpec> },
-    Stop { fence: CallFence, instance: InstanceId, reason: &'static str },
-    Reopen { fence: CallFence, instance: InstanceId },
+    Start {
+        fence: CallFence,
+        spec: Box<InstanceSpec>,
+    },
+    Stop {
+        fence: CallFence,
+        instance: InstanceId,
+        reason: &'static str,
+    },
+    Reopen {
+        fence: CallFence,
+        instance: InstanceId,
+    },
     /// List these shards as they are owned when the call leaves.
     List { shards: BTreeSet<ShardId> },
 }
@@ -39,7 +49,9 @@ impl AgentQueues {
     /// `false` when the session is unknown or its queue is full.
     pub(crate) fn enqueue(&self, session: SessionId, call: AgentCall) -> bool {
         let queues = self.0.lock();
-        queues.get(&session).is_some_and(|queue| queue.try_send(call).is_ok())
+        queues
+            .get(&session)
+            .is_some_and(|queue| queue.try_send(call).is_ok())
     }
 
     pub(crate) fn sessions(&self) -> BTreeSet<SessionId> {
@@ -54,7 +66,10 @@ impl AgentQueues {
     pub(crate) fn add(&self, shared: &Arc<Shared>, session: Arc<Session>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.0.lock().insert(session.id, sender);
-        shared.spawn("agent-calls", run_calls(shared.clone(), session.clone(), receiver));
+        shared.spawn(
+            "agent-calls",
+            run_calls(shared.clone(), session.clone(), receiver),
+        );
         shared.spawn("agent-events", run_events(shared.clone(), session));
     }
 }
@@ -67,8 +82,15 @@ async fn run_calls(
     while let Some(call) = calls.recv().await {
         match call {
             AgentCall::Start { fence, spec } => start(&shared, &session, fence, *spec).await,
-            AgentCall::Stop { fence, instance, reason } => {
-                let stopped = shared.ports.agents.stop(session.clone(), fence, instance, reason);
+            AgentCall::Stop {
+                fence,
+                instance,
+                reason,
+            } => {
+                let stopped = shared
+                    .ports
+                    .agents
+                    .stop(session.clone(), fence, instance, reason);
                 check(&shared, &session, fence, stopped.await);
             }
             AgentCall::Reopen { fence, instance } => {
@@ -82,13 +104,20 @@ async fn run_calls(
 
 async fn start(shared: &Shared, session: &Arc<Session>, fence: CallFence, spec: InstanceSpec) {
     let id = spec.id.clone();
-    let answer = shared.ports.agents.start(session.clone(), fence, spec).await;
+    let answer = shared
+        .ports
+        .agents
+        .start(session.clone(), fence, spec)
+        .await;
     let now = shared.now_ms();
     match answer {
         Ok(report) => take_report(shared, session, report),
         Err(CallError::Refused { kind, text }) => {
             debug!(instance = %id, node = %session.opened.name, text, "start refused");
-            let refusal = Refusal { kind: refusal_kind(kind), text };
+            let refusal = Refusal {
+                kind: refusal_kind(kind),
+                text,
+            };
             shared.with_keeper(fence.shard, fence.epoch, |keeper| {
                 keeper.set(&id, RowState::Refused(refusal), now)
             });
@@ -112,15 +141,13 @@ fn refusal_kind(kind: CallRefusal) -> RefusalKind {
 }
 
 /// Stops and re-opens are levels: what failed shows up in the next list and is decided again.
-fn check(
-    shared: &Shared,
-    session: &Session,
-    fence: CallFence,
-    result: Result<(), CallError>,
-) {
+fn check(shared: &Shared, session: &Session, fence: CallFence, result: Result<(), CallError>) {
     match result {
         Ok(()) => {}
-        Err(CallError::Refused { kind: CallRefusal::TooLate, .. }) => {
+        Err(CallError::Refused {
+            kind: CallRefusal::TooLate,
+            ..
+        }) => {
             shared.wake_shard_revisions(fence.shard, fence.epoch);
         }
         Err(error) => {
@@ -131,7 +158,12 @@ fn check(
 }
 
 pub(crate) fn relist(shared: &Shared, session: SessionId, shard: ShardId) {
-    shared.agents.enqueue(session, AgentCall::List { shards: BTreeSet::from([shard]) });
+    shared.agents.enqueue(
+        session,
+        AgentCall::List {
+            shards: BTreeSet::from([shard]),
+        },
+    );
 }
 
 /// Asks until answered, or until the session has ended.
@@ -142,9 +174,17 @@ async fn list(shared: &Arc<Shared>, session: &Arc<Session>, shards: BTreeSet<Sha
         if epochs.is_empty() || !shared.agents.sessions().contains(&session.id) {
             return;
         }
-        let fences =
-            epochs.iter().map(|(shard, epoch)| CallFence { shard: *shard, epoch: *epoch, seq });
-        match shared.ports.agents.list(session.clone(), fences.collect()).await {
+        let fences = epochs.iter().map(|(shard, epoch)| CallFence {
+            shard: *shard,
+            epoch: *epoch,
+            seq,
+        });
+        match shared
+            .ports
+            .agents
+            .list(session.clone(), fences.collect())
+            .await
+        {
             Ok(reports) => return take_list(shared, session, &epochs, seq, reports),
             Err(error) => {
                 debug!(node = %session.opened.name, %error, "list not answered");
@@ -170,7 +210,9 @@ fn take_list(
         let reports = by_shard.remove(shard).unwrap_or_default();
         let from = (session.id, session.opened.node);
         let touched = shared
-            .with_keeper(*shard, *epoch, |keeper| keeper.listed(from, seq, reports, now))
+            .with_keeper(*shard, *epoch, |keeper| {
+                keeper.listed(from, seq, reports, now)
+            })
             .unwrap_or_default();
         shared.wake_revisions(*shard, *epoch, &touched);
         shared.finish_reconciling(*shard, *epoch, false);
@@ -179,7 +221,9 @@ fn take_list(
 
 fn take_report(shared: &Shared, session: &Session, report: InstanceReport) {
     let (shard, now) = (report.shard, shared.now_ms());
-    let Some(epoch) = shared.epoch_of(shard) else { return };
+    let Some(epoch) = shared.epoch_of(shard) else {
+        return;
+    };
     let from = (session.id, session.opened.node);
     let revision = shared.with_keeper(shard, epoch, |keeper| keeper.reported(from, report, now));
     if let Some(revision) = revision {

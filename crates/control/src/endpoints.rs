@@ -19,7 +19,10 @@ pub struct EndpointBoard {
 
 impl Default for EndpointBoard {
     fn default() -> Self {
-        Self { tables: Mutex::default(), updates: broadcast::channel(MAX_FOLLOWER_LAG).0 }
+        Self {
+            tables: Mutex::default(),
+            updates: broadcast::channel(MAX_FOLLOWER_LAG).0,
+        }
     }
 }
 

@@ -68,8 +68,13 @@ impl RouteFeed {
     /// Builds the table of what is applied now and swaps it in.
     pub(crate) fn start(shared: &Shared) -> Self {
         let applied = *shared.ports.state.applied().borrow();
-        let table = read(shared.ports.state.as_ref(), |state| route_table::build(state, applied));
-        let feed = Self { table: Arc::new(table), applied };
+        let table = read(shared.ports.state.as_ref(), |state| {
+            route_table::build(state, applied)
+        });
+        let feed = Self {
+            table: Arc::new(table),
+            applied,
+        };
         shared.ports.gateway.swap_routes(feed.table.clone());
         feed
     }

@@ -62,13 +62,17 @@ impl Keeper {
         let id = report.id.clone();
         let revision = report.revision.clone();
         self.in_doubt.remove(&id);
-        let row = self.table.instances.entry(id).or_insert_with(|| InstanceRow {
-            revision: revision.clone(),
-            session: from.0,
-            node: from.1,
-            state: RowState::Requested,
-            since_ms: now_ms,
-        });
+        let row = self
+            .table
+            .instances
+            .entry(id)
+            .or_insert_with(|| InstanceRow {
+                revision: revision.clone(),
+                session: from.0,
+                node: from.1,
+                state: RowState::Requested,
+                since_ms: now_ms,
+            });
         row.session = from.0;
         let state_changed = match &row.state {
             RowState::Reported(last) => last.state != report.state,
@@ -108,7 +112,8 @@ impl Keeper {
             keep
         });
         let table = &self.table;
-        self.in_doubt.retain(|id, _| table.instances.contains_key(id));
+        self.in_doubt
+            .retain(|id, _| table.instances.contains_key(id));
         for report in reports {
             touched.insert(self.reported(from, report, now_ms));
         }
@@ -121,15 +126,29 @@ impl Keeper {
     pub fn session_ended(&mut self, session: SessionId, dies: bool, now_ms: u64) -> bool {
         self.waiting.remove(&session);
         self.table.heard.remove(&session);
-        let uncount_at_ms = if dies { now_ms } else { now_ms + RESTART_GRACE_MS };
+        let uncount_at_ms = if dies {
+            now_ms
+        } else {
+            now_ms + RESTART_GRACE_MS
+        };
         let mut touched = false;
-        for row in self.table.instances.values_mut().filter(|row| row.session == session) {
+        for row in self
+            .table
+            .instances
+            .values_mut()
+            .filter(|row| row.session == session)
+        {
             let last = match &row.state {
                 RowState::Reported(report) if report.state.is_counted() => Some(report.clone()),
                 RowState::Requested => None,
-                RowState::Reported(_) | RowState::Refused(_) | RowState::Stranded { .. } => continue,
+                RowState::Reported(_) | RowState::Refused(_) | RowState::Stranded { .. } => {
+                    continue;
+                }
             };
-            row.state = RowState::Stranded { last, uncount_at_ms };
+            row.state = RowState::Stranded {
+                last,
+                uncount_at_ms,
+            };
             row.since_ms = now_ms;
             touched = true;
         }
@@ -158,7 +177,10 @@ fn is_finished(row: &InstanceRow) -> bool {
     match &row.state {
         RowState::Refused(_) => true,
         RowState::Reported(report) => {
-            matches!(report.state, InstanceState::Exited | InstanceState::Destroyed)
+            matches!(
+                report.state,
+                InstanceState::Exited | InstanceState::Destroyed
+            )
         }
         RowState::Requested | RowState::Stranded { .. } => false,
     }

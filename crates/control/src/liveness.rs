@@ -55,7 +55,11 @@ impl Roll {
         if message.session == SessionId(0) {
             return;
         }
-        let seen = Seen { at_ms: now_ms, table: message.table, refused: false };
+        let seen = Seen {
+            at_ms: now_ms,
+            table: message.table,
+            refused: false,
+        };
         self.seen.insert(message.session, seen);
     }
 
@@ -71,7 +75,9 @@ impl Roll {
     }
 
     fn last_heard(&self, session: SessionId) -> u64 {
-        self.seen.get(&session).map_or(self.since_ms, |seen| seen.at_ms.max(self.since_ms))
+        self.seen
+            .get(&session)
+            .map_or(self.since_ms, |seen| seen.at_ms.max(self.since_ms))
     }
 
     /// Open sessions that have been silent long enough to be dialled.
@@ -93,9 +99,17 @@ impl Roll {
                 + self.election_timeout_max_ms.max(MIN_DEAD_MARGIN_MS);
             let silent = self.last_heard(session.id) + t_dead <= now_ms;
             if refused || silent {
-                let cause = if refused { DownCause::Refused } else { DownCause::Silent };
+                let cause = if refused {
+                    DownCause::Refused
+                } else {
+                    DownCause::Silent
+                };
                 let moves = moves_away_from(state, session.id);
-                return Some(Command::NodeDown(NodeDown { session: session.id, cause, moves }));
+                return Some(Command::NodeDown(NodeDown {
+                    session: session.id,
+                    cause,
+                    moves,
+                }));
             }
         }
         let moves = next_moves(state);
@@ -118,7 +132,10 @@ impl Roll {
             .sessions()
             .filter(|session| session.opened.roles.gateway)
             .map(|session| {
-                let table = self.seen.get(&session.id).map_or(LogIndex(0), |seen| seen.table);
+                let table = self
+                    .seen
+                    .get(&session.id)
+                    .map_or(LogIndex(0), |seen| seen.table);
                 (table, session.opened.name.clone())
             })
             .collect();
@@ -126,7 +143,9 @@ impl Roll {
             return (LogIndex(0), Vec::new());
         };
         let max = tables.iter().map(|(table, _)| *table).max().unwrap_or(min);
-        let behind = tables.into_iter().filter(|(table, _)| *table == min && min < max);
+        let behind = tables
+            .into_iter()
+            .filter(|(table, _)| *table == min && min < max);
         (min, behind.map(|(_, name)| name).collect())
     }
 }

@@ -181,7 +181,10 @@ impl Control {
 
     /// Milliseconds since the leader last answered; `None` = never.
     pub fn leader_contact_age_ms(&self) -> Option<u64> {
-        self.0.leader_contact.borrow().map(|at| self.0.now_ms().saturating_sub(at))
+        self.0
+            .leader_contact
+            .borrow()
+            .map(|at| self.0.now_ms().saturating_sub(at))
     }
 
     pub fn n_owned_shards(&self) -> usize {
@@ -245,7 +248,10 @@ impl Shared {
 
     pub(crate) fn epochs_of(&self, shards: &BTreeSet<ShardId>) -> BTreeMap<ShardId, Epoch> {
         let owned = self.owned.lock();
-        shards.iter().filter_map(|shard| Some((*shard, *owned.get(shard)?))).collect()
+        shards
+            .iter()
+            .filter_map(|shard| Some((*shard, *owned.get(shard)?)))
+            .collect()
     }
 
     pub(crate) fn owned_shards(&self) -> BTreeSet<ShardId> {
@@ -287,4 +293,3 @@ impl Shared {
         }
     }
 }
-

@@ -25,7 +25,12 @@ pub(crate) async fn propose(
     command: Command,
 ) {
     let _permit = shared.proposal_slots.acquire().await;
-    let outcome = match shared.ports.proposer.propose(command, String::new(), LIMIT).await {
+    let outcome = match shared
+        .ports
+        .proposer
+        .propose(command, String::new(), LIMIT)
+        .await
+    {
         Ok(reply) => {
             shared.wait_applied(reply.index).await;
             match reply.result {

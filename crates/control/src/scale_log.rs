@@ -40,8 +40,15 @@ pub(crate) async fn run(shared: Arc<Shared>, mut updates: mpsc::Receiver<ScaleUp
 
 async fn write(shared: &Shared, pending: &mut BTreeMap<ObjectKey, ScaleUpdate>) {
     let scales: Vec<_> = pending.values().take(MAX_PER_ENTRY).cloned().collect();
-    let command = Command::RecordScale(RecordScale { scales: scales.clone() });
-    match shared.ports.proposer.propose(command, String::new(), LIMIT).await {
+    let command = Command::RecordScale(RecordScale {
+        scales: scales.clone(),
+    });
+    match shared
+        .ports
+        .proposer
+        .propose(command, String::new(), LIMIT)
+        .await
+    {
         Ok(_) => {
             for written in scales {
                 pending.remove(&written.revision);

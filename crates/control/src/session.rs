@@ -153,14 +153,19 @@ pub(crate) async fn run_leader(shared: Arc<Shared>) {
         let decision = {
             // The state's read lock is always the innermost one.
             let mut roll = shared.roll.lock();
-            read(shared.ports.state.as_ref(), |state| roll.decide(state, myself, now))
+            read(shared.ports.state.as_ref(), |state| {
+                roll.decide(state, myself, now)
+            })
         };
         let Some(command) = decision else { continue };
         debug!(?command, "ownership decision");
         if let Command::NodeDown(down) = &command {
             info!(session = %down.session, cause = ?down.cause, "node declared down");
         }
-        let proposed = shared.ports.proposer.propose(command, String::new(), DECISION_LIMIT);
+        let proposed = shared
+            .ports
+            .proposer
+            .propose(command, String::new(), DECISION_LIMIT);
         match proposed.await {
             Ok(reply) => shared.wait_applied(reply.index).await,
             Err(error) => warn!(%error, "ownership decision not written"),
@@ -173,7 +178,11 @@ async fn dial_suspects(shared: &Arc<Shared>) {
     let suspects = {
         let roll = shared.roll.lock();
         read(shared.ports.state.as_ref(), |state| {
-            let address = |id| state.session(id).map(|s| s.opened.peer_address.as_str().into());
+            let address = |id| {
+                state
+                    .session(id)
+                    .map(|s| s.opened.peer_address.as_str().into())
+            };
             roll.suspects(state, myself, now)
                 .into_iter()
                 .filter_map(|id| Some((id, address(id)?)))
@@ -197,7 +206,10 @@ impl Shared {
 
     /// Answers a keep-alive, if this node leads and a quorum said so just now: an isolated leader
     /// must not vouch for anybody, itself included.
-    pub(crate) fn answer_keep_alive(&self, message: &KeepAlive) -> Result<KeepAliveAnswer, LinkError> {
+    pub(crate) fn answer_keep_alive(
+        &self,
+        message: &KeepAlive,
+    ) -> Result<KeepAliveAnswer, LinkError> {
         let leadership = self.ports.leader.now();
         if !leadership.leads_with_quorum {
             return Err(LinkError("this node does not lead a quorum".into()));
@@ -230,7 +242,9 @@ impl Shared {
         }
         let table = answer.min_table;
         for shard in self.owned_shards() {
-            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
             let waiting = read(self.ports.state.as_ref(), |state| {
                 let unready = |key: &&nihilo_types::id::ObjectKey| {
                     state.route(key).is_some_and(|route| {
@@ -238,7 +252,11 @@ impl Shared {
                             && route.status.assigned_at <= table.0
                     })
                 };
-                state.services_in(shard).filter(unready).cloned().collect::<Vec<_>>()
+                state
+                    .services_in(shard)
+                    .filter(unready)
+                    .cloned()
+                    .collect::<Vec<_>>()
             });
             for key in waiting {
                 let event = nihilo_entity::Event::Acknowledged { table };
@@ -249,7 +267,9 @@ impl Shared {
 
     fn lost_session(&self, answer: &KeepAliveAnswer) -> bool {
         let session = self.session();
-        let gone = read(self.ports.state.as_ref(), |state| state.session(session).is_none());
+        let gone = read(self.ports.state.as_ref(), |state| {
+            state.session(session).is_none()
+        });
         session != SessionId(0) && !answer.session_open && gone
     }
 
@@ -268,14 +288,22 @@ impl Shared {
     /// Closes the session and hands all shards over in one entry; returns when it is in the log
     /// or `limit` has passed, whichever comes first.
     pub(crate) async fn leave(&self, limit: Duration) {
-        self.closing.store(true, std::sync::atomic::Ordering::Release);
+        self.closing
+            .store(true, std::sync::atomic::Ordering::Release);
         let session = self.session();
         if session == SessionId(0) {
             return;
         }
-        let moves = read(self.ports.state.as_ref(), |state| moves_away_from(state, session));
+        let moves = read(self.ports.state.as_ref(), |state| {
+            moves_away_from(state, session)
+        });
         let command = Command::CloseSession(CloseSession { session, moves });
-        if let Err(error) = self.ports.proposer.propose(command, String::new(), limit).await {
+        if let Err(error) = self
+            .ports
+            .proposer
+            .propose(command, String::new(), limit)
+            .await
+        {
             warn!(%error, "session not closed, the leader will declare this node down");
         }
     }

@@ -92,13 +92,18 @@ impl Progress {
     fn sync_ownership(&mut self, shared: &Arc<Shared>) {
         let myself = shared.session();
         let (ownership_at, sessions, owners) = read(shared.ports.state.as_ref(), |state| {
-            let sessions: BTreeMap<_, _> =
-                state.sessions().map(|session| (session.id, session.clone())).collect();
+            let sessions: BTreeMap<_, _> = state
+                .sessions()
+                .map(|session| (session.id, session.clone()))
+                .collect();
             let owners: Vec<_> = state.owners().collect();
             (state.ownership_at(), sessions, owners)
         });
         self.ownership_at = ownership_at;
-        let floors: Vec<_> = owners.iter().map(|(shard, owner)| (*shard, owner.epoch)).collect();
+        let floors: Vec<_> = owners
+            .iter()
+            .map(|(shard, owner)| (*shard, owner.epoch))
+            .collect();
         shared.ports.agent.set_floors(&floors);
         let owned: BTreeMap<ShardId, Epoch> = owners
             .iter()
@@ -164,15 +169,23 @@ impl Progress {
             return;
         }
         info!(n_shards = gained.len(), "shards gained");
-        let agents: Vec<_> =
-            sessions.values().filter(|s| s.opened.roles.agent).map(|session| session.id).collect();
+        let agents: Vec<_> = sessions
+            .values()
+            .filter(|s| s.opened.roles.agent)
+            .map(|session| session.id)
+            .collect();
         for (shard, epoch) in &gained {
             let keeper = Keeper::new(*shard, *epoch, agents.iter().copied());
             shared.open_shard(*shard, *epoch, keeper);
         }
         let shards: BTreeSet<_> = gained.keys().copied().collect();
         for agent in agents {
-            shared.agents.enqueue(agent, AgentCall::List { shards: shards.clone() });
+            shared.agents.enqueue(
+                agent,
+                AgentCall::List {
+                    shards: shards.clone(),
+                },
+            );
         }
         let waiting = shared.clone();
         shared.spawn("reconcile-grace", async move {
@@ -187,8 +200,12 @@ impl Progress {
 impl Shared {
     fn wake_interested(&self, events: &[ObjectEvent]) {
         for event in events {
-            let Some(shard) = self.shard_of_change(&event.object) else { continue };
-            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let Some(shard) = self.shard_of_change(&event.object) else {
+                continue;
+            };
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
             for key in reconcile::interested(&event.object) {
                 self.mark_dirty(shard, epoch, key);
             }
@@ -202,7 +219,9 @@ impl Shared {
             | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
             ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
             ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
-                state.revision(revision).map(|revision| shard_of(&revision.root()))
+                state
+                    .revision(revision)
+                    .map(|revision| shard_of(&revision.root()))
             }),
         }
     }
@@ -219,7 +238,11 @@ impl Shared {
     pub(crate) fn wake_hot(&self, shard: ShardId, epoch: Epoch) {
         let hot = self.with_keeper(shard, epoch, |keeper| {
             read(self.ports.state.as_ref(), |state| {
-                let view = View { state, table: &keeper.table, settings: &self.config.settings };
+                let view = View {
+                    state,
+                    table: &keeper.table,
+                    settings: &self.config.settings,
+                };
                 reconcile::hot_entities(view)
             })
         });
@@ -238,7 +261,9 @@ impl Shared {
             keeper.active |= activate;
             (activate, completed)
         });
-        let Some((activate, completed)) = step else { return };
+        let Some((activate, completed)) = step else {
+            return;
+        };
         if activate {
             self.activate_shard(shard, epoch);
         }
@@ -249,7 +274,9 @@ impl Shared {
 
     fn wait_for_agent(&self, agent: SessionId) {
         for shard in self.owned_shards() {
-            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
             self.with_keeper(shard, epoch, |keeper| {
                 keeper.waiting.insert(agent);
                 keeper.table.complete = false;
@@ -260,9 +287,12 @@ impl Shared {
     fn session_ended(&self, session: SessionId, dies: bool) {
         let now = self.now_ms();
         for shard in self.owned_shards() {
-            let Some(epoch) = self.epoch_of(shard) else { continue };
-            let touched =
-                self.with_keeper(shard, epoch, |keeper| keeper.session_ended(session, dies, now));
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
+            let touched = self.with_keeper(shard, epoch, |keeper| {
+                keeper.session_ended(session, dies, now)
+            });
             if touched == Some(true) {
                 self.wake_shard_revisions(shard, epoch);
             }
@@ -274,9 +304,12 @@ impl Shared {
     pub(crate) fn sweep_keepers(&self) {
         let now = self.now_ms();
         for shard in self.owned_shards() {
-            let Some(epoch) = self.epoch_of(shard) else { continue };
-            let expired =
-                self.with_keeper(shard, epoch, |keeper| keeper.sweep(now)).unwrap_or_default();
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
+            let expired = self
+                .with_keeper(shard, epoch, |keeper| keeper.sweep(now))
+                .unwrap_or_default();
             self.wake_revisions(shard, epoch, &expired);
         }
     }
@@ -284,7 +317,12 @@ impl Shared {
     /// Every revision of the shard that has instances looks again.
     pub(crate) fn wake_shard_revisions(&self, shard: ShardId, epoch: Epoch) {
         let revisions = self.with_keeper(shard, epoch, |keeper| {
-            keeper.table.instances.values().map(|row| row.revision.clone()).collect()
+            keeper
+                .table
+                .instances
+                .values()
+                .map(|row| row.revision.clone())
+                .collect()
         });
         self.wake_revisions(shard, epoch, &revisions.unwrap_or_default());
     }

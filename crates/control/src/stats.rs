@@ -38,14 +38,21 @@ fn send(shared: &Arc<Shared>, gateway: SessionId, seq: u64, stats: Vec<RevisionS
             .iter()
             .map(|stat| (stat.shard, state.owner(stat.shard).session))
             .collect();
-        let sessions: Vec<_> =
-            state.sessions().filter(|session| session.opened.roles.control).cloned().collect();
+        let sessions: Vec<_> = state
+            .sessions()
+            .filter(|session| session.opened.roles.control)
+            .cloned()
+            .collect();
         (owners, sessions)
     });
     for session in sessions {
         let mine = |stat: &&RevisionStat| owners.get(&stat.shard) == Some(&session.id);
         let stats: Vec<_> = stats.iter().filter(mine).cloned().collect();
-        let report = StatReport { gateway, seq, stats };
+        let report = StatReport {
+            gateway,
+            seq,
+            stats,
+        };
         if session.id == gateway {
             shared.take_stats(report);
             continue;
@@ -64,15 +71,22 @@ impl Shared {
     /// Files one gateway's batch under the revisions this node owns.
     pub(crate) fn take_stats(&self, report: StatReport) {
         let now = self.now_ms();
-        let heard = Heard { seq: report.seq, at_ms: now };
+        let heard = Heard {
+            seq: report.seq,
+            at_ms: now,
+        };
         for shard in self.owned_shards() {
-            let Some(epoch) = self.epoch_of(shard) else { continue };
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
             self.with_keeper(shard, epoch, |keeper| {
                 keeper.table.heard.insert(report.gateway, heard);
             });
         }
         for stat in report.stats {
-            let Some(epoch) = self.epoch_of(stat.shard) else { continue };
+            let Some(epoch) = self.epoch_of(stat.shard) else {
+                continue;
+            };
             let row = stat_row(report.seq, &stat);
             self.with_keeper(stat.shard, epoch, |keeper| {
                 let of_revision = keeper.table.stats.entry(stat.revision.clone()).or_default();

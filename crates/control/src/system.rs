@@ -95,8 +95,14 @@ impl Actors for Entities {
             Input::Timer(name) => Event::Timer { name },
         };
         let outputs = Entities::turn(self, actor, keeper, &event, now_ms);
-        let timers = outputs.timers.into_iter().map(|timer| (timer.name, timer.after_ms));
-        Turn { effects: outputs.effects, timers: timers.collect() }
+        let timers = outputs
+            .timers
+            .into_iter()
+            .map(|timer| (timer.name, timer.after_ms));
+        Turn {
+            effects: outputs.effects,
+            timers: timers.collect(),
+        }
     }
 
     fn execute(

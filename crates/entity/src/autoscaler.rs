@@ -72,7 +72,11 @@ impl AutoscalerActor {
             panic: Window::new(settings.panic_seconds()),
             decider,
             floor: FastFloor::default(),
-            active: Active { status: recorded.active, reason: "", since_ms: now_ms },
+            active: Active {
+                status: recorded.active,
+                reason: "",
+                since_ms: now_ms,
+            },
             initialized: recorded.initialized,
             want: first_want(&recorded, &settings),
             path: recorded.data_path,
@@ -93,7 +97,13 @@ impl AutoscalerActor {
         };
         self.reconfigure(view, now_ms);
         self.take_reports(view);
-        if let Event::Demand { gateway, n_waiting, in_flight, .. } = event {
+        if let Event::Demand {
+            gateway,
+            n_waiting,
+            in_flight,
+            ..
+        } = event
+        {
             self.demand.insert(*gateway, *n_waiting.max(in_flight));
             self.raise_floor(view, now_ms);
         }
@@ -137,7 +147,9 @@ impl AutoscalerActor {
 
     /// Takes what the gateways reported since the last turn.
     fn take_reports(&mut self, view: View<'_>) {
-        let Some(rows) = view.table.stats.get(&self.key) else { return };
+        let Some(rows) = view.table.stats.get(&self.key) else {
+            return;
+        };
         for (gateway, rows) in rows {
             let share = self.gateways.entry(*gateway).or_default();
             let fresh: Vec<&StatRow> = rows.iter().filter(|row| row.seq > share.seq).collect();
@@ -163,7 +175,10 @@ impl AutoscalerActor {
             // A batch that does not list the revision says exactly zero.
             let newest = view.table.heard.get(id).map_or(0, |heard| heard.seq);
             if newest > share.seq + 1 {
-                *share = GatewayShare { seq: share.seq, ..GatewayShare::default() };
+                *share = GatewayShare {
+                    seq: share.seq,
+                    ..GatewayShare::default()
+                };
             }
         }
         let value: f64 = self
@@ -195,7 +210,10 @@ impl AutoscalerActor {
             return;
         }
         let waiting: u64 = self.demand.values().sum();
-        let others = self.gateways.iter().filter(|(id, _)| !self.demand.contains_key(id));
+        let others = self
+            .gateways
+            .iter()
+            .filter(|(id, _)| !self.demand.contains_key(id));
         let in_flight: u64 = others.map(|(_, share)| share.in_flight).sum();
         let settings = &self.settings;
         let up = (settings.max_scale_up_rate * f64::from(n_ready.max(1))).ceil() as i32;
@@ -224,7 +242,9 @@ impl AutoscalerActor {
         let reachability = reachability_of(revision);
         let decision = self.decide(n_ready, reachability, now_ms);
         let degraded = self.is_degraded(view, now_ms) || !view.table.complete;
-        let mut decided = decision.map_or(-1, |d| d.desired).max(self.floor.at(now_ms));
+        let mut decided = decision
+            .map_or(-1, |d| d.desired)
+            .max(self.floor.at(now_ms));
         if degraded {
             decided = decided.max(self.want);
         }
@@ -246,7 +266,10 @@ impl AutoscalerActor {
             self.want = wanted.n;
         }
         self.choose_path(wanted.n, decision.as_ref(), now_ms);
-        if let Some(at) = wanted.look_again_ms.or_else(|| self.floor.ends_at_ms(now_ms)) {
+        if let Some(at) = wanted
+            .look_again_ms
+            .or_else(|| self.floor.ends_at_ms(now_ms))
+        {
             outputs.timer(LOOK, at.saturating_sub(now_ms).max(1));
         }
         self.tell(outputs);
@@ -272,15 +295,32 @@ impl AutoscalerActor {
     }
 
     fn move_active(&mut self, want: i32, n_ready: u32, now_ms: u64) {
-        let (status, reason) =
-            to_zero::active(&self.settings, self.active.status, self.initialized, want, n_ready);
-        let since_ms = if status == self.active.status { self.active.since_ms } else { now_ms };
-        self.active = Active { status, reason, since_ms };
+        let (status, reason) = to_zero::active(
+            &self.settings,
+            self.active.status,
+            self.initialized,
+            want,
+            n_ready,
+        );
+        let since_ms = if status == self.active.status {
+            self.active.since_ms
+        } else {
+            now_ms
+        };
+        self.active = Active {
+            status,
+            reason,
+            since_ms,
+        };
     }
 
     fn choose_path(&mut self, want: i32, decision: Option<&Decision>, now_ms: u64) {
         let has_room = decision.is_some_and(|decision| decision.excess_burst >= 0.0);
-        let path = if want > 0 && has_room { DataPath::Serve } else { DataPath::Proxy };
+        let path = if want > 0 && has_room {
+            DataPath::Serve
+        } else {
+            DataPath::Proxy
+        };
         if path == DataPath::Proxy && self.path == DataPath::Serve {
             self.proxy_since_ms = now_ms;
         }
@@ -291,7 +331,10 @@ impl AutoscalerActor {
         let now = (u32::try_from(self.want).unwrap_or(0), self.path);
         if self.want >= 0 && self.told != Some(now) {
             self.told = Some(now);
-            let event = Event::Desired { n: now.0, path: now.1 };
+            let event = Event::Desired {
+                n: now.0,
+                path: now.1,
+            };
             outputs.effect(Effect::Tell(EntityKey::Revision(self.key.clone()), event));
         }
     }
@@ -311,7 +354,10 @@ impl AutoscalerActor {
         }
         self.recorded = record.clone();
         outputs.effect(Effect::RecordScale(ScaleUpdate {
-            fence: Fence { shard: view.table.shard, epoch: view.table.epoch },
+            fence: Fence {
+                shard: view.table.shard,
+                epoch: view.table.epoch,
+            },
             revision: self.key.clone(),
             uid: revision.metadata.uid.as_str().into(),
             record,
@@ -349,7 +395,10 @@ impl AutoscalerActor {
             self.path,
         );
         let revision = self.key.clone();
-        outputs.effect(Effect::Explain { revision, report: report.into() });
+        outputs.effect(Effect::Explain {
+            revision,
+            report: report.into(),
+        });
     }
 }
 

@@ -32,17 +32,30 @@ pub enum Effect {
     /// Coalesced by the node: at most one entry per 100 ms, newest per revision; no answer.
     RecordScale(ScaleUpdate),
     /// Start on the node of `session`. The in-doubt row stands before the call leaves.
-    Start { session: SessionId, spec: Box<InstanceSpec> },
+    Start {
+        session: SessionId,
+        spec: Box<InstanceSpec>,
+    },
     /// Drain, then stop.
-    Stop { session: SessionId, instance: InstanceId, reason: StopReason },
+    Stop {
+        session: SessionId,
+        instance: InstanceId,
+        reason: StopReason,
+    },
     /// Call a drain off.
-    Reopen { session: SessionId, instance: InstanceId },
+    Reopen {
+        session: SessionId,
+        instance: InstanceId,
+    },
     /// To all gateways; the executor adds (epoch, seq).
     PushEndpoints(Box<EndpointTable>),
     /// To an actor of the same shard.
     Tell(EntityKey, Event),
     /// For status and `why`: the newest one is kept per revision.
-    Explain { revision: ObjectKey, report: Box<str> },
+    Explain {
+        revision: ObjectKey,
+        report: Box<str>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +83,16 @@ impl Outputs {
     }
 
     pub fn timer(&mut self, name: &'static str, after_ms: u64) {
-        self.timers.push(TimerOp { name, after_ms: Some(after_ms) });
+        self.timers.push(TimerOp {
+            name,
+            after_ms: Some(after_ms),
+        });
     }
 
     pub fn cancel(&mut self, name: &'static str) {
-        self.timers.push(TimerOp { name, after_ms: None });
+        self.timers.push(TimerOp {
+            name,
+            after_ms: None,
+        });
     }
 }

@@ -10,7 +10,12 @@ pub enum Event {
     /// statistics, or the shard was just opened. Look at the view again.
     Changed,
     /// A gateway has requests waiting with nothing to serve them (Autoscaler).
-    Demand { gateway: SessionId, n_waiting: u64, in_flight: u64, oldest_age_ms: u64 },
+    Demand {
+        gateway: SessionId,
+        n_waiting: u64,
+        in_flight: u64,
+        oldest_age_ms: u64,
+    },
     /// The Autoscaler's decision (Revision).
     Desired { n: u32, path: DataPath },
     /// Every live gateway serves a route table at or above this index (Route).
@@ -30,4 +35,7 @@ pub enum ProposalOutcome {
     NotApplied,
 }
 
-const _: () = assert!(std::mem::size_of::<Event>() <= 64, "mailbox slots stay small");
+const _: () = assert!(
+    std::mem::size_of::<Event>() <= 64,
+    "mailbox slots stay small"
+);

@@ -18,7 +18,9 @@ pub fn place(
     let load = |id: SessionId, of: Option<&ObjectKey>| -> u32 {
         let rows = view.table.instances.values();
         let counted = rows.filter(|row| row.session == id && is_counted(row));
-        let n = counted.filter(|row| of.is_none_or(|key| row.revision == *key)).count();
+        let n = counted
+            .filter(|row| of.is_none_or(|key| row.revision == *key))
+            .count();
         u32::try_from(n).unwrap_or(u32::MAX) + planned.get(&id).copied().unwrap_or(0)
     };
     view.state
@@ -27,7 +29,11 @@ pub fn place(
         .filter(|session| load(session.id, None) < session.opened.capacity)
         .min_by_key(|session| {
             let own = load(session.id, Some(revision));
-            (own, load(session.id, None), weight(revision, session.opened.node.0))
+            (
+                own,
+                load(session.id, None),
+                weight(revision, session.opened.node.0),
+            )
         })
         .map(|session| session.id)
 }
@@ -46,7 +52,12 @@ pub fn victims(rows: &mut [(&InstanceId, &InstanceRow)]) {
     rows.sort_by_key(|(id, row)| match &row.state {
         RowState::Reported(report) => {
             let ready = report.state == InstanceState::Ready;
-            (u8::from(ready), report.in_flight, report.age_ms, (*id).clone())
+            (
+                u8::from(ready),
+                report.in_flight,
+                report.age_ms,
+                (*id).clone(),
+            )
         }
         _ => (0, 0, 0, (*id).clone()),
     });

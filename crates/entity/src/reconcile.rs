@@ -49,7 +49,7 @@ impl Proposing {
 pub enum AnyActor {
     Service(ServiceActor),
     Route(RouteActor),
-    Revision(RevisionActor),
+    Revision(Box<RevisionActor>),
     Autoscaler(Box<AutoscalerActor>),
 }
 
@@ -58,7 +58,9 @@ impl AnyActor {
         match key {
             EntityKey::Service(key) => AnyActor::Service(ServiceActor::load(key)),
             EntityKey::Route(key) => AnyActor::Route(RouteActor::load(key)),
-            EntityKey::Revision(key) => AnyActor::Revision(RevisionActor::load(key, view)),
+            EntityKey::Revision(key) => {
+                AnyActor::Revision(Box::new(RevisionActor::load(key, view)))
+            }
             EntityKey::Autoscaler(key) => {
                 AnyActor::Autoscaler(Box::new(AutoscalerActor::load(key, view, now_ms)))
             }
@@ -127,7 +129,10 @@ pub fn hot_entities(view: View<'_>) -> Vec<EntityKey> {
             hot.insert(EntityKey::Route(key.clone()));
         }
         for revision in view.state.revisions_of(key) {
-            let (key, scale) = (revision.metadata.key(), view.state.scale(&revision.metadata.key()));
+            let (key, scale) = (
+                revision.metadata.key(),
+                view.state.scale(&revision.metadata.key()),
+            );
             let has_minimum = revision
                 .metadata
                 .annotations

@@ -62,7 +62,11 @@ impl RevisionActor {
     pub fn load(key: &ObjectKey, view: View<'_>) -> Self {
         let recorded = view.state.scale(key);
         // Until the Autoscaler has spoken: what was wanted, or what is there.
-        let present = view.table.of(key).filter(|(_, row)| is_counted(row)).count();
+        let present = view
+            .table
+            .of(key)
+            .filter(|(_, row)| is_counted(row))
+            .count();
         let desired = u32::try_from(recorded.desired).unwrap_or(0);
         Self {
             key: key.clone(),
@@ -119,7 +123,8 @@ impl RevisionActor {
     ) {
         let key = self.key.clone();
         let rows: Vec<_> = view.table.of(&key).collect();
-        self.seen_ends.retain(|id| rows.iter().any(|(other, _)| *other == id));
+        self.seen_ends
+            .retain(|id| rows.iter().any(|(other, _)| *other == id));
         for (id, row) in rows {
             match &row.state {
                 RowState::Refused(refusal) if self.seen_ends.insert(id.clone()) => {
@@ -129,7 +134,9 @@ impl RevisionActor {
                         self.failed(failure_of_refusal(&refusal.text), now_ms, outputs);
                     }
                 }
-                RowState::Reported(report) => self.look_at_report(id, report, revision, now_ms, outputs),
+                RowState::Reported(report) => {
+                    self.look_at_report(id, report, revision, now_ms, outputs)
+                }
                 _ => {}
             }
         }
@@ -156,9 +163,13 @@ impl RevisionActor {
             return;
         }
         // A stop that was ordered ends by the signal or by the app's own clean exit.
-        let ordered = matches!(exit, Exit::Signal(9 | 15) | Exit::Code(0)) && report.ready_after_ms > 0;
+        let ordered =
+            matches!(exit, Exit::Signal(9 | 15) | Exit::Code(0)) && report.ready_after_ms > 0;
         if !ordered {
-            let image = revision.spec.container().map_or("", |container| &container.image);
+            let image = revision
+                .spec
+                .container()
+                .map_or("", |container| &container.image);
             self.failed(failure_of_exit(exit, report, image), now_ms, outputs);
         }
     }
@@ -176,16 +187,26 @@ impl RevisionActor {
 
     /// Compares what counts with what is wanted, and orders the difference.
     fn scale(&self, view: View<'_>, revision: &Revision, now_ms: u64, outputs: &mut Outputs) {
-        let counted: Vec<_> = view.table.of(&self.key).filter(|(_, row)| is_counted(row)).collect();
-        let (leaving, staying): (Vec<_>, Vec<_>) =
-            counted.iter().copied().partition(|(_, row)| is_leaving(row));
+        let counted: Vec<_> = view
+            .table
+            .of(&self.key)
+            .filter(|(_, row)| is_counted(row))
+            .collect();
+        let (leaving, staying): (Vec<_>, Vec<_>) = counted
+            .iter()
+            .copied()
+            .partition(|(_, row)| is_leaving(row));
         let wanted = self.desired as usize;
         if staying.len() > wanted {
             self.stop_surplus(staying, wanted, outputs);
             return;
         }
         let mut missing = wanted - staying.len();
-        for (id, row) in leaving.iter().filter(|(_, row)| is_draining(row)).take(missing) {
+        for (id, row) in leaving
+            .iter()
+            .filter(|(_, row)| is_draining(row))
+            .take(missing)
+        {
             let (session, instance) = (row.session, (*id).clone());
             outputs.effect(Effect::Reopen { session, instance });
             missing -= 1;
@@ -214,9 +235,17 @@ impl RevisionActor {
         victims(&mut staying);
         let surplus = staying.len() - wanted;
         let reported = |row: &InstanceRow| matches!(row.state, RowState::Reported(_));
-        for (id, row) in staying.into_iter().take(surplus).filter(|(_, row)| reported(row)) {
+        for (id, row) in staying
+            .into_iter()
+            .take(surplus)
+            .filter(|(_, row)| reported(row))
+        {
             let (session, instance) = (row.session, id.clone());
-            outputs.effect(Effect::Stop { session, instance, reason: StopReason::ScaleDown });
+            outputs.effect(Effect::Stop {
+                session,
+                instance,
+                reason: StopReason::ScaleDown,
+            });
         }
     }
 
@@ -241,13 +270,22 @@ impl RevisionActor {
         for (id, row) in view.table.of(&self.key) {
             if is_counted(row) && !is_leaving(row) && matches!(row.state, RowState::Reported(_)) {
                 let (session, instance) = (row.session, id.clone());
-                outputs.effect(Effect::Stop { session, instance, reason: StopReason::Deleted });
+                outputs.effect(Effect::Stop {
+                    session,
+                    instance,
+                    reason: StopReason::Deleted,
+                });
             }
         }
     }
 
     /// Tells the gateways, when something they must know has changed.
-    fn push(&mut self, view: View<'_>, revision: Option<&std::sync::Arc<Revision>>, outputs: &mut Outputs) {
+    fn push(
+        &mut self,
+        view: View<'_>,
+        revision: Option<&std::sync::Arc<Revision>>,
+        outputs: &mut Outputs,
+    ) {
         let uid = match (revision, &self.pushed) {
             (Some(revision), _) => revision.metadata.uid.as_str().into(),
             (None, Some(pushed)) => pushed.revision_uid.clone(),
@@ -265,7 +303,11 @@ impl RevisionActor {
             seq: 0,
             data_path: self.path,
             instances,
-            last_failure: self.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default(),
+            last_failure: self
+                .failure
+                .as_ref()
+                .map(|f| f.message.clone())
+                .unwrap_or_default(),
         };
         if self.pushed.as_ref() != Some(&table) {
             self.pushed = Some(table.clone());
@@ -280,12 +322,17 @@ impl RevisionActor {
             return;
         }
         self.proposing.begin();
-        outputs.effect(Effect::Propose(Box::new(Command::RecordRevision(RecordRevision {
-            fence: Fence { shard: view.table.shard, epoch: view.table.epoch },
-            key: self.key.clone(),
-            version: revision.metadata.version(),
-            assertions,
-        }))));
+        outputs.effect(Effect::Propose(Box::new(Command::RecordRevision(
+            RecordRevision {
+                fence: Fence {
+                    shard: view.table.shard,
+                    epoch: view.table.epoch,
+                },
+                key: self.key.clone(),
+                version: revision.metadata.version(),
+                assertions,
+            },
+        ))));
     }
 
     /// True for ever once the initial scale was reached; a failure before that is False with its
@@ -293,7 +340,11 @@ impl RevisionActor {
     fn conditions(&self, view: View<'_>, revision: &Revision) -> Vec<Assertion> {
         let settings = self.scale_settings(view, revision);
         let initial = settings.min_scale.max(settings.initial_scale).max(0);
-        let n_ready = view.table.of(&self.key).filter(|(_, row)| is_ready(row)).count();
+        let n_ready = view
+            .table
+            .of(&self.key)
+            .filter(|(_, row)| is_ready(row))
+            .count();
         let was_ready = revision.status.conditions.is_true(types::READY);
         let reached = i64::try_from(n_ready).unwrap_or(i64::MAX) >= i64::from(initial);
         let (available, healthy) = (types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY);
@@ -302,7 +353,11 @@ impl RevisionActor {
         }
         match &self.failure {
             Some(failure) => {
-                let other = if failure.kind == available { healthy } else { available };
+                let other = if failure.kind == available {
+                    healthy
+                } else {
+                    available
+                };
                 vec![
                     Assertion::falsity(failure.kind, &failure.reason, failure.message.clone()),
                     Assertion::unknown(other, "Deploying", ""),
@@ -362,7 +417,11 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         image: container.image,
         command: container.command,
         args: container.args,
-        env: container.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
+        env: container
+            .env
+            .into_iter()
+            .map(|variable| (variable.name, variable.value))
+            .collect(),
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
@@ -373,7 +432,11 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
 }
 
 fn failure_of_refusal(text: &str) -> Failure {
-    Failure { kind: types::CONTAINER_HEALTHY, reason: "ContainerMissing".into(), message: text.into() }
+    Failure {
+        kind: types::CONTAINER_HEALTHY,
+        reason: "ContainerMissing".into(),
+        message: text.into(),
+    }
 }
 
 fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure {
@@ -390,11 +453,15 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
                 (_, true) => "no output".into(),
                 (_, false) => output,
             };
-            healthy(format!("ExitCode{code}"), format!("Container failed with: {said}"))
+            healthy(
+                format!("ExitCode{code}"),
+                format!("Container failed with: {said}"),
+            )
         }
-        Exit::Signal(signal) => {
-            healthy(format!("Signal{signal}"), format!("Container failed with: {output}"))
-        }
+        Exit::Signal(signal) => healthy(
+            format!("Signal{signal}"),
+            format!("Container failed with: {output}"),
+        ),
         Exit::OutOfMemory => healthy("OOMKilled".into(), output),
         Exit::Unknown => healthy("ExitUnknown".into(), output),
         Exit::StartFailed { cause, .. } => healthy(

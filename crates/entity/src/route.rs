@@ -55,7 +55,10 @@ impl RouteActor {
 
     fn decide(&self, view: View<'_>) -> Option<Command> {
         let route = view.state.route(&self.key)?;
-        let fence = Fence { shard: view.table.shard, epoch: view.table.epoch };
+        let fence = Fence {
+            shard: view.table.shard,
+            epoch: view.table.epoch,
+        };
         let (key, version) = (self.key.clone(), route.metadata.version());
         match resolve(view, route) {
             Ok(traffic) if !same_traffic(&traffic, &route.status.traffic) => {
@@ -64,7 +67,13 @@ impl RouteActor {
                     ingress_waits(),
                     no_certificate(),
                 ];
-                let assign = AssignTraffic { fence, key, version, traffic, assertions };
+                let assign = AssignTraffic {
+                    fence,
+                    key,
+                    version,
+                    traffic,
+                    assertions,
+                };
                 Some(Command::AssignTraffic(assign))
             }
             Ok(_) => {
@@ -122,8 +131,12 @@ fn same_traffic(wanted: &[TrafficTarget], have: &[TrafficTarget]) -> bool {
 /// decides, failures before not-yets.
 fn resolve(view: View<'_>, route: &Route) -> Result<Vec<TrafficTarget>, Assertion> {
     let key = route.metadata.key();
-    let resolved: Vec<_> =
-        route.spec.traffic.iter().map(|target| resolve_one(view, &key, target)).collect();
+    let resolved: Vec<_> = route
+        .spec
+        .traffic
+        .iter()
+        .map(|target| resolve_one(view, &key, target))
+        .collect();
     let mut problems: Vec<_> = resolved.iter().filter_map(|r| r.as_ref().err()).collect();
     problems.sort_by_key(|problem| problem.status != ConditionStatus::False);
     if let Some(problem) = problems.first() {
@@ -158,7 +171,10 @@ fn resolve_one(
         return Err(Assertion::falsity(kind, "RevisionMissing", text));
     };
     if revision.root() != *key {
-        let text = format!("Revision {name:?} does not belong to Service {:?}.", key.name);
+        let text = format!(
+            "Revision {name:?} does not belong to Service {:?}.",
+            key.name
+        );
         return Err(Assertion::falsity(kind, "RevisionNotOwned", text));
     }
     if !target.is_latest() && !is_ready(revision) {
@@ -176,7 +192,10 @@ fn resolve_one(
 fn latest(view: View<'_>, key: &ObjectKey) -> Result<String, Assertion> {
     let kind = types::ALL_TRAFFIC_ASSIGNED;
     let Some(configuration) = view.state.configuration(key) else {
-        let text = format!("Configuration {:?} referenced in traffic not found.", key.name);
+        let text = format!(
+            "Configuration {:?} referenced in traffic not found.",
+            key.name
+        );
         return Err(Assertion::falsity(kind, "ConfigurationMissing", text));
     };
     let ready = &configuration.status.latest_ready_revision_name;
@@ -184,11 +203,16 @@ fn latest(view: View<'_>, key: &ObjectKey) -> Result<String, Assertion> {
         return Ok(ready.clone());
     }
     if configuration.status.conditions.is_false(types::READY) {
-        let text = format!("Configuration {:?} does not have any ready Revision.", key.name);
+        let text = format!(
+            "Configuration {:?} does not have any ready Revision.",
+            key.name
+        );
         return Err(Assertion::falsity(kind, "RevisionMissing", text));
     }
-    let text =
-        format!("Configuration {:?} is waiting for a Revision to become ready.", key.name);
+    let text = format!(
+        "Configuration {:?} is waiting for a Revision to become ready.",
+        key.name
+    );
     Err(Assertion::unknown(kind, "RevisionMissing", text))
 }
 
@@ -202,5 +226,9 @@ fn not_ready(revision: &Revision) -> Assertion {
         let text = format!("Revision {name:?} failed to become ready.");
         return Assertion::falsity(kind, "RevisionMissing", text);
     }
-    Assertion::unknown(kind, "RevisionMissing", format!("Revision {name:?} is not yet ready."))
+    Assertion::unknown(
+        kind,
+        "RevisionMissing",
+        format!("Revision {name:?} is not yet ready."),
+    )
 }

@@ -21,7 +21,10 @@ pub struct ServiceActor {
 
 impl ServiceActor {
     pub fn load(key: &ObjectKey) -> Self {
-        Self { key: key.clone(), proposing: Proposing::default() }
+        Self {
+            key: key.clone(),
+            proposing: Proposing::default(),
+        }
     }
 
     pub fn turn(&mut self, view: View<'_>, event: &Event) -> Outputs {
@@ -47,19 +50,27 @@ impl ServiceActor {
         let latest_ready = latest_ready(view, configuration);
         let configuration_says = configuration_ready(view, configuration, &latest_ready);
         let route_says = routes_ready(view, service, &latest_ready);
-        let service_says =
-            vec![renamed(&configuration_says, types::CONFIGURATIONS_READY), route_says];
+        let service_says = vec![
+            renamed(&configuration_says, types::CONFIGURATIONS_READY),
+            route_says,
+        ];
         let stands = service.status.observed_generation == service.metadata.generation
             && configuration.status.observed_generation == configuration.metadata.generation
             && configuration.status.latest_ready_revision_name == latest_ready
-            && configuration.status.conditions.holds(std::slice::from_ref(&configuration_says))
+            && configuration
+                .status
+                .conditions
+                .holds(std::slice::from_ref(&configuration_says))
             && service.status.conditions.holds(&service_says)
             && is_current_copy(view, service);
         if stands {
             return None;
         }
         Some(RecordService {
-            fence: Fence { shard: view.table.shard, epoch: view.table.epoch },
+            fence: Fence {
+                shard: view.table.shard,
+                epoch: view.table.epoch,
+            },
             key: self.key.clone(),
             service_version: service.metadata.version(),
             configuration_version: configuration.metadata.version(),
@@ -77,7 +88,10 @@ fn is_current_copy(view: View<'_>, service: &Service) -> bool {
 }
 
 fn renamed(assertion: &Assertion, kind: &str) -> Assertion {
-    Assertion { kind: kind.into(), ..assertion.clone() }
+    Assertion {
+        kind: kind.into(),
+        ..assertion.clone()
+    }
 }
 
 /// The newest Ready revision that is not older than the present one; the current template's own
@@ -97,7 +111,13 @@ fn latest_ready(view: View<'_>, configuration: &Configuration) -> String {
         .filter(|revision| is_ready(revision) && revision.configuration_generation() >= floor)
         .max_by_key(|revision| revision.configuration_generation())
         .map_or_else(
-            || if floor > 0 { present.clone() } else { String::new() },
+            || {
+                if floor > 0 {
+                    present.clone()
+                } else {
+                    String::new()
+                }
+            },
             |revision| revision.metadata.name.clone(),
         )
 }
@@ -118,7 +138,10 @@ fn configuration_ready(
     };
     match revision.status.conditions.get(types::READY) {
         Some(ready) if ready.status == ConditionStatus::False => {
-            let text = format!("Revision {created:?} failed with message: {}.", ready.message);
+            let text = format!(
+                "Revision {created:?} failed with message: {}.",
+                ready.message
+            );
             Assertion::falsity(types::READY, "RevisionFailed", text)
         }
         _ => Assertion::unknown(types::READY, "", ""),
@@ -136,8 +159,11 @@ fn routes_ready(view: View<'_>, service: &Service, latest_ready: &str) -> Assert
     }
     let ready = route.status.conditions.get(types::READY);
     let follows_latest = route.spec.traffic.iter().any(|target| target.is_latest());
-    let serves_latest =
-        route.status.traffic.iter().any(|target| target.revision_name == latest_ready);
+    let serves_latest = route
+        .status
+        .traffic
+        .iter()
+        .any(|target| target.revision_name == latest_ready);
     match ready {
         Some(ready) if ready.status == ConditionStatus::True => {
             if follows_latest && !serves_latest {

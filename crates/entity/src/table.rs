@@ -65,7 +65,10 @@ pub enum RowState {
     Reported(Box<InstanceReport>),
     /// Its node was declared down; counted until `uncount_at_ms` (restart grace), see 03-actors
     /// §10.
-    Stranded { last: Option<Box<InstanceReport>>, uncount_at_ms: u64 },
+    Stranded {
+        last: Option<Box<InstanceReport>>,
+        uncount_at_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +105,12 @@ pub struct Heard {
 
 impl ShardTable {
     pub fn new(shard: ShardId, epoch: Epoch) -> Self {
-        Self { shard, epoch, next_instance: 1, ..Self::default() }
+        Self {
+            shard,
+            epoch,
+            next_instance: 1,
+            ..Self::default()
+        }
     }
 
     /// Instances of one revision, by id.
@@ -110,6 +118,8 @@ impl ShardTable {
         &'a self,
         revision: &'a ObjectKey,
     ) -> impl Iterator<Item = (&'a InstanceId, &'a InstanceRow)> {
-        self.instances.iter().filter(move |(_, row)| row.revision == *revision)
+        self.instances
+            .iter()
+            .filter(move |(_, row)| row.revision == *revision)
     }
 }

@@ -85,13 +85,19 @@ pub struct Limits {
 
 impl Limits {
     pub fn new(total: Instant, idle: Option<Duration>) -> Self {
-        let mut limits = Self { total, idle, timer: Box::pin(tokio::time::sleep_until(total)) };
+        let mut limits = Self {
+            total,
+            idle,
+            timer: Box::pin(tokio::time::sleep_until(total)),
+        };
         limits.rearm();
         limits
     }
 
     fn rearm(&mut self) {
-        let next = self.idle.map_or(self.total, |idle| (Instant::now() + idle).min(self.total));
+        let next = self
+            .idle
+            .map_or(self.total, |idle| (Instant::now() + idle).min(self.total));
         self.timer.as_mut().reset(next);
     }
 }
@@ -144,10 +150,7 @@ impl Body for ResponseBody {
 }
 
 impl Upstream {
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(limits) = self.limits.as_mut().filter(|limits| limits.idle.is_some()) {
@@ -162,7 +165,9 @@ impl Upstream {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {}
         }
-        let Some(limits) = &mut self.limits else { return Poll::Pending };
+        let Some(limits) = &mut self.limits else {
+            return Poll::Pending;
+        };
         if limits.timer.as_mut().poll(context).is_ready() {
             self.held.connection = None;
             return Poll::Ready(Some(Err(BodyError::TimedOut)));

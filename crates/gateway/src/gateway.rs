@@ -49,7 +49,10 @@ pub struct GatewayConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("gateway address {address} cannot be used; is another process listening there?")]
-    Bind { address: SocketAddr, source: std::io::Error },
+    Bind {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("gateway thread")]
     Thread(#[from] std::io::Error),
 }
@@ -81,7 +84,10 @@ impl Gateway {
         local: LocalInstances,
         scale_up: Arc<dyn ScaleUp>,
     ) -> Result<Self, StartError> {
-        let bind = |source| StartError::Bind { address: config.listen, source };
+        let bind = |source| StartError::Bind {
+            address: config.listen,
+            source,
+        };
         let listener = StdListener::bind(config.listen).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
         let name = HeaderValue::from_str(&config.node_name);
@@ -99,13 +105,22 @@ impl Gateway {
         });
         let (phase, phase_seen) = watch::channel(Phase::Closed);
         let (drained_sender, drained) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let handle = runtime.handle().clone();
         let data_plane = plane.clone();
-        std::thread::Builder::new().name("gateway".into()).spawn(move || {
-            runtime.block_on(run(data_plane, listener, phase_seen, drained_sender));
-        })?;
-        Ok(Self { plane, phase, drained, runtime: handle })
+        std::thread::Builder::new()
+            .name("gateway".into())
+            .spawn(move || {
+                runtime.block_on(run(data_plane, listener, phase_seen, drained_sender));
+            })?;
+        Ok(Self {
+            plane,
+            phase,
+            drained,
+            runtime: handle,
+        })
     }
 
     /// Swaps the table in: every request accepted after this returns uses it.
@@ -119,7 +134,10 @@ impl Gateway {
         let lines = self.plane.lines.lock();
         let mut known = self.plane.endpoints.lock();
         let version = |table: &EndpointTable| (table.epoch, table.seq);
-        if known.get(&table.revision).is_some_and(|old| version(old) >= version(&table)) {
+        if known
+            .get(&table.revision)
+            .is_some_and(|old| version(old) >= version(&table))
+        {
             return;
         }
         known.insert(table.revision.clone(), table.clone());
@@ -133,7 +151,9 @@ impl Gateway {
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
         for table in self.plane.endpoints.lock().values_mut() {
-            table.instances.retain(|endpoint| endpoint.session != session);
+            table
+                .instances
+                .retain(|endpoint| endpoint.session != session);
         }
         for line in self.plane.lines.lock().values() {
             line.session_down(session);
@@ -175,9 +195,13 @@ impl Gateway {
     /// Serves another node's gateway on a connection past its preamble.
     pub fn serve_mesh(&self, socket: TcpStream) {
         let plane = self.plane.clone();
-        let Ok(socket) = socket.into_std() else { return };
+        let Ok(socket) = socket.into_std() else {
+            return;
+        };
         self.runtime.spawn(async move {
-            let Ok(socket) = TcpStream::from_std(socket) else { return };
+            let Ok(socket) = TcpStream::from_std(socket) else {
+                return;
+            };
             let service = service_fn(move |request: Request<Incoming>| {
                 let plane = plane.clone();
                 async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
@@ -203,7 +227,11 @@ async fn run(
         Ok(listener) => listener,
         Err(error) => return warn!(%error, "gateway listener"),
     };
-    if phase.wait_for(|phase| *phase != Phase::Closed).await.is_err() {
+    if phase
+        .wait_for(|phase| *phase != Phase::Closed)
+        .await
+        .is_err()
+    {
         return;
     }
     info!(address = ?listener.local_addr().ok(), "gateway open");

@@ -72,7 +72,10 @@ impl LocalInstances {
             address,
             h2c,
             limit,
-            gate: Mutex::new(Gate { is_open: true, in_flight: 0 }),
+            gate: Mutex::new(Gate {
+                is_open: true,
+                in_flight: 0,
+            }),
             changed: Notify::new(),
             idle: Mutex::default(),
         };
@@ -103,7 +106,8 @@ impl LocalInstances {
     }
 
     pub fn in_flight(&self, id: &InstanceId) -> u32 {
-        self.get(id).map_or(0, |instance| instance.gate.lock().in_flight)
+        self.get(id)
+            .map_or(0, |instance| instance.gate.lock().in_flight)
     }
 
     /// Resolves once nothing is in flight, or the instance is gone.

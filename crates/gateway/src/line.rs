@@ -49,7 +49,9 @@ pub struct Line {
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("revision", &self.target.lock().revision).finish()
+        f.debug_struct("Line")
+            .field("revision", &self.target.lock().revision)
+            .finish()
     }
 }
 
@@ -95,7 +97,10 @@ pub struct Counted(Arc<Line>);
 
 impl Line {
     pub fn new(target: Arc<RevisionTarget>, scale_up: Arc<dyn ScaleUp>) -> Self {
-        let inner = Inner { next_edge: 1, ..Inner::default() };
+        let inner = Inner {
+            next_edge: 1,
+            ..Inner::default()
+        };
         Self {
             target: Mutex::new(target),
             inner: Mutex::new(inner),
@@ -127,7 +132,11 @@ impl Line {
                 let mut inner = self.inner.lock();
                 if let Some(endpoint) = inner.pick() {
                     let cold_for = cold.then(|| arrived.elapsed());
-                    return Ok(Taken { line: self.clone(), endpoint, cold_for });
+                    return Ok(Taken {
+                        line: self.clone(),
+                        endpoint,
+                        cold_for,
+                    });
                 }
                 cold |= inner.places.is_empty();
                 if first_try && inner.waiters.len() >= MAX_WAITING {
@@ -137,7 +146,11 @@ impl Line {
             };
             first_try = false;
             self.raise_demand(false);
-            let mut guard = InLine { line: self, id, woken };
+            let mut guard = InLine {
+                line: self,
+                id,
+                woken,
+            };
             match tokio::time::timeout_at(deadline.into(), &mut guard.woken).await {
                 Ok(_) => {}
                 Err(_) => {
@@ -159,16 +172,25 @@ impl Line {
         inner.last_failure = table.last_failure;
         let mut old = std::mem::take(&mut inner.places);
         for endpoint in table.instances {
-            let in_flight =
-                old.iter_mut().find(|p| p.endpoint.id == endpoint.id).map_or(0, |p| p.in_flight);
-            inner.places.push(Place { endpoint, in_flight, cool_until: None });
+            let in_flight = old
+                .iter_mut()
+                .find(|p| p.endpoint.id == endpoint.id)
+                .map_or(0, |p| p.in_flight);
+            inner.places.push(Place {
+                endpoint,
+                in_flight,
+                cool_until: None,
+            });
         }
         inner.wake_for_free_places();
     }
 
     /// The node is gone, and its instances with it.
     pub fn session_down(&self, session: SessionId) {
-        self.inner.lock().places.retain(|place| place.endpoint.session != session);
+        self.inner
+            .lock()
+            .places
+            .retain(|place| place.endpoint.session != session);
     }
 
     /// An instance could not take a request: others first.
@@ -176,7 +198,9 @@ impl Line {
         let mut inner = self.inner.lock();
         let pause = match trouble {
             Trouble::Gone => {
-                inner.places.retain(|place| place.endpoint.id != endpoint.id);
+                inner
+                    .places
+                    .retain(|place| place.endpoint.id != endpoint.id);
                 return;
             }
             Trouble::Busy => BUSY_PAUSE,
@@ -211,7 +235,10 @@ impl Line {
                 return;
             }
             inner.next_edge = (n * 2).max(2);
-            let oldest = inner.waiters.front().map_or(Duration::ZERO, |w| w.since.elapsed());
+            let oldest = inner
+                .waiters
+                .front()
+                .map_or(Duration::ZERO, |w| w.since.elapsed());
             let target = self.target.lock();
             DemandSignal {
                 revision: target.revision.clone(),
@@ -241,7 +268,10 @@ impl Line {
             return None;
         }
         inner.reported_zero = is_zero;
-        let oldest = inner.waiters.front().map_or(Duration::ZERO, |w| w.since.elapsed());
+        let oldest = inner
+            .waiters
+            .front()
+            .map_or(Duration::ZERO, |w| w.since.elapsed());
         let target = self.target.lock();
         Some(RevisionStat {
             revision: target.revision.clone(),
@@ -266,7 +296,11 @@ impl Inner {
             (limit == 0 || place.in_flight < limit)
                 && place.cool_until.is_none_or(|until| until <= now)
         };
-        let place = self.places.iter_mut().filter(free).min_by_key(|place| place.in_flight)?;
+        let place = self
+            .places
+            .iter_mut()
+            .filter(free)
+            .min_by_key(|place| place.in_flight)?;
         place.in_flight += 1;
         Some(place.endpoint.clone())
     }
@@ -330,7 +364,11 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut inner = self.line.inner.lock();
         let id = &self.endpoint.id;
-        if let Some(place) = inner.places.iter_mut().find(|place| place.endpoint.id == *id) {
+        if let Some(place) = inner
+            .places
+            .iter_mut()
+            .find(|place| place.endpoint.id == *id)
+        {
             place.in_flight = place.in_flight.saturating_sub(1);
             inner.wake_one();
         }

@@ -62,7 +62,9 @@ async fn queued(line: &Arc<Line>, n: usize) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), reached)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -75,7 +77,12 @@ async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
         })
         .collect();
     queued(&line, 4).await;
-    let edges: Vec<_> = owner.0.lock().iter().map(|signal| signal.n_waiting).collect();
+    let edges: Vec<_> = owner
+        .0
+        .lock()
+        .iter()
+        .map(|signal| signal.n_waiting)
+        .collect();
     assert_eq!(edges, [1, 2, 4]);
     line.update(table(1, &["a"]));
     queued(&line, 3).await;
@@ -113,7 +120,12 @@ async fn the_deadline_ends_the_wait_with_the_last_failure() {
     line.update(table(1, &[]));
     let deadline = Instant::now() + Duration::from_millis(20);
     let error = line.take(deadline).await.unwrap_err();
-    assert_eq!(error, LineError::Deadline { last_failure: "it broke".into() });
+    assert_eq!(
+        error,
+        LineError::Deadline {
+            last_failure: "it broke".into()
+        }
+    );
 }
 
 #[tokio::test]
@@ -132,7 +144,10 @@ async fn traffic_is_reported_and_then_once_more_as_zero() {
     assert!(line.report().is_some_and(|stat| stat.n_started == 0));
     assert!(line.report().is_none());
     let counted = line.count();
-    assert!(line.report().is_some_and(|stat| stat.n_started == 1 && stat.in_flight == 1));
+    assert!(
+        line.report()
+            .is_some_and(|stat| stat.n_started == 1 && stat.in_flight == 1)
+    );
     drop(counted);
     while line.report().is_some_and(|stat| stat.area_us > 0) {}
     assert!(line.report().is_none());

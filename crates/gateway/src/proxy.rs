@@ -56,7 +56,9 @@ pub struct Plane {
 
 impl std::fmt::Debug for Plane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plane").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Plane")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,7 +105,10 @@ impl Plane {
         arrived: Instant,
     ) -> Result<Response<ResponseBody>, Cause> {
         let host = rules::check(&request)?;
-        let tag = request.headers().get("knative-serving-tag").and_then(|tag| tag.to_str().ok());
+        let tag = request
+            .headers()
+            .get("knative-serving-tag")
+            .and_then(|tag| tag.to_str().ok());
         let target = {
             let table = self.routes.load();
             self.router.route(&table, &host, tag)
@@ -159,10 +164,17 @@ impl Plane {
     ) -> Result<Response<ResponseBody>, Cause> {
         let (mut n_attempts, mut n_unsent) = (0, 0);
         loop {
-            let taken = exchange.line.take(exchange.deadline).await.map_err(|error| match error {
-                LineError::Full => Cause::QueueFull,
-                LineError::Deadline { last_failure } => Cause::QueueDeadline { last_failure },
-            })?;
+            let taken =
+                exchange
+                    .line
+                    .take(exchange.deadline)
+                    .await
+                    .map_err(|error| match error {
+                        LineError::Full => Cause::QueueFull,
+                        LineError::Deadline { last_failure } => {
+                            Cause::QueueDeadline { last_failure }
+                        }
+                    })?;
             let endpoint = taken.endpoint.clone();
             let again = (exchange.is_idempotent && !exchange.has_body).then(|| copy(&request));
             match self.send(exchange, taken, request).await {
@@ -203,11 +215,16 @@ impl Plane {
     ) -> Result<Response<ResponseBody>, Failed> {
         let start_limit = match exchange.target.response_start_timeout_ms {
             0 => exchange.deadline,
-            ms => exchange.deadline.min(Instant::now() + Duration::from_millis(ms)),
+            ms => exchange
+                .deadline
+                .min(Instant::now() + Duration::from_millis(ms)),
         };
         let sent = Instant::now();
         let (cold_for, endpoint) = (taken.cold_for, taken.endpoint.clone());
-        let mut held = Held { taken: Some(taken), ..Held::default() };
+        let mut held = Held {
+            taken: Some(taken),
+            ..Held::default()
+        };
         let send = async {
             if endpoint.node == self.node {
                 self.send_here(&endpoint.id, request, &mut held).await
@@ -225,14 +242,20 @@ impl Plane {
         if had_te {
             parts.headers.remove(CONTENT_LENGTH);
         }
-        let node_name = parts.headers.remove("x-nihilo-home").unwrap_or_else(|| self.node_name.clone());
+        let node_name = parts
+            .headers
+            .remove("x-nihilo-home")
+            .unwrap_or_else(|| self.node_name.clone());
         sign(&mut parts.headers, exchange, &endpoint.id, node_name);
         note_start(&mut parts.headers, exchange, cold_for, sent);
         let idle = exchange.target.idle_timeout_ms;
         let idle = (idle > 0).then(|| Duration::from_millis(idle));
         let limits = Some(Limits::new(exchange.deadline.into(), idle));
         let upstream = Upstream { body, limits, held };
-        Ok(Response::from_parts(parts, ResponseBody::Upstream(Box::new(upstream))))
+        Ok(Response::from_parts(
+            parts,
+            ResponseBody::Upstream(Box::new(upstream)),
+        ))
     }
 
     async fn send_here(
@@ -273,7 +296,9 @@ impl Plane {
         if has_body {
             let mut reserve = Request::new(RequestBody::Empty);
             reserve.headers_mut().insert(MESH_INSTANCE, id);
-            reserve.headers_mut().insert(MESH_RESERVE, HeaderValue::from_static("?"));
+            reserve
+                .headers_mut()
+                .insert(MESH_RESERVE, HeaderValue::from_static("?"));
             let answer = match self.mesh.send(peer, session, reserve).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(Failed::Unsent(Box::new(request))),
@@ -300,14 +325,24 @@ impl Plane {
 
     /// Answers a request of another node's gateway for an instance of this node.
     pub async fn serve_mesh(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
-        let id = request.headers().get(MESH_INSTANCE).and_then(|id| id.to_str().ok());
+        let id = request
+            .headers()
+            .get(MESH_INSTANCE)
+            .and_then(|id| id.to_str().ok());
         let Some(id) = id.map(InstanceId::from) else {
             return Cause::BadRequest("no instance is named").answer();
         };
-        let place = request.headers().get(MESH_RESERVE).and_then(|place| place.to_str().ok());
+        let place = request
+            .headers()
+            .get(MESH_RESERVE)
+            .and_then(|place| place.to_str().ok());
         let admitted = match place {
             Some("?") => return self.reserve(&id),
-            Some(place) => self.reservations.lock().remove(place).map(|(_, admitted)| admitted),
+            Some(place) => self
+                .reservations
+                .lock()
+                .remove(place)
+                .map(|(_, admitted)| admitted),
             None => None,
         };
         let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
@@ -331,8 +366,16 @@ impl Plane {
                 let (mut parts, body) = response.into_parts();
                 rules::strip(&mut parts.headers);
                 let connection = connection.map(|sender| (instance, sender));
-                let held = Held { admitted: Some(admitted), connection, ..Held::default() };
-                let upstream = Upstream { body, limits: None, held };
+                let held = Held {
+                    admitted: Some(admitted),
+                    connection,
+                    ..Held::default()
+                };
+                let upstream = Upstream {
+                    body,
+                    limits: None,
+                    held,
+                };
                 Response::from_parts(parts, ResponseBody::Upstream(Box::new(upstream)))
             }
             Err(SendError::Unsent(_)) if !has_body => refuse(Refusal::Gone),
@@ -370,7 +413,12 @@ fn refuse(refusal: Refusal) -> Response<ResponseBody> {
 }
 
 fn refusal_in(answer: &Response<Incoming>) -> Option<Refusal> {
-    answer.headers().get(MESH_ANSWER)?.to_str().ok().map(Refusal::parse)
+    answer
+        .headers()
+        .get(MESH_ANSWER)?
+        .to_str()
+        .ok()
+        .map(Refusal::parse)
 }
 
 /// A copy of a request without a body.
@@ -389,7 +437,10 @@ fn to_origin_form(request: &mut Request<RequestBody>) {
     {
         request.headers_mut().insert(http::header::HOST, host);
     }
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
     if let Ok(uri) = path.parse() {
         *request.uri_mut() = uri;
     }
@@ -398,7 +449,10 @@ fn to_origin_form(request: &mut Request<RequestBody>) {
 
 fn sign(headers: &mut HeaderMap, exchange: &Exchange, id: &InstanceId, node: HeaderValue) {
     for (name, value) in [
-        ("nihilo-revision", HeaderValue::from_str(&exchange.target.revision.name)),
+        (
+            "nihilo-revision",
+            HeaderValue::from_str(&exchange.target.revision.name),
+        ),
         ("nihilo-instance", HeaderValue::from_str(id.as_str())),
         ("nihilo-node", Ok(node)),
     ] {

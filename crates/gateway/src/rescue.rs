@@ -35,9 +35,11 @@ impl Cause {
                 let text = "too many requests wait for this revision".into();
                 (StatusCode::SERVICE_UNAVAILABLE, "queue_full", text)
             }
-            Cause::QueueDeadline { last_failure } if last_failure.is_empty() => {
-                (StatusCode::GATEWAY_TIMEOUT, "queue_deadline", "request timeout".into())
-            }
+            Cause::QueueDeadline { last_failure } if last_failure.is_empty() => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "queue_deadline",
+                "request timeout".into(),
+            ),
             Cause::QueueDeadline { last_failure } => {
                 let text = format!("request timeout; the revision does not start: {last_failure}");
                 (StatusCode::GATEWAY_TIMEOUT, "queue_deadline", text)
@@ -70,7 +72,10 @@ impl Cause {
         let mut response = Response::new(ResponseBody::text(format!("{text}\n")));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         headers.insert("nihilo-reason", HeaderValue::from_static(reason));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

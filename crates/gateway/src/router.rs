@@ -90,34 +90,53 @@ mod tests {
     }
 
     fn table(split: &[(u32, &str)], tags: &[(&str, &str)]) -> RouteTable {
-        let share = |(percent, name): &(u32, &str)| Share { percent: *percent, target: target(name) };
+        let share = |(percent, name): &(u32, &str)| Share {
+            percent: *percent,
+            target: target(name),
+        };
         let entry = HostEntry {
             route: ObjectKey::new("default", "s"),
             index: LogIndex(1),
             tag: None,
             split: split.iter().map(share).collect(),
-            tags: tags.iter().map(|(tag, name)| ((*tag).into(), target(name))).collect(),
+            tags: tags
+                .iter()
+                .map(|(tag, name)| ((*tag).into(), target(name)))
+                .collect(),
         };
         let hosts = BTreeMap::from([("s.default.localhost".into(), Arc::new(entry))]);
-        RouteTable { index: LogIndex(1), hosts }
+        RouteTable {
+            index: LogIndex(1),
+            hosts,
+        }
     }
 
     #[test]
     fn shares_are_exact_to_half_a_percent() {
-        let (router, table) = (Router::default(), table(&[(90, "a"), (10, "b"), (0, "c")], &[]));
+        let (router, table) = (
+            Router::default(),
+            table(&[(90, "a"), (10, "b"), (0, "c")], &[]),
+        );
         let mut counts: HashMap<String, u32> = HashMap::new();
         for _ in 0..10_000 {
             let target = router.route(&table, "s.default.localhost", None).unwrap();
             *counts.entry(target.revision.name.to_string()).or_default() += 1;
         }
-        assert!(counts["a"].abs_diff(9_000) <= 50 && counts["b"].abs_diff(1_000) <= 50, "{counts:?}");
+        assert!(
+            counts["a"].abs_diff(9_000) <= 50 && counts["b"].abs_diff(1_000) <= 50,
+            "{counts:?}"
+        );
         assert!(!counts.contains_key("c"));
     }
 
     #[test]
     fn hosts_are_normalised_and_unknown_ones_are_not_found() {
         let (router, table) = (Router::default(), table(&[(100, "a")], &[]));
-        for host in ["S.default.LOCALHOST:8080", "s.default.localhost.", "s.default.localhost"] {
+        for host in [
+            "S.default.LOCALHOST:8080",
+            "s.default.localhost.",
+            "s.default.localhost",
+        ] {
             assert!(router.route(&table, host, None).is_some(), "{host}");
         }
         assert!(router.route(&table, "x.default.localhost", None).is_none());
@@ -130,6 +149,9 @@ mod tests {
             let target = router.route(&table, "s.default.localhost", tag).unwrap();
             target.revision.name.to_string()
         };
-        assert_eq!([name(Some("old")), name(Some("new")), name(None)], ["b", "a", "a"]);
+        assert_eq!(
+            [name(Some("old")), name(Some("new")), name(None)],
+            ["b", "a", "a"]
+        );
     }
 }

@@ -39,7 +39,9 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Cause> {
     let host = match (request.uri().authority(), first) {
         (Some(authority), _) => authority.as_str().to_owned(),
         (None, Some(host)) => {
-            let text = host.to_str().map_err(|_| Cause::BadRequest("invalid Host"))?;
+            let text = host
+                .to_str()
+                .map_err(|_| Cause::BadRequest("invalid Host"))?;
             text.to_owned()
         }
         (None, None) => return Err(Cause::BadRequest("no Host")),
@@ -73,8 +75,11 @@ pub fn strip(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(OURS))
+        .cloned()
+        .collect();
     for name in ours {
         headers.remove(name);
     }
@@ -112,13 +117,18 @@ pub fn is_idempotent(method: &Method) -> bool {
 mod tests {
     use super::*;
 
-    fn request(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Request<()> {
+    fn request(
+        build: impl FnOnce(http::request::Builder) -> http::request::Builder,
+    ) -> Request<()> {
         build(Request::builder().uri("/")).body(()).unwrap()
     }
 
     #[test]
     fn hosts_are_demanded_and_checked() {
-        assert_eq!(check(&request(|r| r.header("host", "a.b:80"))).unwrap(), "a.b:80");
+        assert_eq!(
+            check(&request(|r| r.header("host", "a.b:80"))).unwrap(),
+            "a.b:80"
+        );
         assert!(check(&request(|r| r)).is_err());
         assert!(check(&request(|r| r.header("host", "a").header("host", "b"))).is_err());
         assert!(check(&request(|r| r.header("host", "a/b"))).is_err());
@@ -137,12 +147,24 @@ mod tests {
             ("host", "old"),
             ("x-forwarded-for", "6.6.6.6"),
         ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         forward(&mut headers, "new", IpAddr::from([127, 0, 0, 1]));
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["forwarded", "host", "x-forwarded-for", "x-forwarded-proto", "x-kept"]);
+        assert_eq!(
+            names,
+            [
+                "forwarded",
+                "host",
+                "x-forwarded-for",
+                "x-forwarded-proto",
+                "x-kept"
+            ]
+        );
         assert_eq!(headers["host"], "new");
         assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
     }

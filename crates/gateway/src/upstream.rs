@@ -50,7 +50,10 @@ pub async fn send_local(
             return Err(SendError::Unsent(Box::new(request)));
         };
         *request.uri_mut() = absolute(&request);
-        let answer = sender.send_request(request).await.map_err(|_| SendError::Unanswered)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|_| SendError::Unanswered)?;
         return Ok((answer, None));
     }
     let mut sender = match instance.take_idle() {
@@ -77,8 +80,9 @@ async fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
 
 async fn connect_h1(instance: &LocalInstance) -> io::Result<http1::SendRequest<RequestBody>> {
     let stream = connect(&instance.address.to_string(), LOCAL_CONNECT).await?;
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
     tokio::spawn(async move {
         // The exchange that it carries sees the error.
         drop(connection.await);
@@ -97,8 +101,14 @@ async fn handshake_h2(stream: TcpStream) -> io::Result<http2::SendRequest<Reques
 
 /// HTTP/2 needs scheme and authority in the target.
 fn absolute(request: &Request<RequestBody>) -> http::Uri {
-    let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let host = request
+        .headers()
+        .get(http::header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
     http::Uri::builder()
         .scheme("http")
         .authority(host.unwrap_or("localhost"))
@@ -164,7 +174,12 @@ impl Mesh {
     }
 
     async fn peer(&self, peer: &Arc<str>) -> io::Result<http2::SendRequest<RequestBody>> {
-        if let Some(sender) = self.peers.lock().get(peer).filter(|sender| !sender.is_closed()) {
+        if let Some(sender) = self
+            .peers
+            .lock()
+            .get(peer)
+            .filter(|sender| !sender.is_closed())
+        {
             return Ok(sender.clone());
         }
         let mut stream = connect(peer, MESH_CONNECT).await?;

@@ -205,7 +205,11 @@ pub struct Roles {
 }
 
 impl Roles {
-    pub const ALL: Roles = Roles { control: true, gateway: true, agent: true };
+    pub const ALL: Roles = Roles {
+        control: true,
+        gateway: true,
+        agent: true,
+    };
 }
 
 /// The node says good-bye and hands its shards over.

@@ -30,7 +30,11 @@ pub fn moves_away_from(state: &State, leaving: SessionId) -> Vec<Move> {
         .filter(|(_, owner)| owner.session == leaving)
         .filter_map(|(shard, owner)| {
             let to = preferred_owner(state, shard, Some(leaving))?;
-            Some(Move { shard, from_epoch: owner.epoch, to })
+            Some(Move {
+                shard,
+                from_epoch: owner.epoch,
+                to,
+            })
         })
         .collect()
 }
@@ -53,7 +57,11 @@ pub fn next_moves(state: &State) -> Vec<Move> {
                 continue;
             }
         }
-        moves.push(Move { shard, from_epoch: owner.epoch, to });
+        moves.push(Move {
+            shard,
+            from_epoch: owner.epoch,
+            to,
+        });
     }
     moves
 }

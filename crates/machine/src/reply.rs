@@ -15,10 +15,15 @@ pub struct Reply {
 pub enum Outcome {
     /// It took effect; nothing more to say.
     Done,
-    Service { service: Box<Service>, change: Change },
+    Service {
+        service: Box<Service>,
+        change: Change,
+    },
     Session(SessionId),
     /// Scales whose fence was stale or whose revision is gone; the others stand.
-    Scales { refused: Vec<ObjectKey> },
+    Scales {
+        refused: Vec<ObjectKey>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,10 @@ use crate::state::State;
 
 /// Builds the whole table as of `index`.
 pub fn build(state: &State, index: LogIndex) -> RouteTable {
-    let mut table = RouteTable { index, hosts: BTreeMap::new() };
+    let mut table = RouteTable {
+        index,
+        hosts: BTreeMap::new(),
+    };
     for route in state.routes() {
         add_route(&mut table, state, route);
     }
@@ -30,7 +33,8 @@ pub fn update(
 ) -> RouteTable {
     let mut next = table.clone();
     next.index = index;
-    next.hosts.retain(|_, entry| !changed.contains(&entry.route));
+    next.hosts
+        .retain(|_, entry| !changed.contains(&entry.route));
     for route in changed.iter().filter_map(|key| state.route(key)) {
         add_route(&mut next, state, route);
     }
@@ -48,9 +52,14 @@ fn add_route(table: &mut RouteTable, state: &State, route: &Route) {
     let mut split = Vec::new();
     let mut tags = BTreeMap::new();
     for entry in &route.status.traffic {
-        let Some(target) = target(&entry.revision_name) else { continue };
+        let Some(target) = target(&entry.revision_name) else {
+            continue;
+        };
         if entry.share() > 0 {
-            split.push(Share { percent: entry.share(), target: target.clone() });
+            split.push(Share {
+                percent: entry.share(),
+                target: target.clone(),
+            });
         }
         if !entry.tag.is_empty() {
             tags.insert(Arc::from(entry.tag.as_str()), target);
@@ -62,13 +71,24 @@ fn add_route(table: &mut RouteTable, state: &State, route: &Route) {
             route: key.clone(),
             index,
             tag: Some(tag.clone()),
-            split: vec![Share { percent: 100, target: target.clone() }],
+            split: vec![Share {
+                percent: 100,
+                target: target.clone(),
+            }],
             tags: BTreeMap::new(),
         };
         table.hosts.insert(host.into(), Arc::new(entry));
     }
-    let main = HostEntry { route: key.clone(), index, tag: None, split, tags };
-    table.hosts.insert(state.host_of(&key, None).into(), Arc::new(main));
+    let main = HostEntry {
+        route: key.clone(),
+        index,
+        tag: None,
+        split,
+        tags,
+    };
+    table
+        .hosts
+        .insert(state.host_of(&key, None).into(), Arc::new(main));
 }
 
 /// One shared target per revision that the route's assignment names.
@@ -80,7 +100,10 @@ fn targets_of<'a>(state: &State, route: &'a Route) -> BTreeMap<&'a str, Arc<Revi
         .iter()
         .filter_map(|entry| {
             let revision = state.revision(&key.sibling(entry.revision_name.as_str()))?;
-            Some((entry.revision_name.as_str(), Arc::new(target(&key, revision))))
+            Some((
+                entry.revision_name.as_str(),
+                Arc::new(target(&key, revision)),
+            ))
         })
         .collect()
 }

@@ -19,7 +19,10 @@ pub enum RowError {
     #[error("row `{key}` has a malformed key")]
     MalformedKey { key: String },
     #[error("row `{key}` does not decode")]
-    Value { key: String, source: serde_json::Error },
+    Value {
+        key: String,
+        source: serde_json::Error,
+    },
 }
 
 pub(crate) mod tag {
@@ -50,7 +53,10 @@ pub(crate) fn object_key(tag: &str, object: &ObjectKey) -> Vec<u8> {
 
 pub(crate) fn put<T: Serialize>(key: Vec<u8>, value: &T) -> RowChange {
     let value = serde_json::to_vec(value).expect("state rows hold only string-keyed maps");
-    RowChange { key, value: Some(value) }
+    RowChange {
+        key,
+        value: Some(value),
+    }
 }
 
 pub(crate) fn delete(key: Vec<u8>) -> RowChange {
@@ -66,22 +72,48 @@ impl State {
         }
         rows.push(put(key(tag::CLOCK, &[]), &self.clock));
         let objects = |rows: &mut Vec<RowChange>| {
-            rows.extend(self.services.iter().map(|(k, v)| put(object_key(tag::SERVICE, k), v)));
             rows.extend(
-                self.configurations.iter().map(|(k, v)| put(object_key(tag::CONFIGURATION, k), v)),
+                self.services
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::SERVICE, k), v)),
             );
-            rows.extend(self.revisions.iter().map(|(k, v)| put(object_key(tag::REVISION, k), v)));
-            rows.extend(self.routes.iter().map(|(k, v)| put(object_key(tag::ROUTE, k), v)));
-            rows.extend(self.scales.iter().map(|(k, v)| put(object_key(tag::SCALE, k), v)));
+            rows.extend(
+                self.configurations
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::CONFIGURATION, k), v)),
+            );
+            rows.extend(
+                self.revisions
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::REVISION, k), v)),
+            );
+            rows.extend(
+                self.routes
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::ROUTE, k), v)),
+            );
+            rows.extend(
+                self.scales
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::SCALE, k), v)),
+            );
         };
         objects(&mut rows);
         rows.extend(
-            self.sessions.iter().map(|(id, v)| put(key(tag::SESSION, &[&id.to_string()]), v)),
+            self.sessions
+                .iter()
+                .map(|(id, v)| put(key(tag::SESSION, &[&id.to_string()]), v)),
         );
         rows.extend(
-            self.owners.iter().map(|(shard, v)| put(key(tag::OWNER, &[&shard.to_string()]), v)),
+            self.owners
+                .iter()
+                .map(|(shard, v)| put(key(tag::OWNER, &[&shard.to_string()]), v)),
         );
-        rows.extend(self.replies.iter().map(|(id, v)| put(key(tag::REPLY, &[id]), v)));
+        rows.extend(
+            self.replies
+                .iter()
+                .map(|(id, v)| put(key(tag::REPLY, &[id]), v)),
+        );
         rows
     }
 
@@ -109,15 +141,26 @@ impl State {
             (Some(namespace), Some(name)) => Ok(ObjectKey::new(namespace, name)),
             _ => Err(malformed()),
         };
-        let number = || first.and_then(|text| text.parse::<u64>().ok()).ok_or_else(malformed);
+        let number = || {
+            first
+                .and_then(|text| text.parse::<u64>().ok())
+                .ok_or_else(malformed)
+        };
         match kind {
             tag::CLUSTER => self.cluster = Some(Arc::new(decode(key, value)?)),
             tag::CLOCK => self.clock = decode(key, value)?,
-            tag::SERVICE => drop(self.services.insert(object()?, Arc::new(decode(key, value)?))),
-            tag::CONFIGURATION => {
-                drop(self.configurations.insert(object()?, Arc::new(decode(key, value)?)))
-            }
-            tag::REVISION => drop(self.revisions.insert(object()?, Arc::new(decode(key, value)?))),
+            tag::SERVICE => drop(
+                self.services
+                    .insert(object()?, Arc::new(decode(key, value)?)),
+            ),
+            tag::CONFIGURATION => drop(
+                self.configurations
+                    .insert(object()?, Arc::new(decode(key, value)?)),
+            ),
+            tag::REVISION => drop(
+                self.revisions
+                    .insert(object()?, Arc::new(decode(key, value)?)),
+            ),
             tag::ROUTE => drop(self.routes.insert(object()?, Arc::new(decode(key, value)?))),
             tag::SCALE => drop(self.scales.insert(object()?, Arc::new(decode(key, value)?))),
             tag::SESSION => {
@@ -139,5 +182,8 @@ impl State {
 }
 
 fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RowError> {
-    serde_json::from_slice(value).map_err(|source| RowError::Value { key: key.into(), source })
+    serde_json::from_slice(value).map_err(|source| RowError::Value {
+        key: key.into(),
+        source,
+    })
 }

@@ -96,10 +96,22 @@ pub struct ObjectEvent {
 /// The object after the change, or as it last was when `deleted`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ObjectChange {
-    Service { object: Arc<Service>, change: EventKind },
-    Configuration { object: Arc<Configuration>, change: EventKind },
-    Revision { object: Arc<Revision>, change: EventKind },
-    Route { object: Arc<Route>, change: EventKind },
+    Service {
+        object: Arc<Service>,
+        change: EventKind,
+    },
+    Configuration {
+        object: Arc<Configuration>,
+        change: EventKind,
+    },
+    Revision {
+        object: Arc<Revision>,
+        change: EventKind,
+    },
+    Route {
+        object: Arc<Route>,
+        change: EventKind,
+    },
     /// A scale record changed; shown with the revision, not watched by itself.
     Scale { revision: ObjectKey },
 }
@@ -224,7 +236,11 @@ impl State {
 
     /// URL of a host of this cluster, e.g. `http://hello.default.localhost:8080`.
     pub fn url_of(&self, host: &str) -> String {
-        match self.cluster.as_deref().map_or(80, |cluster| cluster.external_port) {
+        match self
+            .cluster
+            .as_deref()
+            .map_or(80, |cluster| cluster.external_port)
+        {
             80 => format!("http://{host}"),
             port => format!("http://{host}:{port}"),
         }
@@ -232,7 +248,10 @@ impl State {
 
     /// Main host of a route, or that of one of its tags.
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
-        let domain = self.cluster.as_deref().map_or("localhost", |cluster| &cluster.domain);
+        let domain = self
+            .cluster
+            .as_deref()
+            .map_or("localhost", |cluster| &cluster.domain);
         match tag {
             Some(tag) => format!("{tag}-{}.{}.{domain}", route.name, route.namespace),
             None => format!("{}.{}.{domain}", route.name, route.namespace),
@@ -245,17 +264,26 @@ impl State {
     pub(crate) fn rebuild_indexes(&mut self) {
         self.revisions_of = BTreeMap::new();
         for (key, revision) in &self.revisions {
-            self.revisions_of.entry(revision.root()).or_default().insert(key.clone());
+            self.revisions_of
+                .entry(revision.root())
+                .or_default()
+                .insert(key.clone());
         }
         self.services_in = BTreeMap::new();
         for key in self.services.keys() {
-            self.services_in.entry(shard_of(key)).or_default().insert(key.clone());
+            self.services_in
+                .entry(shard_of(key))
+                .or_default()
+                .insert(key.clone());
         }
         let newest_epoch = self.owners.values().map(|owner| owner.epoch.0).max();
         let newest_session = self.sessions.keys().map(|id| id.0).max();
         self.ownership_at = LogIndex(newest_epoch.max(newest_session).unwrap_or(0));
-        let mut ids: Vec<_> =
-            self.replies.iter().map(|(id, s)| (s.reply.index, id.clone())).collect();
+        let mut ids: Vec<_> = self
+            .replies
+            .iter()
+            .map(|(id, s)| (s.reply.index, id.clone()))
+            .collect();
         ids.sort();
         self.reply_order = ids.into_iter().map(|(_, id)| id).collect();
     }

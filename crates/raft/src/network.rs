@@ -71,7 +71,11 @@ impl Network {
             from_node: self.identity.node_id,
             target_node: target,
         };
-        Peer { client, lane, identity }
+        Peer {
+            client,
+            lane,
+            identity,
+        }
     }
 }
 
@@ -109,7 +113,9 @@ async fn bounded<T>(
         Ok(Ok(response)) => Ok(response.into_inner()),
         // Refused, reset, not ready: back off.
         Ok(Err(status)) => Err(RPCError::Unreachable(Unreachable::from_string(status))),
-        Err(_) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string(
+            "no answer in time",
+        ))),
     }
 }
 
@@ -166,7 +172,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let vote = convert::vote_from(Some(vote)).map_err(malformed)?;
                 Ok(AppendEntriesResponse::HigherVote(vote))
             }
-            None => Err(RPCError::Network(NetworkError::from_string("empty append response"))),
+            None => Err(RPCError::Network(NetworkError::from_string(
+                "empty append response",
+            ))),
         }
     }
 
@@ -209,7 +217,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let end = data.len().min((i + 1) * SNAPSHOT_CHUNK);
             let done = end == data.len();
             let data = data.slice(i * SNAPSHOT_CHUNK..end);
-            pb::SnapshotChunk { data, done, ..pb::SnapshotChunk::default() }
+            pb::SnapshotChunk {
+                data,
+                done,
+                ..pb::SnapshotChunk::default()
+            }
         });
         let stream = futures_util::stream::iter(std::iter::once(first).chain(chunks));
         let mut client = self.client().map_err(StreamingError::from)?;
@@ -242,7 +254,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let delays = std::iter::successors(Some(BACKOFF_MIN), |last| Some((*last * 2).min(BACKOFF_MAX)));
+        let delays =
+            std::iter::successors(Some(BACKOFF_MIN), |last| Some((*last * 2).min(BACKOFF_MAX)));
         Some(Backoff::new(delays))
     }
 }

@@ -82,7 +82,9 @@ struct Inner {
 
 impl fmt::Debug for RaftNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RaftNode").field("identity", &self.0.identity).finish_non_exhaustive()
+        f.debug_struct("RaftNode")
+            .field("identity", &self.0.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,10 +111,16 @@ impl RaftNode {
             .build()
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let store = Store::open(&config.data_dir, &config.identity).await?;
-        let (state, failure, io_stats, lock) =
-            (store.state.clone(), store.failure(), store.stats(), store.lock_guard());
+        let (state, failure, io_stats, lock) = (
+            store.state.clone(),
+            store.failure(),
+            store.stats(),
+            store.lock_guard(),
+        );
         let openraft_config = Arc::new(openraft_config(&config, timing)?);
-        let network = Network { identity: Arc::new(config.identity.clone()) };
+        let network = Network {
+            identity: Arc::new(config.identity.clone()),
+        };
         let id = config.identity.node_id;
         let started = runtime.spawn(async move {
             Raft::new(id, openraft_config, network, store.log, store.machine).await
@@ -153,10 +161,20 @@ impl RaftNode {
         if initialized.map_err(|error| StartError::Raft(error.to_string()))? {
             return Ok(());
         }
-        let node = |address: &String| Node { address: address.clone() };
-        let members: BTreeMap<u64, Node> =
-            self.0.members.iter().map(|(id, address)| (*id, node(address))).collect();
-        self.0.raft.initialize(members).await.map_err(|error| StartError::Raft(error.to_string()))
+        let node = |address: &String| Node {
+            address: address.clone(),
+        };
+        let members: BTreeMap<u64, Node> = self
+            .0
+            .members
+            .iter()
+            .map(|(id, address)| (*id, node(address)))
+            .collect();
+        self.0
+            .raft
+            .initialize(members)
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))
     }
 
     pub fn peer_server(&self) -> PeerServer {
@@ -202,7 +220,9 @@ impl RaftNode {
     pub fn leads_with_quorum(&self) -> bool {
         let status = self.status();
         status.role == Role::Leader
-            && status.quorum_ack_age_ms.is_some_and(|age| age < self.0.timing.election_max_ms)
+            && status
+                .quorum_ack_age_ms
+                .is_some_and(|age| age < self.0.timing.election_max_ms)
     }
 
     /// Set once the store of this process has failed.
@@ -236,7 +256,9 @@ impl RaftNode {
             return Ok(status.borrow().leader);
         }
         let target = to.or_else(|| self.most_advanced_follower());
-        let Some(target) = target else { return Ok(Some(me)) };
+        let Some(target) = target else {
+            return Ok(Some(me));
+        };
         let asked = self.0.raft.trigger().transfer_leader(target).await;
         asked.map_err(|error| StartError::Raft(error.to_string()))?;
         let changed = status.wait_for(|now| now.leader.is_some_and(|leader| leader != me));
@@ -327,7 +349,8 @@ fn follow_status(runtime: &Runtime, raft: &Raft) -> watch::Receiver<RaftStatus> 
         loop {
             let now = RaftStatus::of(&metrics.borrow_watched());
             sender.send_if_modified(|known| {
-                let differs = (known.role, known.term, known.leader) != (now.role, now.term, now.leader)
+                let differs = (known.role, known.term, known.leader)
+                    != (now.role, now.term, now.leader)
                     || known.voters != now.voters;
                 *known = now;
                 differs
@@ -349,7 +372,9 @@ fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<Vec<Duration
         loop {
             let due = tokio::time::Instant::now() + tick;
             tokio::time::sleep_until(due).await;
-            let Some(samples) = shared.upgrade() else { return };
+            let Some(samples) = shared.upgrade() else {
+                return;
+            };
             let mut samples = samples.lock();
             if samples.len() == MAX_LATENESS_SAMPLES {
                 samples.drain(..MAX_LATENESS_SAMPLES / 2);
@@ -366,4 +391,3 @@ impl fmt::Display for Role {
         f.write_str(self.as_str())
     }
 }
-

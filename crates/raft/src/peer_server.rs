@@ -59,13 +59,19 @@ impl PeerServer {
             }
             AppendEntriesResponse::PartialSuccess(None) => {
                 partial_is_none = true;
-                let nothing = pb::LogId { leader_id: Some(pb::LeaderId::default()), index: 0 };
+                let nothing = pb::LogId {
+                    leader_id: Some(pb::LeaderId::default()),
+                    index: 0,
+                };
                 Answer::PartialSuccess(nothing)
             }
             AppendEntriesResponse::Conflict => Answer::Conflict(true),
             AppendEntriesResponse::HigherVote(vote) => Answer::HigherVote(convert::vote_to(&vote)),
         };
-        Ok(pb::AppendResponse { result: Some(result), partial_is_none })
+        Ok(pb::AppendResponse {
+            result: Some(result),
+            partial_is_none,
+        })
     }
 
     fn vote_rpc(&self, request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -100,14 +106,18 @@ impl pb::raft_server::Raft for PeerServer {
         &self,
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
-        self.take_append(request.into_inner()).await.map(Response::new)
+        self.take_append(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn heartbeat(
         &self,
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendResponse>, Status> {
-        self.take_append(request.into_inner()).await.map(Response::new)
+        self.take_append(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn vote(
@@ -139,7 +149,12 @@ impl pb::raft_server::Raft for PeerServer {
             request.to_node,
             convert::log_id_from(request.last_log_id).map_err(malformed)?,
         );
-        let taken = self.0.raft().handle_transfer_leader(rpc).await.map_err(stopped)?;
+        let taken = self
+            .0
+            .raft()
+            .handle_transfer_leader(rpc)
+            .await
+            .map_err(stopped)?;
         taken.map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::TransferLeaderResponse {}))
     }
@@ -179,7 +194,11 @@ impl pb::raft_server::Raft for PeerServer {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         self.check(request.into_inner().identity.as_ref())?;
-        let index = self.0.leader_read_index().await.map_err(Status::unavailable)?;
+        let index = self
+            .0
+            .leader_read_index()
+            .await
+            .map_err(Status::unavailable)?;
         Ok(Response::new(pb::ReadIndexResponse { index }))
     }
 
@@ -193,6 +212,8 @@ impl pb::raft_server::Raft for PeerServer {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let reply = self.0.propose_here(command, request.request_id).await;
         let reply = reply.map_err(|error| error.to_status())?;
-        Ok(Response::new(pb::ProposeResponse { reply: codec::encode_reply(&reply) }))
+        Ok(Response::new(pb::ProposeResponse {
+            reply: codec::encode_reply(&reply),
+        }))
     }
 }

@@ -46,7 +46,11 @@ impl Timing {
             Profile::Fast => FAST,
             Profile::Auto => {
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                if cores < MIN_CORES_FOR_BALANCED { CALM } else { BALANCED }
+                if cores < MIN_CORES_FOR_BALANCED {
+                    CALM
+                } else {
+                    BALANCED
+                }
             }
         }
     }

@@ -98,18 +98,27 @@ impl RaftNode {
     ) -> Result<Reply, ProposeError> {
         let encoded = codec::encode_command(&command);
         if encoded.len() > MAX_COMMAND_BYTES {
-            return Err(ProposeError::TooLarge { size: encoded.len() });
+            return Err(ProposeError::TooLarge {
+                size: encoded.len(),
+            });
         }
-        let _slot = self.slots().try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let _slot = self
+            .slots()
+            .try_acquire()
+            .map_err(|_| ProposeError::Overloaded)?;
         let deadline = Instant::now() + limit;
         let mut status = self.status_watch();
         loop {
             let seen = status.borrow_and_update().clone();
             let attempt = match seen.leader {
                 Some(leader) if leader == self.identity().node_id => {
-                    self.attempt_here(command.clone(), request_id.clone(), deadline).await
+                    self.attempt_here(command.clone(), request_id.clone(), deadline)
+                        .await
                 }
-                Some(leader) => self.forward(leader, encoded.clone(), &request_id, deadline).await,
+                Some(leader) => {
+                    self.forward(leader, encoded.clone(), &request_id, deadline)
+                        .await
+                }
                 None => Attempt::Elsewhere,
             };
             match attempt {
@@ -134,7 +143,10 @@ impl RaftNode {
         command: Command,
         request_id: String,
     ) -> Result<Reply, ProposeError> {
-        let _slot = self.slots().try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let _slot = self
+            .slots()
+            .try_acquire()
+            .map_err(|_| ProposeError::Overloaded)?;
         let deadline = Instant::now() + FORWARDED_LIMIT;
         match self.attempt_here(command, request_id, deadline).await {
             Attempt::Answered(reply) => Ok(reply),
@@ -157,7 +169,9 @@ impl RaftNode {
             request_id,
             command,
         };
-        let write = self.raft().client_write(EntryBytes(codec::encode_entry(&envelope)));
+        let write = self
+            .raft()
+            .client_write(EntryBytes(codec::encode_entry(&envelope)));
         match tokio::time::timeout_at(deadline, write).await {
             Ok(Ok(response)) => match response.data.0 {
                 Some(reply) => Attempt::Answered(reply),
@@ -175,7 +189,9 @@ impl RaftNode {
         request_id: &str,
         deadline: Instant,
     ) -> Attempt {
-        let Some(mut client) = self.peer_client(leader) else { return Attempt::Elsewhere };
+        let Some(mut client) = self.peer_client(leader) else {
+            return Attempt::Elsewhere;
+        };
         let request = pb::ProposeRequest {
             identity: Some(self.identity_to(leader)),
             request_id: request_id.to_owned(),
@@ -201,9 +217,7 @@ fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attem
     match error {
         // Refused before it was appended.
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Attempt::Elsewhere,
-        RaftError::APIError(other) => {
-            Attempt::Failed(ProposeError::Unanswered(other.to_string()))
-        }
+        RaftError::APIError(other) => Attempt::Failed(ProposeError::Unanswered(other.to_string())),
         RaftError::Fatal(_) => Attempt::Failed(ProposeError::Stopped),
     }
 }

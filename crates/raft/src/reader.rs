@@ -55,7 +55,9 @@ impl RaftNode {
             return self.leader_read_index().await.ok();
         }
         let mut client = self.peer_client(leader)?;
-        let request = pb::ReadIndexRequest { identity: Some(self.identity_to(leader)) };
+        let request = pb::ReadIndexRequest {
+            identity: Some(self.identity_to(leader)),
+        };
         let answer = tokio::time::timeout_at(deadline, client.read_index(request)).await;
         Some(answer.ok()?.ok()?.into_inner().index)
     }

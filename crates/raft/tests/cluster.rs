@@ -1,4 +1,5 @@
 //! Three members in one process over real sockets and real disks.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,7 +40,9 @@ impl Cluster {
         let mut listeners = BTreeMap::new();
         for id in 1..=3 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            cluster.addresses.insert(id, listener.local_addr().unwrap().to_string());
+            cluster
+                .addresses
+                .insert(id, listener.local_addr().unwrap().to_string());
             listeners.insert(id, listener);
         }
         for id in ids {
@@ -52,7 +55,10 @@ impl Cluster {
 
     async fn start_member(&mut self, id: u64, listener: TcpListener) {
         let config = RaftConfig {
-            identity: Identity { cluster_id: "test".into(), node_id: id },
+            identity: Identity {
+                cluster_id: "test".into(),
+                node_id: id,
+            },
             data_dir: self.dirs[id as usize - 1].path().to_owned(),
             members: self.addresses.clone(),
             profile: Profile::Balanced,
@@ -85,7 +91,12 @@ impl Cluster {
     async fn leader(&self, not: Option<u64>) -> u64 {
         let mut status = self.any().status_watch();
         let seen = status.wait_for(|s| s.leader.is_some() && s.leader != not);
-        tokio::time::timeout(LIMIT, seen).await.unwrap().unwrap().leader.unwrap()
+        tokio::time::timeout(LIMIT, seen)
+            .await
+            .unwrap()
+            .unwrap()
+            .leader
+            .unwrap()
     }
 }
 
@@ -124,7 +135,12 @@ fn open(node: u64, boot: u64) -> Command {
 }
 
 async fn write(node: &RaftNode, command: Command) -> SessionId {
-    match node.propose(command, String::new(), LIMIT).await.unwrap().result {
+    match node
+        .propose(command, String::new(), LIMIT)
+        .await
+        .unwrap()
+        .result
+    {
         Ok(Outcome::Session(id)) => id,
         other => panic!("{other:?}"),
     }
@@ -145,9 +161,19 @@ async fn any_node_takes_writes_and_reads_its_own() {
             assert!(reader.node.state().read(|s| s.session(session).is_some()));
         }
     }
-    let down = NodeDown { session: SessionId(0), cause: DownCause::Silent, moves: vec![] };
-    let reply = cluster.any().propose(Command::NodeDown(down), String::new(), LIMIT).await;
-    assert_eq!(reply.unwrap().result, Err(Rejection::SessionClosed(SessionId(0))));
+    let down = NodeDown {
+        session: SessionId(0),
+        cause: DownCause::Silent,
+        moves: vec![],
+    };
+    let reply = cluster
+        .any()
+        .propose(Command::NodeDown(down), String::new(), LIMIT)
+        .await;
+    assert_eq!(
+        reply.unwrap().result,
+        Err(Rejection::SessionClosed(SessionId(0)))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +209,12 @@ async fn all_nodes_restart_with_everything() {
         cluster.start_member(id, listener).await;
     }
     cluster.any().read_index(LIMIT).await.unwrap();
-    assert!(cluster.any().state().read(|state| state.session(session).is_some()));
+    assert!(
+        cluster
+            .any()
+            .state()
+            .read(|state| state.session(session).is_some())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,7 +230,10 @@ async fn a_node_behind_a_purged_log_gets_a_snapshot() {
     let late = &cluster.members[&3].node;
     let mut applied = late.applied();
     let caught_up = applied.wait_for(|index| index.0 >= last.0);
-    tokio::time::timeout(LIMIT, caught_up).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, caught_up)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(late.state().read(|state| state.session(last).is_some()));
     assert!(
         late.changes_since(nihilo_types::id::LogIndex(1)).is_err(),
@@ -228,7 +262,10 @@ async fn without_a_quorum_a_write_is_not_acknowledged() {
         cluster.stop(id).await;
     }
     let limit = Duration::from_millis(700);
-    let result = cluster.any().propose(open(7, 1), String::new(), limit).await;
+    let result = cluster
+        .any()
+        .propose(open(7, 1), String::new(), limit)
+        .await;
     assert!(result.is_err(), "{result:?}");
     assert!(cluster.any().read_index(limit).await.is_err());
 }

@@ -60,7 +60,9 @@ pub struct Agent(Arc<Inner>);
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,8 +101,7 @@ impl Agent {
         }
         std::fs::create_dir_all(&instances)?;
         let executable = config.executable.clone();
-        let driver =
-            ProcessDriver::new(executable, config.node_name.clone(), config.first_port)?;
+        let driver = ProcessDriver::new(executable, config.node_name.clone(), config.first_port)?;
         Ok(Self(Arc::new(Inner {
             driver,
             admission,
@@ -141,11 +142,19 @@ impl Agent {
         }
         let running = table.n_running();
         if running >= self.0.config.capacity {
-            return Err(AgentError::NoCapacity { running, capacity: self.0.config.capacity });
+            return Err(AgentError::NoCapacity {
+                running,
+                capacity: self.0.config.capacity,
+            });
         }
         table.forget_old();
         let (orders, receiver) = watch::channel(Order::Run);
-        let path = self.0.config.dir.join("instances").join(format!("{}.log", spec.id));
+        let path = self
+            .0
+            .config
+            .dir
+            .join("instances")
+            .join(format!("{}.log", spec.id));
         let instance = Instance {
             report: new_report(&spec, shard, epoch),
             started: Instant::now(),
@@ -222,7 +231,10 @@ impl Agent {
         let wanted = |report: &InstanceReport| {
             report.state.is_counted() && shards.iter().any(|(shard, _)| *shard == report.shard)
         };
-        let found = table.instances.values().filter(|instance| wanted(&instance.report));
+        let found = table
+            .instances
+            .values()
+            .filter(|instance| wanted(&instance.report));
         Ok(found.map(|instance| self.0.refresh(instance)).collect())
     }
 
@@ -235,7 +247,8 @@ impl Agent {
     pub fn instances(&self) -> Vec<(InstanceReport, Output)> {
         let table = self.0.table.lock();
         let each = table.instances.values();
-        each.map(|instance| (self.0.refresh(instance), instance.output.clone())).collect()
+        each.map(|instance| (self.0.refresh(instance), instance.output.clone()))
+            .collect()
     }
 
     /// Drains and stops everything, within `grace`; what is left then dies with the process.
@@ -260,14 +273,19 @@ impl Table {
         if !self.accepting {
             return Err(AgentError::NotReady);
         }
-        self.floors.admit(shard, epoch, seq).map_err(|stale| match stale {
-            Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
-            Stale::Seq => AgentError::StaleSeq,
-        })
+        self.floors
+            .admit(shard, epoch, seq)
+            .map_err(|stale| match stale {
+                Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
+                Stale::Seq => AgentError::StaleSeq,
+            })
     }
 
     fn n_running(&self) -> u32 {
-        let running = self.instances.values().filter(|i| i.report.state.is_counted());
+        let running = self
+            .instances
+            .values()
+            .filter(|i| i.report.state.is_counted());
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
@@ -297,7 +315,9 @@ impl Inner {
 
     fn change(&self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
         let mut table = self.table.lock();
-        let Some(instance) = table.instances.get_mut(id) else { return };
+        let Some(instance) = table.instances.get_mut(id) else {
+            return;
+        };
         change(instance);
         let report = self.refresh(instance);
         // Under the lock, so that events keep the order of the states. No subscriber is fine.
@@ -333,12 +353,23 @@ impl Inner {
 
     pub(crate) fn output(&self, id: &InstanceId) -> Output {
         let table = self.table.lock();
-        table.instances.get(id).expect("an instance is in the table while it lives").output.clone()
+        table
+            .instances
+            .get(id)
+            .expect("an instance is in the table while it lives")
+            .output
+            .clone()
     }
 
     pub(crate) fn log(&self, event: &str, id: &InstanceId, pid: Option<u32>) {
-        let epoch = self.table.lock().instances.get(id).map(|instance| instance.report.epoch);
-        self.startstop.write(event, id, epoch.unwrap_or_default(), pid);
+        let epoch = self
+            .table
+            .lock()
+            .instances
+            .get(id)
+            .map(|instance| instance.report.epoch);
+        self.startstop
+            .write(event, id, epoch.unwrap_or_default(), pid);
     }
 }
 

@@ -24,7 +24,11 @@ impl Floors {
         if epoch > *floor {
             (*floor, *listed) = (epoch, 0);
         }
-        if seq < *listed { Err(Stale::Seq) } else { Ok(()) }
+        if seq < *listed {
+            Err(Stale::Seq)
+        } else {
+            Ok(())
+        }
     }
 
     /// A list was answered: calls sent before it are void from now on.

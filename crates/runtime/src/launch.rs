@@ -29,13 +29,18 @@ fn launch(argv: &[String]) -> String {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return format!("parent-death signal: {error}");
     }
-    let expected = std::env::var(PARENT_ENV).ok().and_then(|pid| pid.parse().ok());
+    let expected = std::env::var(PARENT_ENV)
+        .ok()
+        .and_then(|pid| pid.parse().ok());
     let parent = getppid().map(Pid::as_raw_nonzero).map(i32::from);
     // The parent may have died before the signal was set.
     if expected.is_some() && parent != expected {
         return "the node that asked for this is gone".into();
     }
-    let error = Command::new(program).args(args).env_remove(PARENT_ENV).exec();
+    let error = Command::new(program)
+        .args(args)
+        .env_remove(PARENT_ENV)
+        .exec();
     match error.kind() {
         std::io::ErrorKind::NotFound => format!("no such file `{program}`"),
         _ => format!("`{program}`: {error}"),

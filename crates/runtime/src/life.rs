@@ -66,7 +66,9 @@ pub(crate) async fn run(inner: Arc<Inner>, spec: InstanceSpec, mut orders: watch
         End::Stop => stop(&inner, &spec, &mut child).await,
         End::NeverReady => {
             stop(&inner, &spec, &mut child).await;
-            Exit::NeverReady { after_ms: spec.boot_deadline_ms }
+            Exit::NeverReady {
+                after_ms: spec.boot_deadline_ms,
+            }
         }
     };
     // Descendants that outlived the program.
@@ -82,8 +84,14 @@ pub(crate) async fn run(inner: Arc<Inner>, spec: InstanceSpec, mut orders: watch
 }
 
 fn read_output(child: &mut Child, output: &Output) -> impl Future<Output = ()> + use<> {
-    let out = child.stdout.take().map(|stream| tokio::spawn(output.clone().read(stream, false)));
-    let err = child.stderr.take().map(|stream| tokio::spawn(output.clone().read(stream, true)));
+    let out = child
+        .stdout
+        .take()
+        .map(|stream| tokio::spawn(output.clone().read(stream, false)));
+    let err = child
+        .stderr
+        .take()
+        .map(|stream| tokio::spawn(output.clone().read(stream, true)));
     async move {
         for reader in [out, err].into_iter().flatten() {
             drop(reader.await);
@@ -145,7 +153,11 @@ async fn listening(address: SocketAddr) {
     let mut n_polls = 0;
     while TcpStream::connect(address).await.is_err() {
         n_polls += 1;
-        let pause = if n_polls < N_FAST_POLLS { POLL_MIN } else { POLL_MAX };
+        let pause = if n_polls < N_FAST_POLLS {
+            POLL_MIN
+        } else {
+            POLL_MAX
+        };
         tokio::time::sleep(pause).await;
     }
 }
@@ -162,7 +174,9 @@ async fn stop(inner: &Inner, spec: &InstanceSpec, child: &mut Child) -> Exit {
 }
 
 fn signal_group(pid: Option<u32>, signal: Signal) {
-    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let pid = pid
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // An empty group is what is wanted.
         let _ = kill_process_group(pid, signal);
@@ -183,11 +197,15 @@ fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
 
 /// A launcher that started nothing says so in its own words.
 fn launcher_failure(exit: Exit, lines: &[String]) -> Exit {
-    let said = lines.iter().rev().find_map(|line| line.strip_prefix(FAILURE_MARK));
+    let said = lines
+        .iter()
+        .rev()
+        .find_map(|line| line.strip_prefix(FAILURE_MARK));
     match (exit, said) {
-        (Exit::Code(FAILED), Some(cause)) => {
-            Exit::StartFailed { stage: "exec".into(), cause: cause.into() }
-        }
+        (Exit::Code(FAILED), Some(cause)) => Exit::StartFailed {
+            stage: "exec".into(),
+            cause: cause.into(),
+        },
         (exit, _) => exit,
     }
 }

@@ -43,7 +43,11 @@ struct Inner {
 
 impl Output {
     pub fn new(path: PathBuf) -> Self {
-        let file = OpenOptions::new().create(true).append(true).open(&path).ok();
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .ok();
         Self(Arc::new(Mutex::new(Inner {
             ring: VecDeque::new(),
             n_bytes: 0,
@@ -57,7 +61,10 @@ impl Output {
     /// Everything kept, and what comes after it.
     pub fn follow(&self) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
         let inner = self.0.lock();
-        (inner.ring.iter().cloned().collect(), inner.followers.subscribe())
+        (
+            inner.ring.iter().cloned().collect(),
+            inner.followers.subscribe(),
+        )
     }
 
     /// The last lines as text, each at most 1 KiB.
@@ -66,7 +73,10 @@ impl Output {
         let skip = inner.ring.len().saturating_sub(n);
         let text = |line: &LogLine| {
             let text = String::from_utf8_lossy(&line.line);
-            text.chars().take(1024).filter(|c| !c.is_control()).collect()
+            text.chars()
+                .take(1024)
+                .filter(|c| !c.is_control())
+                .collect()
         };
         inner.ring.iter().skip(skip).map(text).collect()
     }
@@ -74,11 +84,17 @@ impl Output {
     fn push(&self, stderr: bool, line: Vec<u8>) {
         let mut inner = self.0.lock();
         inner.write(&line);
-        let line = LogLine { at_ms: wall_ms(), stderr, line };
+        let line = LogLine {
+            at_ms: wall_ms(),
+            stderr,
+            line,
+        };
         inner.n_bytes += line.line.len();
         inner.ring.push_back(line.clone());
         while inner.n_bytes > RING_BYTES {
-            let Some(oldest) = inner.ring.pop_front() else { break };
+            let Some(oldest) = inner.ring.pop_front() else {
+                break;
+            };
             inner.n_bytes -= oldest.line.len();
         }
         // Nobody following is the usual state.
@@ -114,7 +130,11 @@ impl Inner {
     /// The file is a convenience: a full disk costs output, never the instance.
     fn write(&mut self, line: &[u8]) {
         let Some(file) = &mut self.file else { return };
-        if file.write_all(line).and_then(|()| file.write_all(b"\n")).is_err() {
+        if file
+            .write_all(line)
+            .and_then(|()| file.write_all(b"\n"))
+            .is_err()
+        {
             self.file = None;
             return;
         }
@@ -122,7 +142,12 @@ impl Inner {
         if self.file_bytes >= MAX_FILE_BYTES {
             let old = self.path.with_extension("log.1");
             self.file = std::fs::rename(&self.path, old)
-                .and_then(|()| OpenOptions::new().create(true).append(true).open(&self.path))
+                .and_then(|()| {
+                    OpenOptions::new()
+                        .create(true)
+                        .append(true)
+                        .open(&self.path)
+                })
                 .ok();
             self.file_bytes = 0;
         }
@@ -131,5 +156,7 @@ impl Inner {
 
 pub(crate) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }

@@ -31,7 +31,10 @@ pub struct StartError {
 
 impl StartError {
     fn new(stage: &'static str, cause: impl Into<String>) -> Self {
-        Self { stage, cause: cause.into() }
+        Self {
+            stage,
+            cause: cause.into(),
+        }
     }
 }
 
@@ -62,15 +65,22 @@ impl ProcessDriver {
         let runtime = tokio::runtime::Handle::current();
         // The parent-death signal fires when the *thread* that spawned ends, so this one must
         // live as long as the process.
-        std::thread::Builder::new().name("spawner".into()).spawn(move || {
-            let _context = runtime.enter();
-            while let Some((mut command, answer)) = queue.blocking_recv() {
-                // An asker that is gone has its child killed on drop.
-                drop(answer.send(command.spawn()));
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || {
+                let _context = runtime.enter();
+                while let Some((mut command, answer)) = queue.blocking_recv() {
+                    // An asker that is gone has its child killed on drop.
+                    drop(answer.send(command.spawn()));
+                }
+            })?;
         let ports = Mutex::new(Ports::new(first_port));
-        Ok(Self { executable, node_name, ports, spawner })
+        Ok(Self {
+            executable,
+            node_name,
+            ports,
+            spawner,
+        })
     }
 
     pub(crate) async fn start(&self, spec: &InstanceSpec) -> Result<Started, StartError> {
@@ -101,7 +111,11 @@ impl ProcessDriver {
                 vec![path]
             }
         };
-        let mut argv = if spec.command.is_empty() { program } else { spec.command.clone() };
+        let mut argv = if spec.command.is_empty() {
+            program
+        } else {
+            spec.command.clone()
+        };
         argv.extend(spec.args.iter().cloned());
         Ok(argv)
     }
@@ -132,7 +146,10 @@ impl ProcessDriver {
         }
         let (answer, spawned) = oneshot::channel();
         let busy = |_| StartError::new("spawn", "the node is shutting down");
-        self.spawner.send((command, answer)).await.map_err(|_| busy(()))?;
+        self.spawner
+            .send((command, answer))
+            .await
+            .map_err(|_| busy(()))?;
         let child = spawned.await.map_err(|_| busy(()))?;
         let child = child.map_err(|error| StartError::new("spawn", error.to_string()))?;
         Ok(Started { child, address })
@@ -167,11 +184,16 @@ struct Ports {
 
 impl Ports {
     fn new(first: u16) -> Self {
-        Self { first, next: 0, taken: BTreeMap::new() }
+        Self {
+            first,
+            next: 0,
+            taken: BTreeMap::new(),
+        }
     }
 
     fn take(&mut self) -> Result<SocketAddr, StartError> {
-        self.taken.retain(|_, freed| freed.is_none_or(|at| at.elapsed() < QUARANTINE));
+        self.taken
+            .retain(|_, freed| freed.is_none_or(|at| at.elapsed() < QUARANTINE));
         for _ in 0..N_PORTS {
             let port = self.first.saturating_add(self.next);
             self.next = (self.next + 1) % N_PORTS;
@@ -182,7 +204,10 @@ impl Ports {
                 return Ok(address);
             }
         }
-        Err(StartError::new("port", format!("no free port in {}+{N_PORTS}", self.first)))
+        Err(StartError::new(
+            "port",
+            format!("no free port in {}+{N_PORTS}", self.first),
+        ))
     }
 
     fn give_back(&mut self, port: u16) {

@@ -37,8 +37,16 @@ impl StartStopLog {
     pub(crate) fn write(&self, event: &str, id: &InstanceId, epoch: Epoch, pid: Option<u32>) {
         let now = clock_gettime(ClockId::Boottime);
         let boottime_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-        let line = Line { boottime_ns, instance: id.as_str(), epoch: epoch.0, event, pid };
-        let Ok(mut text) = serde_json::to_vec(&line) else { return };
+        let line = Line {
+            boottime_ns,
+            instance: id.as_str(),
+            epoch: epoch.0,
+            event,
+            pid,
+        };
+        let Ok(mut text) = serde_json::to_vec(&line) else {
+            return;
+        };
         text.push(b'\n');
         let mut log = self.0.lock();
         let (path, file, size) = &mut *log;

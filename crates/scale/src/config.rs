@@ -87,7 +87,11 @@ impl ScaleConfig {
     }
 
     fn set(&mut self, key: &str, text: &str) -> Result<(), ConfigError> {
-        let bad = || ConfigError(format!("failed to parse data: failed to parse {key:?}: {text}"));
+        let bad = || {
+            ConfigError(format!(
+                "failed to parse data: failed to parse {key:?}: {text}"
+            ))
+        };
         let float = || text.parse::<f64>().map_err(|_| bad());
         let int = || text.parse::<i32>().map_err(|_| bad());
         let flag = || text.parse::<bool>().map_err(|_| bad());
@@ -122,9 +126,11 @@ impl ScaleConfig {
         let fail = |text: String| Err(ConfigError(text));
         let window = go_duration(self.stable_window_ms);
         if !(MIN_WINDOW_MS..=HOUR_MS).contains(&self.stable_window_ms) {
-            return fail(format!("stable-window = {window}, must be in [6s; 1h0m0s] range"));
+            return fail(format!(
+                "stable-window = {window}, must be in [6s; 1h0m0s] range"
+            ));
         }
-        if self.stable_window_ms % 1000 != 0 {
+        if !self.stable_window_ms.is_multiple_of(1000) {
             let text = "must be specified with at most second precision";
             return fail(format!("stable-window = {window}, {text}"));
         }
@@ -197,10 +203,12 @@ struct Annotations<'a>(&'a BTreeMap<String, String>);
 
 impl Annotations<'_> {
     fn get(&self, key: &str) -> Option<(&str, String)> {
-        [key.to_owned(), camel_case(key)].into_iter().find_map(|key| {
-            let full = format!("{}{key}", keys::AUTOSCALING_PREFIX);
-            Some((self.0.get(&full)?.as_str(), full))
-        })
+        [key.to_owned(), camel_case(key)]
+            .into_iter()
+            .find_map(|key| {
+                let full = format!("{}{key}", keys::AUTOSCALING_PREFIX);
+                Some((self.0.get(&full)?.as_str(), full))
+            })
     }
 
     fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
@@ -241,7 +249,11 @@ impl RevisionScale {
             _ => Metric::Concurrency,
         };
         let limit = f64::from(container_concurrency);
-        let capacity = if container_concurrency > 0 { limit } else { config.target_default };
+        let capacity = if container_concurrency > 0 {
+            limit
+        } else {
+            config.target_default
+        };
         let (mut total, mut utilization) = match metric {
             Metric::Rps => (config.rps_default, 0.7),
             Metric::Concurrency => (capacity, config.target_fraction),
@@ -257,8 +269,9 @@ impl RevisionScale {
         }
         let target = (total * utilization).max(0.01);
         let stable_window_ms = own.time("window").unwrap_or(config.stable_window_ms);
-        let percentage =
-            own.parsed("panic-window-percentage").unwrap_or(config.panic_window_percentage);
+        let percentage = own
+            .parsed("panic-window-percentage")
+            .unwrap_or(config.panic_window_percentage);
         let panic_seconds = (stable_window_ms as f64 / 1000.0 * percentage / 100.0).round();
         let initial = own.parsed("initial-scale").unwrap_or(config.initial_scale);
         Self {
@@ -280,7 +293,9 @@ impl RevisionScale {
                 / 100.0,
             max_scale_up_rate: config.max_scale_up_rate,
             max_scale_down_rate: config.max_scale_down_rate,
-            scale_down_delay_ms: own.time("scale-down-delay").unwrap_or(config.scale_down_delay_ms),
+            scale_down_delay_ms: own
+                .time("scale-down-delay")
+                .unwrap_or(config.scale_down_delay_ms),
             enable_scale_to_zero: config.enable_scale_to_zero,
             grace_ms: config.grace_ms,
             retention_ms: own
@@ -327,10 +342,22 @@ impl fmt::Display for FieldError {
 
 /// Keys that this version knows under `autoscaling.knative.dev/`.
 const KNOWN: [&str; 16] = [
-    "class", "metric", "target", "target-utilization-percentage", "target-burst-capacity",
-    "window", "panic-window-percentage", "panic-threshold-percentage", "scale-down-delay",
-    "scale-to-zero-pod-retention-period", "initial-scale", "min-scale", "max-scale",
-    "activation-scale", "metric-aggregation-algorithm", "max-scale-up-rate",
+    "class",
+    "metric",
+    "target",
+    "target-utilization-percentage",
+    "target-burst-capacity",
+    "window",
+    "panic-window-percentage",
+    "panic-threshold-percentage",
+    "scale-down-delay",
+    "scale-to-zero-pod-retention-period",
+    "initial-scale",
+    "min-scale",
+    "max-scale",
+    "activation-scale",
+    "metric-aggregation-algorithm",
+    "max-scale-up-rate",
 ];
 
 /// Checks a template's autoscaling annotations; empty = all is well.
@@ -340,18 +367,33 @@ pub fn validate_annotations(
 ) -> Vec<FieldError> {
     let own = Annotations(annotations);
     let mut errors = Vec::new();
-    for key in annotations.keys().filter_map(|key| key.strip_prefix(keys::AUTOSCALING_PREFIX)) {
-        if !KNOWN.iter().any(|known| *known == key || camel_case(known) == key) {
+    for key in annotations
+        .keys()
+        .filter_map(|key| key.strip_prefix(keys::AUTOSCALING_PREFIX))
+    {
+        if !KNOWN
+            .iter()
+            .any(|known| *known == key || camel_case(known) == key)
+        {
             let near = nihilo_types::names::nearest(key, KNOWN);
-            let hint = near.map(|near| format!(" did you mean `{near}`?")).unwrap_or_default();
+            let hint = near
+                .map(|near| format!(" did you mean `{near}`?"))
+                .unwrap_or_default();
             let message = format!("invalid key name {key:?}{hint}");
-            errors.push(FieldError { message, key: format!("{}{key}", keys::AUTOSCALING_PREFIX) });
+            errors.push(FieldError {
+                message,
+                key: format!("{}{key}", keys::AUTOSCALING_PREFIX),
+            });
         }
     }
     let int = |errors: &mut Vec<FieldError>, key: &str, low: i32| {
-        number(errors, &own, key, |value: i32| value >= low, |value| {
-            format!("expected {low} <= {value} <= {}", i32::MAX)
-        })
+        number(
+            errors,
+            &own,
+            key,
+            |value: i32| value >= low,
+            |value| format!("expected {low} <= {value} <= {}", i32::MAX),
+        )
     };
     let min = int(&mut errors, "min-scale", 0);
     let max = int(&mut errors, "max-scale", 0);
@@ -364,39 +406,76 @@ pub fn validate_annotations(
         errors.push(FieldError { message, key });
     }
     let percent = |errors: &mut Vec<FieldError>, key: &str, low: f64, high: f64| {
-        number(errors, &own, key, |v: f64| (low..=high).contains(&v), |value| {
-            format!("expected {low} <= {value} <= {high}")
-        });
+        number(
+            errors,
+            &own,
+            key,
+            |v: f64| (low..=high).contains(&v),
+            |value| format!("expected {low} <= {value} <= {high}"),
+        );
     };
     percent(&mut errors, "target-utilization-percentage", 1.0, 100.0);
     percent(&mut errors, "panic-window-percentage", 1.0, 100.0);
     percent(&mut errors, "panic-threshold-percentage", 110.0, 1000.0);
-    number(&mut errors, &own, "target", |v: f64| v >= 0.01, |value| {
-        format!("target {value} should be at least 0.01")
-    });
-    number(&mut errors, &own, "target-burst-capacity", |v: f64| v >= 0.0 || v == -1.0, |value| {
-        format!("invalid value: {value}")
-    });
+    number(
+        &mut errors,
+        &own,
+        "target",
+        |v: f64| v >= 0.01,
+        |value| format!("target {value} should be at least 0.01"),
+    );
+    number(
+        &mut errors,
+        &own,
+        "target-burst-capacity",
+        |v: f64| v >= 0.0 || v == -1.0,
+        |value| format!("invalid value: {value}"),
+    );
     let zero_allowed = config.allow_zero_initial_scale;
-    number(&mut errors, &own, "initial-scale", |v: i32| v > 0 || (v == 0 && zero_allowed), |v| {
-        match v.as_str() {
+    number(
+        &mut errors,
+        &own,
+        "initial-scale",
+        |v: i32| v > 0 || (v == 0 && zero_allowed),
+        |v| match v.as_str() {
             "0" => "invalid value: 0: initial-scale=0 not allowed by cluster".into(),
             value => format!("invalid value: {value}: must be greater than 0"),
-        }
-    });
-    number(&mut errors, &own, "activation-scale", |v: i32| v > 1, |value| {
-        format!("activation-scale={value} must be greater than 1")
-    });
+        },
+    );
+    number(
+        &mut errors,
+        &own,
+        "activation-scale",
+        |v: i32| v > 1,
+        |value| format!("activation-scale={value} must be greater than 1"),
+    );
     time(&mut errors, &own, "window", MIN_WINDOW_MS, HOUR_MS, true);
     time(&mut errors, &own, "scale-down-delay", 0, HOUR_MS, true);
-    time(&mut errors, &own, "scale-to-zero-pod-retention-period", 0, HOUR_MS, false);
-    if let Some((metric, key)) = own.get("metric").filter(|(m, _)| !["concurrency", "rps"].contains(m))
+    time(
+        &mut errors,
+        &own,
+        "scale-to-zero-pod-retention-period",
+        0,
+        HOUR_MS,
+        false,
+    );
+    if let Some((metric, key)) = own
+        .get("metric")
+        .filter(|(m, _)| !["concurrency", "rps"].contains(m))
     {
-        errors.push(FieldError { message: format!("invalid value: {metric}"), key });
+        errors.push(FieldError {
+            message: format!("invalid value: {metric}"),
+            key,
+        });
     }
-    if let Some((class, key)) = own.get("class").filter(|(c, _)| *c != "kpa.autoscaling.knative.dev")
+    if let Some((class, key)) = own
+        .get("class")
+        .filter(|(c, _)| *c != "kpa.autoscaling.knative.dev")
     {
-        errors.push(FieldError { message: format!("invalid value: {class}"), key });
+        errors.push(FieldError {
+            message: format!("invalid value: {class}"),
+            key,
+        });
     }
     errors
 }
@@ -426,14 +505,16 @@ fn time(
     high_ms: u64,
     whole_seconds: bool,
 ) {
-    let Some((text, key)) = own.get(key) else { return };
+    let Some((text, key)) = own.get(key) else {
+        return;
+    };
     let message = match parse_go_duration_ms(text) {
         None => format!("invalid value: {text}"),
         Some(ms) if !(low_ms..=high_ms).contains(&ms) => {
             let (low, high) = (go_duration(low_ms), go_duration(high_ms));
             format!("expected {low} <= {} <= {high}", go_duration(ms))
         }
-        Some(ms) if whole_seconds && ms % 1000 != 0 => {
+        Some(ms) if whole_seconds && !ms.is_multiple_of(1000) => {
             "must be specified with at most second precision".into()
         }
         Some(_) => return,
@@ -447,20 +528,32 @@ mod tests {
 
     fn annotate(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         let full = |key: &str| format!("autoscaling.knative.dev/{key}");
-        pairs.iter().map(|(key, value)| (full(key), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| (full(key), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
     fn each_bad_annotation_is_told_in_upstreams_words() {
         let cases = [
             (("window", "5s"), "expected 6s <= 5s <= 1h0m0s"),
-            (("window", "7500ms"), "must be specified with at most second precision"),
+            (
+                ("window", "7500ms"),
+                "must be specified with at most second precision",
+            ),
             (("target", "0"), "target 0 should be at least 0.01"),
             (("min-scale", "-1"), "expected 0 <= -1 <= 2147483647"),
             (("min-scale", "x"), "invalid value: x"),
             (("metric", "cpu"), "invalid value: cpu"),
-            (("activation-scale", "1"), "activation-scale=1 must be greater than 1"),
-            (("targt", "1"), "invalid key name \"targt\" did you mean `target`?"),
+            (
+                ("activation-scale", "1"),
+                "activation-scale=1 must be greater than 1",
+            ),
+            (
+                ("targt", "1"),
+                "invalid key name \"targt\" did you mean `target`?",
+            ),
         ];
         for (pair, want) in cases {
             let errors = validate_annotations(&annotate(&[pair]), &ScaleConfig::default());
@@ -469,7 +562,11 @@ mod tests {
         }
         let both = annotate(&[("min-scale", "3"), ("max-scale", "2")]);
         let errors = validate_annotations(&both, &ScaleConfig::default());
-        assert!(errors[0].message.contains("max-scale=2 is less than min-scale=3"));
+        assert!(
+            errors[0]
+                .message
+                .contains("max-scale=2 is less than min-scale=3")
+        );
     }
 
     #[test]
@@ -480,7 +577,10 @@ mod tests {
         };
         assert_eq!(resolve(&[], 0).target, 70.0);
         assert_eq!(resolve(&[("target", "50")], 10).total, 10.0);
-        assert_eq!(resolve(&[("targetUtilizationPercentage", "100")], 10).target, 10.0);
+        assert_eq!(
+            resolve(&[("targetUtilizationPercentage", "100")], 10).target,
+            10.0
+        );
         assert_eq!(resolve(&[("metric", "rps")], 0).target, 140.0);
         assert_eq!(resolve(&[("window", "6s")], 0).panic_window_ms, 1_000);
         assert_eq!(resolve(&[("window", "bad")], 0).stable_window_ms, 60_000);
@@ -489,9 +589,11 @@ mod tests {
     #[test]
     fn a_bad_cluster_setting_is_refused() {
         let map = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        for (key, value) in
-            [("stable-window", "1s"), ("max-scale-up-rate", "1"), ("stable-windw", "6s")]
-        {
+        for (key, value) in [
+            ("stable-window", "1s"),
+            ("max-scale-up-rate", "1"),
+            ("stable-windw", "6s"),
+        ] {
             assert!(ScaleConfig::from_map(&map(key, value)).is_err(), "{key}");
         }
         let config = ScaleConfig::from_map(&map("stable-window", "6s")).unwrap();

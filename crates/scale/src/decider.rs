@@ -57,7 +57,11 @@ impl Decider {
         if let Some(delay) = &mut delay {
             delay.record(now_ms, held);
         }
-        Self { panic_since_ms: (held > 0).then_some(now_ms), max_panic: held.max(0), delay }
+        Self {
+            panic_since_ms: (held > 0).then_some(now_ms),
+            max_panic: held.max(0),
+            delay,
+        }
     }
 
     pub fn reconfigure(&mut self, old: &RevisionScale, new: &RevisionScale) {
@@ -113,7 +117,10 @@ impl Decider {
     fn move_panic(&mut self, scale: &RevisionScale, now_ms: u64, over: bool) {
         if over {
             self.panic_since_ms = Some(now_ms);
-        } else if self.panic_since_ms.is_some_and(|since| since + scale.stable_window_ms < now_ms) {
+        } else if self
+            .panic_since_ms
+            .is_some_and(|since| since + scale.stable_window_ms < now_ms)
+        {
             self.panic_since_ms = None;
             self.max_panic = 0;
         }
@@ -128,9 +135,7 @@ fn excess_burst(scale: &RevisionScale, observed: Observed) -> f64 {
     match scale.target_burst_capacity {
         0.0 => 0.0,
         unlimited if unlimited < 0.0 => -1.0,
-        reserve => {
-            (f64::from(observed.n_ready) * scale.total - reserve - observed.panic).floor()
-        }
+        reserve => (f64::from(observed.n_ready) * scale.total - reserve - observed.panic).floor(),
     }
 }
 
@@ -155,7 +160,13 @@ mod tests {
     }
 
     fn observe(now_ms: u64, stable: f64, panic: f64, n_ready: u32) -> Observed {
-        Observed { now_ms, stable, panic, n_ready, reachable: true }
+        Observed {
+            now_ms,
+            stable,
+            panic,
+            n_ready,
+            reachable: true,
+        }
     }
 
     #[test]
@@ -177,7 +188,12 @@ mod tests {
         let scale = scale(&[], 0);
         let mut decider = Decider::new(&scale, 0, 1);
         assert_eq!(decider.decide(&scale, observe(0, 0.0, 500.0, 1)).desired, 8);
-        assert_eq!(decider.decide(&scale, observe(60_000, 70.0, 70.0, 8)).desired, 8);
+        assert_eq!(
+            decider
+                .decide(&scale, observe(60_000, 70.0, 70.0, 8))
+                .desired,
+            8
+        );
         let after = decider.decide(&scale, observe(60_001, 70.0, 70.0, 8));
         assert!(!after.in_panic);
         // Not below half of what is ready: the scale-down rate.
@@ -191,7 +207,10 @@ mod tests {
         let rise = decider.decide(&scale, observe(0, 1e9, 1e9, 1)).desired;
         assert_eq!(rise, 1_000);
         let mut decider = Decider::new(&scale, 0, 1);
-        let unreachable = Observed { reachable: false, ..observe(0, 0.0, 0.0, 9) };
+        let unreachable = Observed {
+            reachable: false,
+            ..observe(0, 0.0, 0.0, 9)
+        };
         assert_eq!(decider.decide(&scale, unreachable).desired, 0);
     }
 
@@ -199,8 +218,14 @@ mod tests {
     fn a_taken_over_revision_keeps_what_was_wanted() {
         let scale = scale(&[], 10);
         let mut decider = Decider::resume(&scale, 0, 2, 5);
-        assert_eq!(decider.decide(&scale, observe(1_000, 1.0, 1.0, 2)).desired, 5);
-        assert_eq!(decider.decide(&scale, observe(60_000, 1.0, 1.0, 5)).desired, 5);
+        assert_eq!(
+            decider.decide(&scale, observe(1_000, 1.0, 1.0, 2)).desired,
+            5
+        );
+        assert_eq!(
+            decider.decide(&scale, observe(60_000, 1.0, 1.0, 5)).desired,
+            5
+        );
         assert!(decider.decide(&scale, observe(60_001, 1.0, 1.0, 5)).desired < 5);
     }
 
@@ -209,8 +234,16 @@ mod tests {
         let off = scale(&[("target-burst-capacity", "0")], 0);
         let unlimited = scale(&[("target-burst-capacity", "-1")], 0);
         let observed = observe(0, 10.0, 10.0, 1);
-        assert_eq!(Decider::new(&off, 0, 1).decide(&off, observed).excess_burst, 0.0);
-        assert_eq!(Decider::new(&unlimited, 0, 1).decide(&unlimited, observed).excess_burst, -1.0);
+        assert_eq!(
+            Decider::new(&off, 0, 1).decide(&off, observed).excess_burst,
+            0.0
+        );
+        assert_eq!(
+            Decider::new(&unlimited, 0, 1)
+                .decide(&unlimited, observed)
+                .excess_burst,
+            -1.0
+        );
     }
 
     proptest::proptest! {

@@ -10,18 +10,37 @@ pub struct FastFloor {
 impl FastFloor {
     /// Takes a demand edge: `d` requests in flight over all gateways, queued included. A higher
     /// edge replaces the floor and restarts its hold of one panic window.
-    pub fn demand(&mut self, now_ms: u64, d: u64, target: f64, activation: i32, up: i32, hold_ms: u64) {
+    pub fn demand(
+        &mut self,
+        now_ms: u64,
+        d: u64,
+        target: f64,
+        activation: i32,
+        up: i32,
+        hold_ms: u64,
+    ) {
         let needed = (d as f64 / target).ceil().min(f64::from(i32::MAX)) as i32;
-        let needed = if activation > 1 { needed.max(activation) } else { needed };
+        let needed = if activation > 1 {
+            needed.max(activation)
+        } else {
+            needed
+        };
         let value = needed.max(i32::from(d > 0)).min(up);
         if value >= self.at(now_ms) {
-            *self = Self { value, until_ms: now_ms + hold_ms };
+            *self = Self {
+                value,
+                until_ms: now_ms + hold_ms,
+            };
         }
     }
 
     /// The floor now; 0 = none.
     pub fn at(&self, now_ms: u64) -> i32 {
-        if now_ms < self.until_ms { self.value } else { 0 }
+        if now_ms < self.until_ms {
+            self.value
+        } else {
+            0
+        }
     }
 
     /// When it ends, if it stands.

@@ -69,10 +69,16 @@ mod tests {
         integrator.report(0);
         integrator.started(500_000);
         let first = integrator.report(1_000_000);
-        assert_eq!((first.area_us, first.used_us, first.n_started), (500_000, 1_000_000, 1));
+        assert_eq!(
+            (first.area_us, first.used_us, first.n_started),
+            (500_000, 1_000_000, 1)
+        );
         integrator.ended(1_250_000);
         let second = integrator.report(2_000_000);
-        assert_eq!((second.area_us, second.n_started, second.in_flight), (250_000, 0, 0));
+        assert_eq!(
+            (second.area_us, second.n_started, second.in_flight),
+            (250_000, 0, 0)
+        );
     }
 
     #[test]

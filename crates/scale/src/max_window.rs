@@ -15,7 +15,10 @@ pub struct MaxWindow {
 
 impl MaxWindow {
     pub fn new(delay_ms: u64) -> Self {
-        Self { slots: delay_ms.div_ceil(SLOT_MS).max(1), entries: VecDeque::new() }
+        Self {
+            slots: delay_ms.div_ceil(SLOT_MS).max(1),
+            entries: VecDeque::new(),
+        }
     }
 
     /// Records a value and returns the maximum.
@@ -25,7 +28,11 @@ impl MaxWindow {
             self.entries.pop_back();
         }
         self.entries.push_back((slot, value));
-        while self.entries.front().is_some_and(|(at, _)| slot - at.min(&slot) >= self.slots) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|(at, _)| slot - at.min(&slot) >= self.slots)
+        {
             self.entries.pop_front();
         }
         self.entries.front().map_or(value, |(_, max)| *max)

@@ -61,33 +61,62 @@ pub fn minimum(scale: &RevisionScale, reachability: Reachability, initialized: b
 
 /// Clamps a decision to the bounds and takes the step to zero, which is the only careful one.
 pub fn wanted(scale: &RevisionScale, question: Question) -> Wanted {
-    let Question { now_ms, decided, active, .. } = question;
+    let Question {
+        now_ms,
+        decided,
+        active,
+        ..
+    } = question;
     if decided < 0 && active.status != ConditionStatus::Unknown {
-        return Wanted { n: -1, apply: false, look_again_ms: None };
+        return Wanted {
+            n: -1,
+            apply: false,
+            look_again_ms: None,
+        };
     }
     let mut n = decided.max(minimum(scale, question.reachability, question.initialized));
     if scale.max_scale > 0 {
         n = n.min(scale.max_scale);
     }
     if n > 0 {
-        return Wanted { n, apply: true, look_again_ms: None };
+        return Wanted {
+            n,
+            apply: true,
+            look_again_ms: None,
+        };
     }
     if !scale.enable_scale_to_zero {
-        return Wanted { n: 1, apply: true, look_again_ms: None };
+        return Wanted {
+            n: 1,
+            apply: true,
+            look_again_ms: None,
+        };
     }
     let age_ms = now_ms.saturating_sub(active.since_ms);
-    let later = |n, wait_ms| Wanted { n, apply: n > 0, look_again_ms: Some(now_ms + wait_ms) };
+    let later = |n, wait_ms| Wanted {
+        n,
+        apply: n > 0,
+        look_again_ms: Some(now_ms + wait_ms),
+    };
     match active.status {
         ConditionStatus::Unknown => {
             let limit = scale.progress_deadline_ms + ACTIVATION_SLACK_MS;
             match age_ms >= limit {
-                true => Wanted { n: 0, apply: true, look_again_ms: None },
+                true => Wanted {
+                    n: 0,
+                    apply: true,
+                    look_again_ms: None,
+                },
                 false => later(-1, limit - age_ms),
             }
         }
         ConditionStatus::True => match age_ms >= scale.stable_window_ms {
             // Answered, not applied: the condition goes False first, the instances stay.
-            true => Wanted { n: 0, apply: false, look_again_ms: Some(now_ms) },
+            true => Wanted {
+                n: 0,
+                apply: false,
+                look_again_ms: Some(now_ms),
+            },
             false => later(1, scale.stable_window_ms - age_ms),
         },
         ConditionStatus::False => inactive(scale, question, age_ms),
@@ -98,8 +127,16 @@ pub fn wanted(scale: &RevisionScale, question: Question) -> Wanted {
 /// no probing here: the home node's limiter closes admission atomically.
 fn inactive(scale: &RevisionScale, question: Question, age_ms: u64) -> Wanted {
     let now_ms = question.now_ms;
-    let zero = Wanted { n: 0, apply: true, look_again_ms: None };
-    let wait = |ms| Wanted { n: 0, apply: false, look_again_ms: Some(now_ms + ms) };
+    let zero = Wanted {
+        n: 0,
+        apply: true,
+        look_again_ms: None,
+    };
+    let wait = |ms| Wanted {
+        n: 0,
+        apply: false,
+        look_again_ms: Some(now_ms + ms),
+    };
     let retention = match question.reachability {
         Reachability::Unreachable => 0,
         Reachability::Reachable | Reachability::Unknown => scale.retention_ms,
@@ -110,9 +147,14 @@ fn inactive(scale: &RevisionScale, question: Question, age_ms: u64) -> Wanted {
     if retention > 0 && age_ms < retention {
         return wait(retention - age_ms);
     }
-    let in_proxy_ms =
-        question.proxy_since_ms.map_or(0, |since| now_ms.saturating_sub(since));
-    if in_proxy_ms >= scale.grace_ms { zero } else { wait(scale.grace_ms - in_proxy_ms) }
+    let in_proxy_ms = question
+        .proxy_since_ms
+        .map_or(0, |since| now_ms.saturating_sub(since));
+    if in_proxy_ms >= scale.grace_ms {
+        zero
+    } else {
+        wait(scale.grace_ms - in_proxy_ms)
+    }
 }
 
 /// The Active condition's next status and reason (§6.3, in exactly this order).
@@ -159,7 +201,11 @@ mod tests {
         Question {
             now_ms: 1_000_000,
             decided,
-            active: Active { status, reason: "", since_ms: 1_000_000 - age_ms },
+            active: Active {
+                status,
+                reason: "",
+                since_ms: 1_000_000 - age_ms,
+            },
             initialized: true,
             reachability: Reachability::Reachable,
             proxy_since_ms: None,
@@ -169,30 +215,69 @@ mod tests {
     #[test]
     fn zero_is_reached_in_steps() {
         let cases = [
-            ("active for less than a window", ask(0, True, 10_000), (1, true, Some(50_000))),
-            ("active for a window", ask(0, True, 60_000), (0, false, Some(0))),
-            ("inactive, in the grace", ask(0, False, 5_000), (0, false, Some(30_000))),
-            ("inactive past the grace", ask(0, False, 30_000), (0, true, None)),
-            ("activating", ask(0, Unknown, 1_000), (-1, false, Some(629_000))),
-            ("activation timed out", ask(0, Unknown, 630_000), (0, true, None)),
+            (
+                "active for less than a window",
+                ask(0, True, 10_000),
+                (1, true, Some(50_000)),
+            ),
+            (
+                "active for a window",
+                ask(0, True, 60_000),
+                (0, false, Some(0)),
+            ),
+            (
+                "inactive, in the grace",
+                ask(0, False, 5_000),
+                (0, false, Some(30_000)),
+            ),
+            (
+                "inactive past the grace",
+                ask(0, False, 30_000),
+                (0, true, None),
+            ),
+            (
+                "activating",
+                ask(0, Unknown, 1_000),
+                (-1, false, Some(629_000)),
+            ),
+            (
+                "activation timed out",
+                ask(0, Unknown, 630_000),
+                (0, true, None),
+            ),
             ("nothing decided", ask(-1, True, 1_000), (-1, false, None)),
             ("traffic", ask(3, False, 1), (3, true, None)),
         ];
         for (name, question, (n, apply, wait)) in cases {
             let look_again_ms = wait.map(|wait| question.now_ms + wait);
-            assert_eq!(wanted(&scale(), question), Wanted { n, apply, look_again_ms }, "{name}");
+            assert_eq!(
+                wanted(&scale(), question),
+                Wanted {
+                    n,
+                    apply,
+                    look_again_ms
+                },
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_path_in_proxy_for_the_grace_is_the_fast_way() {
-        let question = Question { proxy_since_ms: Some(960_000), ..ask(0, False, 1) };
+        let question = Question {
+            proxy_since_ms: Some(960_000),
+            ..ask(0, False, 1)
+        };
         assert!(wanted(&scale(), question).apply);
     }
 
     #[test]
     fn bounds_hold_and_reachability_decides_the_minimum() {
-        let bounded = RevisionScale { min_scale: 2, max_scale: 5, ..scale() };
+        let bounded = RevisionScale {
+            min_scale: 2,
+            max_scale: 5,
+            ..scale()
+        };
         assert_eq!(wanted(&bounded, ask(0, True, 1)).n, 2);
         assert_eq!(wanted(&bounded, ask(9, True, 1)).n, 5);
         let unreachable = Question {

@@ -16,7 +16,12 @@ impl Window {
     /// `seconds`: 1..=3600.
     pub fn new(seconds: u64) -> Self {
         let n = usize::try_from(seconds.max(1)).unwrap_or(1);
-        Self { buckets: vec![0.0; n], total: 0.0, first: None, last: 0 }
+        Self {
+            buckets: vec![0.0; n],
+            total: 0.0,
+            first: None,
+            last: 0,
+        }
     }
 
     fn len(&self) -> u64 {
@@ -71,8 +76,9 @@ impl Window {
         }
         let span = self.last - first + 1;
         let passed = second.saturating_sub(self.last);
-        let slid_out: f64 =
-            (self.last + 1..=self.last + passed).map(|s| self.buckets[self.slot(s)]).sum();
+        let slid_out: f64 = (self.last + 1..=self.last + passed)
+            .map(|s| self.buckets[self.slot(s)])
+            .sum();
         let divisor = span.min(self.len() - passed);
         ((self.total - slid_out) / divisor as f64 * 1e6).round() / 1e6
     }
@@ -110,7 +116,12 @@ mod tests {
             window.record(second, value);
         }
         let want = [
-            (103, 4.5), (109, 4.5), (110, 4.666_667), (111, 4.0), (112, 8.0), (113, 0.0),
+            (103, 4.5),
+            (109, 4.5),
+            (110, 4.666_667),
+            (111, 4.0),
+            (112, 8.0),
+            (113, 0.0),
         ];
         for (second, average) in want {
             assert_eq!(window.average(second), average, "at {second}");

@@ -25,7 +25,9 @@ static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs an app until SIGTERM; returns the exit code.
 pub fn run(name: &str) -> i32 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let Ok(runtime) = runtime else { return 70 };
     match name {
         "hello" | "sleep" | "echo" | "count" | "ignore-term" => runtime.block_on(serve(name)),
@@ -57,9 +59,14 @@ async fn terminated() {
 }
 
 async fn serve(name: &str) -> i32 {
-    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080);
-    let host: IpAddr =
-        std::env::var("HOST").ok().and_then(|host| host.parse().ok()).unwrap_or([127, 0, 0, 1].into());
+    let port = std::env::var("PORT")
+        .ok()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(8080);
+    let host: IpAddr = std::env::var("HOST")
+        .ok()
+        .and_then(|host| host.parse().ok())
+        .unwrap_or([127, 0, 0, 1].into());
     let listener = match TcpListener::bind(SocketAddr::from((host, port))).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -95,7 +102,10 @@ async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
     let n = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
     let query = |key: &str| {
         let pairs = request.uri().query().unwrap_or_default().split('&');
-        pairs.filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v.to_owned())
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v.to_owned())
     };
     let pause = query("ms").and_then(|ms| ms.parse().ok());
     if let Some(ms) = pause.or((app == "sleep").then_some(100)) {

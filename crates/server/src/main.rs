@@ -5,7 +5,10 @@ use nihilo_server::{demo_app, wiring};
 
 fn main() {
     let args: Vec<_> = std::env::args_os().collect();
-    let text: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let text: Vec<String> = args
+        .iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
     // Before anything else: these two are on the cold-start path of instances.
     if let [_, internal, launch, dashes, argv @ ..] = text.as_slice()
         && (internal.as_str(), launch.as_str(), dashes.as_str()) == ("internal", "launch", "--")
@@ -17,6 +20,9 @@ fn main() {
     {
         std::process::exit(demo_app::run(name));
     }
-    let hooks = Hooks { node_start: wiring::run_node, demo_app: demo_app::run };
+    let hooks = Hooks {
+        node_start: wiring::run_node,
+        demo_app: demo_app::run,
+    };
     std::process::exit(nihilo_cli::run(args, hooks));
 }

@@ -48,13 +48,16 @@ impl Proposer for RaftPort {
         limit: Duration,
     ) -> BoxFuture<'_, Result<Reply, ProposeError>> {
         async move {
-            self.0.propose(command, request_id, limit).await.map_err(|error| ProposeError {
-                outcome: match error.outcome() {
-                    Outcome::Rejected | Outcome::NotApplied => ProposeOutcome::NotApplied,
-                    Outcome::MaybeApplied => ProposeOutcome::MaybeApplied,
-                },
-                text: error.to_string(),
-            })
+            self.0
+                .propose(command, request_id, limit)
+                .await
+                .map_err(|error| ProposeError {
+                    outcome: match error.outcome() {
+                        Outcome::Rejected | Outcome::NotApplied => ProposeOutcome::NotApplied,
+                        Outcome::MaybeApplied => ProposeOutcome::MaybeApplied,
+                    },
+                    text: error.to_string(),
+                })
         }
         .boxed()
     }
@@ -145,7 +148,10 @@ fn refusal(error: AgentError) -> CallError {
         AgentError::NoCapacity { .. } => CallRefusal::NoCapacity,
         AgentError::TooLate | AgentError::Unknown => CallRefusal::TooLate,
     };
-    CallError::Refused { kind, text: error.to_string() }
+    CallError::Refused {
+        kind,
+        text: error.to_string(),
+    }
 }
 
 impl Agents for AgentsPort {
@@ -214,7 +220,10 @@ impl Agents for AgentsPort {
                 return self.remote.list(&to, fences).await;
             }
             let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
-            let shards: Vec<_> = fences.iter().map(|fence| (fence.shard, fence.epoch)).collect();
+            let shards: Vec<_> = fences
+                .iter()
+                .map(|fence| (fence.shard, fence.epoch))
+                .collect();
             self.local.list(&shards, seq).map_err(refusal)
         }
         .boxed()
@@ -360,7 +369,8 @@ pub struct AdmissionPort(pub LocalInstances);
 
 impl Admission for AdmissionPort {
     fn open(&self, spec: &InstanceSpec, address: SocketAddr) {
-        self.0.open(&spec.id, address, spec.container_concurrency, spec.h2c);
+        self.0
+            .open(&spec.id, address, spec.container_concurrency, spec.h2c);
     }
 
     fn close(&self, id: &InstanceId) {

@@ -56,7 +56,12 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
         .unwrap_or_else(|_| "info,openraft=warn".into());
     // A second subscriber in one process is a test's business.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .try_init(),
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -71,7 +76,10 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     // Both mean the same.
     tokio::select! {
         biased;
@@ -103,7 +111,10 @@ impl Node {
         let gateway = start_gateway(&config, &local, &control_cell)?;
         let agent = start_agent(&config, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
-        let remote = Remote { channels: Channels::default(), cluster_id: cluster_id.clone() };
+        let remote = Remote {
+            channels: Channels::default(),
+            cluster_id: cluster_id.clone(),
+        };
         let ports = ControlPorts {
             proposer: Arc::new(RaftPort(raft.clone())),
             state: Arc::new(RaftPort(raft.clone())),
@@ -112,7 +123,11 @@ impl Node {
                 remote: remote.clone(),
                 members: raft.members().clone(),
             }),
-            agents: Arc::new(AgentsPort { node, local: agent.clone(), remote: remote.clone() }),
+            agents: Arc::new(AgentsPort {
+                node,
+                local: agent.clone(),
+                remote: remote.clone(),
+            }),
             owners: Arc::new(OwnersPort {
                 node,
                 local: control_cell.clone(),
@@ -176,8 +191,10 @@ impl Node {
             node: NodeId(config.node_id),
             cluster_id,
         };
-        let agent =
-            AgentService { agent: self.agent.clone(), node_name: config.name.clone() };
+        let agent = AgentService {
+            agent: self.agent.clone(),
+            node_name: config.name.clone(),
+        };
         let server = Server::builder()
             .tcp_nodelay(true)
             .add_service(self.raft.peer_server().into_service())
@@ -224,7 +241,10 @@ impl Node {
             agent: self.agent.clone(),
             node: config.node_id,
         };
-        let serving = ServingApi { raft: self.raft.clone(), scale };
+        let serving = ServingApi {
+            raft: self.raft.clone(),
+            scale,
+        };
         let raft = self.raft.clone();
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
@@ -289,9 +309,15 @@ async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpL
 }
 
 async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
-    let members: BTreeMap<u64, String> =
-        config.members.iter().map(|member| (member.id, member.peer.clone())).collect();
-    let identity = Identity { cluster_id: config.cluster.clone(), node_id: config.node_id };
+    let members: BTreeMap<u64, String> = config
+        .members
+        .iter()
+        .map(|member| (member.id, member.peer.clone()))
+        .collect();
+    let identity = Identity {
+        cluster_id: config.cluster.clone(),
+        node_id: config.node_id,
+    };
     let raft = RaftConfig {
         identity,
         data_dir: config.data_dir.clone(),
@@ -308,8 +334,9 @@ fn start_gateway(
     control: &Arc<OnceLock<Control>>,
 ) -> anyhow::Result<Gateway> {
     let text = format!("{}:{}", config.listen, config.gateway_port);
-    let listen: SocketAddr =
-        text.parse().with_context(|| format!("listen = `{}` is no address", config.listen))?;
+    let listen: SocketAddr = text
+        .parse()
+        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
     let gateway = GatewayConfig {
         listen,
         node: NodeId(config.node_id),
@@ -351,7 +378,9 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
             kills_instances_on_exit: true,
         },
-        settings: Arc::new(nihilo_entity::Settings { scale: scale.clone() }),
+        settings: Arc::new(nihilo_entity::Settings {
+            scale: scale.clone(),
+        }),
         election_timeout_max_ms: timing.election_max_ms,
     }
 }

@@ -16,43 +16,72 @@ use crate::type_config::{
 pub struct Malformed(&'static str);
 
 pub fn leader_id_to(id: &LeaderId) -> pb::LeaderId {
-    pb::LeaderId { term: id.term, node_id: id.node_id }
+    pb::LeaderId {
+        term: id.term,
+        node_id: id.node_id,
+    }
 }
 
 fn leader_id_from(id: Option<pb::LeaderId>) -> Result<LeaderId, Malformed> {
     let id = id.ok_or(Malformed("no leader id"))?;
-    Ok(LeaderId { term: id.term, node_id: id.node_id })
+    Ok(LeaderId {
+        term: id.term,
+        node_id: id.node_id,
+    })
 }
 
 pub fn vote_to(vote: &Vote) -> pb::Vote {
-    pb::Vote { leader_id: Some(leader_id_to(&vote.leader_id)), committed: vote.committed }
+    pb::Vote {
+        leader_id: Some(leader_id_to(&vote.leader_id)),
+        committed: vote.committed,
+    }
 }
 
 /// # Errors
 /// No vote, or one without a leader id.
 pub fn vote_from(vote: Option<pb::Vote>) -> Result<Vote, Malformed> {
     let vote = vote.ok_or(Malformed("no vote"))?;
-    Ok(Vote { leader_id: leader_id_from(vote.leader_id)?, committed: vote.committed })
+    Ok(Vote {
+        leader_id: leader_id_from(vote.leader_id)?,
+        committed: vote.committed,
+    })
 }
 
 pub fn log_id_to(id: &LogId) -> pb::LogId {
-    pb::LogId { leader_id: Some(leader_id_to(&id.leader_id)), index: id.index }
+    pb::LogId {
+        leader_id: Some(leader_id_to(&id.leader_id)),
+        index: id.index,
+    }
 }
 
 /// # Errors
 /// A log id without a leader id.
 pub fn log_id_from(id: Option<pb::LogId>) -> Result<Option<LogId>, Malformed> {
     let Some(id) = id else { return Ok(None) };
-    Ok(Some(LogId { leader_id: leader_id_from(id.leader_id)?, index: id.index }))
+    Ok(Some(LogId {
+        leader_id: leader_id_from(id.leader_id)?,
+        index: id.index,
+    }))
 }
 
 pub fn membership_to(membership: &Membership) -> pb::Membership {
     let configs = membership.get_joint_config().iter();
     pb::Membership {
-        configs: configs.map(|ids| pb::NodeSet { ids: ids.iter().copied().collect() }).collect(),
+        configs: configs
+            .map(|ids| pb::NodeSet {
+                ids: ids.iter().copied().collect(),
+            })
+            .collect(),
         nodes: membership
             .nodes()
-            .map(|(id, node)| (*id, pb::Node { address: node.address.clone() }))
+            .map(|(id, node)| {
+                (
+                    *id,
+                    pb::Node {
+                        address: node.address.clone(),
+                    },
+                )
+            })
             .collect(),
     }
 }
@@ -60,10 +89,23 @@ pub fn membership_to(membership: &Membership) -> pb::Membership {
 /// # Errors
 /// A configuration that names unknown nodes.
 pub fn membership_from(membership: pb::Membership) -> Result<Membership, Malformed> {
-    let configs: Vec<BTreeSet<u64>> =
-        membership.configs.into_iter().map(|set| set.ids.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, Node> =
-        membership.nodes.into_iter().map(|(id, node)| (id, Node { address: node.address })).collect();
+    let configs: Vec<BTreeSet<u64>> = membership
+        .configs
+        .into_iter()
+        .map(|set| set.ids.into_iter().collect())
+        .collect();
+    let nodes: BTreeMap<u64, Node> = membership
+        .nodes
+        .into_iter()
+        .map(|(id, node)| {
+            (
+                id,
+                Node {
+                    address: node.address,
+                },
+            )
+        })
+        .collect();
     Membership::new(configs, nodes).map_err(|_| Malformed("membership names unknown nodes"))
 }
 
@@ -79,9 +121,18 @@ pub fn stored_membership_to(stored: &StoredMembership) -> pb::StoredMembership {
 pub fn stored_membership_from(
     stored: Option<pb::StoredMembership>,
 ) -> Result<StoredMembership, Malformed> {
-    let Some(stored) = stored else { return Ok(StoredMembership::default()) };
-    let membership = stored.membership.map(membership_from).transpose()?.unwrap_or_default();
-    Ok(StoredMembership::new(log_id_from(stored.log_id)?, membership))
+    let Some(stored) = stored else {
+        return Ok(StoredMembership::default());
+    };
+    let membership = stored
+        .membership
+        .map(membership_from)
+        .transpose()?
+        .unwrap_or_default();
+    Ok(StoredMembership::new(
+        log_id_from(stored.log_id)?,
+        membership,
+    ))
 }
 
 pub fn entry_to(entry: &Entry) -> pb::Entry {
@@ -92,7 +143,10 @@ pub fn entry_to(entry: &Entry) -> pb::Entry {
             pb::entry::Payload::Membership(membership_to(membership))
         }
     };
-    pb::Entry { log_id: Some(log_id_to(&entry.log_id)), payload: Some(payload) }
+    pb::Entry {
+        log_id: Some(log_id_to(&entry.log_id)),
+        payload: Some(payload),
+    }
 }
 
 /// # Errors

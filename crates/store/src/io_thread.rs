@@ -24,21 +24,46 @@ const MAX_SAMPLES: usize = 65_536;
 
 pub(crate) enum Op {
     /// Durable before the callback.
-    Append { entries: Vec<(u64, Vec<u8>)>, callback: IOFlushed<TypeConfig> },
+    Append {
+        entries: Vec<(u64, Vec<u8>)>,
+        callback: IOFlushed<TypeConfig>,
+    },
     /// Durable before the answer.
-    Vote { bytes: Vec<u8>, done: Done },
+    Vote {
+        bytes: Vec<u8>,
+        done: Done,
+    },
     /// Durable before the answer: removes `from..=to`.
-    Truncate { from: u64, to: u64, done: Done },
+    Truncate {
+        from: u64,
+        to: u64,
+        done: Done,
+    },
     /// Rides on any batch.
-    Committed { bytes: Vec<u8> },
+    Committed {
+        bytes: Vec<u8>,
+    },
     /// Removes everything up to `upto`; not synced by itself. It can survive a power cut only
     /// together with the state rows before it in the WAL.
-    Purge { upto: u64, bytes: Vec<u8> },
+    Purge {
+        upto: u64,
+        bytes: Vec<u8>,
+    },
     /// Rows of applied entries with the position they bring the state to.
-    State { rows: Vec<RowChange>, applied: Vec<u8> },
+    State {
+        rows: Vec<RowChange>,
+        applied: Vec<u8>,
+    },
     /// Replaces the whole state in one durable batch.
-    Install { rows: Vec<(Vec<u8>, Vec<u8>)>, applied: Vec<u8>, done: Done },
-    Identity { bytes: Vec<u8>, done: Done },
+    Install {
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+        applied: Vec<u8>,
+        done: Done,
+    },
+    Identity {
+        bytes: Vec<u8>,
+        done: Done,
+    },
 }
 
 pub(crate) type Done = oneshot::Sender<Result<(), io::Error>>;
@@ -67,21 +92,36 @@ impl IoHandle {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let stats = Arc::new(Mutex::new(IoStats::default()));
-        let writer = Writer { db, failed, stats: stats.clone() };
-        std::thread::Builder::new().name("raft-io".into()).spawn(move || writer.run(receiver))?;
-        Ok(Self { queue, failure, stats })
+        let writer = Writer {
+            db,
+            failed,
+            stats: stats.clone(),
+        };
+        std::thread::Builder::new()
+            .name("raft-io".into())
+            .spawn(move || writer.run(receiver))?;
+        Ok(Self {
+            queue,
+            failure,
+            stats,
+        })
     }
 
     /// Hands an operation over; waits only for a place in the queue.
     pub(crate) async fn send(&self, op: Op) -> io::Result<()> {
-        self.queue.send(op).await.map_err(|_| io::Error::other("the store has been closed"))
+        self.queue
+            .send(op)
+            .await
+            .map_err(|_| io::Error::other("the store has been closed"))
     }
 
     /// Hands an operation over and waits until it is durable.
     pub(crate) async fn durable(&self, op: impl FnOnce(Done) -> Op) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         self.send(op(done)).await?;
-        answer.await.map_err(|_| io::Error::other("the store has been closed"))?
+        answer
+            .await
+            .map_err(|_| io::Error::other("the store has been closed"))?
     }
 }
 
@@ -128,7 +168,10 @@ impl Writer {
         }
         let result = self.write(batch, sync, n_entries);
         for answer in answers {
-            let result = result.as_ref().copied().map_err(|text| io::Error::other(text.clone()));
+            let result = result
+                .as_ref()
+                .copied()
+                .map_err(|text| io::Error::other(text.clone()));
             match answer {
                 Answer::Callback(callback) => callback.io_completed(result),
                 // Nobody waits any more: nothing to tell.
@@ -139,7 +182,11 @@ impl Writer {
 
     /// Puts one operation into the batch; returns who must hear of its durability.
     fn stage(&self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
-        let cf = |name| self.db.cf_handle(name).expect("opened with all column families");
+        let cf = |name| {
+            self.db
+                .cf_handle(name)
+                .expect("opened with all column families")
+        };
         match op {
             Op::Append { entries, callback } => {
                 for (index, bytes) in entries {
@@ -177,7 +224,11 @@ impl Writer {
                 batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
                 None
             }
-            Op::Install { rows, applied, done } => {
+            Op::Install {
+                rows,
+                applied,
+                done,
+            } => {
                 batch.delete_range_cf(cf(keys::STATE), [0].as_slice(), [0xff].as_slice());
                 for (key, value) in rows {
                     batch.put_cf(cf(keys::STATE), key, value);
@@ -200,7 +251,10 @@ impl Writer {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         let started = Instant::now();
-        let result = self.db.write_opt(batch, &options).map_err(|error| error.to_string());
+        let result = self
+            .db
+            .write_opt(batch, &options)
+            .map_err(|error| error.to_string());
         if let Err(cause) = &result {
             error!(cause, path = %self.db.path().display(), "store-failed");
             self.failed.send_replace(Some(cause.as_str().into()));

@@ -40,7 +40,10 @@ pub(crate) struct Log {
 
 impl LogStore {
     pub(crate) fn new(log: Log, io: IoHandle) -> Self {
-        Self { log: Arc::new(Mutex::new(log)), io }
+        Self {
+            log: Arc::new(Mutex::new(log)),
+            io,
+        }
     }
 }
 
@@ -75,7 +78,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let log = self.log.lock();
-        Ok(log.entries.range(bounds(&range)).map(|(_, entry)| entry.clone()).collect())
+        Ok(log
+            .entries
+            .range(bounds(&range))
+            .map(|(_, entry)| entry.clone())
+            .collect())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -98,7 +105,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
             fits
         };
         let entries = log.entries.range(start..end).map(|(_, entry)| entry);
-        Ok(entries.take(MAX_READ_ENTRIES).take_while(within).cloned().collect())
+        Ok(entries
+            .take(MAX_READ_ENTRIES)
+            .take_while(within)
+            .cloned()
+            .collect())
     }
 }
 
@@ -108,7 +119,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let log = self.log.lock();
         let last = log.entries.last_key_value().map(|(_, entry)| entry.log_id);
-        Ok(LogState { last_purged_log_id: log.purged, last_log_id: last.or(log.purged) })
+        Ok(LogState {
+            last_purged_log_id: log.purged,
+            last_log_id: last.or(log.purged),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -122,7 +136,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let Some(committed) = committed else { return Ok(()) };
+        let Some(committed) = committed else {
+            return Ok(());
+        };
         self.log.lock().committed = Some(committed);
         let bytes = convert::log_id_to(&committed).encode_to_vec();
         self.io.send(Op::Committed { bytes }).await
@@ -149,7 +165,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 log.entries.insert(entry.log_id.index, entry);
             }
         }
-        self.io.send(Op::Append { entries: encoded, callback }).await
+        self.io
+            .send(Op::Append {
+                entries: encoded,
+                callback,
+            })
+            .await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -161,7 +182,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             to
         };
         match to.filter(|to| *to >= from) {
-            Some(to) => self.io.durable(|done| Op::Truncate { from, to, done }).await,
+            Some(to) => {
+                self.io
+                    .durable(|done| Op::Truncate { from, to, done })
+                    .await
+            }
             None => Ok(()),
         }
     }
@@ -173,6 +198,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             log.purged = Some(upto);
         }
         let bytes = convert::log_id_to(&upto).encode_to_vec();
-        self.io.send(Op::Purge { upto: upto.index, bytes }).await
+        self.io
+            .send(Op::Purge {
+                upto: upto.index,
+                bytes,
+            })
+            .await
     }
 }

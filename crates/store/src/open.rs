@@ -31,16 +31,26 @@ pub enum OpenError {
     #[error("data directory `{dir}` is in use by process {pid}; stop it first")]
     InUse { dir: PathBuf, pid: String },
     #[error("data directory `{dir}` cannot be used")]
-    Directory { dir: PathBuf, source: std::io::Error },
+    Directory {
+        dir: PathBuf,
+        source: std::io::Error,
+    },
     #[error("database in `{dir}` does not open")]
-    Database { dir: PathBuf, source: rocksdb::Error },
+    Database {
+        dir: PathBuf,
+        source: rocksdb::Error,
+    },
     #[error(
         "log-damaged: {what} in `{dir}`; this node must not take part again: remove it from the \
          cluster, wipe the directory and join under a new id"
     )]
     Damaged { dir: PathBuf, what: String },
     #[error("data directory `{dir}` belongs to {found}, not to {wanted}")]
-    WrongIdentity { dir: PathBuf, found: String, wanted: String },
+    WrongIdentity {
+        dir: PathBuf,
+        found: String,
+        wanted: String,
+    },
 }
 
 /// An open store. Dropping all parts of it closes the database.
@@ -64,7 +74,9 @@ impl Store {
         let opened = {
             let dir = dir.to_owned();
             // Reads the whole retained log and state.
-            tokio::task::spawn_blocking(move || load(&dir)).await.expect("loading does not panic")?
+            tokio::task::spawn_blocking(move || load(&dir))
+                .await
+                .expect("loading does not panic")?
         };
         check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
         let io = IoHandle::spawn(opened.db).map_err(|source| OpenError::Directory {
@@ -73,14 +85,23 @@ impl Store {
         })?;
         if opened.identity.is_none() {
             let bytes = encode_identity(identity);
-            io.durable(|done| Op::Identity { bytes, done }).await.map_err(|source| {
-                OpenError::Directory { dir: dir.to_owned(), source }
-            })?;
+            io.durable(|done| Op::Identity { bytes, done })
+                .await
+                .map_err(|source| OpenError::Directory {
+                    dir: dir.to_owned(),
+                    source,
+                })?;
         }
         let state = StateHandle::new(opened.state, opened.position.index());
         let machine = StateMachine::new(state.clone(), io.clone(), opened.position);
         let log = LogStore::new(opened.log, io.clone());
-        Ok(Self { log, machine, state, io, _lock: Arc::new(lock) })
+        Ok(Self {
+            log,
+            machine,
+            state,
+            io,
+            _lock: Arc::new(lock),
+        })
     }
 
     /// Set once the store has failed for the rest of this process.
@@ -107,7 +128,10 @@ struct Opened {
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    let failed = |source| OpenError::Directory { dir: dir.to_owned(), source };
+    let failed = |source| OpenError::Directory {
+        dir: dir.to_owned(),
+        source,
+    };
     std::fs::create_dir_all(dir).map_err(failed)?;
     let mut file = OpenOptions::new()
         .create(true)
@@ -120,7 +144,10 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         let mut pid = String::new();
         // The pid is a courtesy; without it the error stands all the same.
         drop(file.read_to_string(&mut pid));
-        return Err(OpenError::InUse { dir: dir.to_owned(), pid: pid.trim().to_owned() });
+        return Err(OpenError::InUse {
+            dir: dir.to_owned(),
+            pid: pid.trim().to_owned(),
+        });
     }
     file.set_len(0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
@@ -156,9 +183,16 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         ColumnFamilyDescriptor::new(name, family)
     });
     let path = dir.join("db");
-    let db = DB::open_cf_descriptors(&options, &path, families)
-        .map_err(|source| OpenError::Database { dir: path.clone(), source })?;
-    let damaged = |what: String| OpenError::Damaged { dir: path.clone(), what };
+    let db = DB::open_cf_descriptors(&options, &path, families).map_err(|source| {
+        OpenError::Database {
+            dir: path.clone(),
+            source,
+        }
+    })?;
+    let damaged = |what: String| OpenError::Damaged {
+        dir: path.clone(),
+        what,
+    };
     let log = load_log(&db).map_err(&damaged)?;
     let position = match get(&db, keys::STATE_META, keys::APPLIED).map_err(&damaged)? {
         Some(bytes) => Position::decode(&bytes).map_err(&damaged)?,
@@ -169,11 +203,19 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         Some(bytes) => Some(decode_identity(&bytes).map_err(&damaged)?),
         None => None,
     };
-    Ok(Opened { db: Arc::new(db), log, state, position, identity })
+    Ok(Opened {
+        db: Arc::new(db),
+        log,
+        state,
+        position,
+        identity,
+    })
 }
 
 fn get(db: &DB, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let cf = db.cf_handle(family).ok_or_else(|| format!("no column family `{family}`"))?;
+    let cf = db
+        .cf_handle(family)
+        .ok_or_else(|| format!("no column family `{family}`"))?;
     db.get_cf(cf, key).map_err(|error| error.to_string())
 }
 
@@ -191,7 +233,9 @@ fn load_state(db: &DB) -> Result<State, String> {
 /// never falling.
 fn load_log(db: &DB) -> Result<Log, String> {
     let log_id = |key| -> Result<Option<LogId>, String> {
-        let Some(bytes) = get(db, keys::META, key)? else { return Ok(None) };
+        let Some(bytes) = get(db, keys::META, key)? else {
+            return Ok(None);
+        };
         let message = pb::LogId::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
         convert::log_id_from(Some(message)).map_err(|error| error.to_string())
     };
@@ -202,8 +246,12 @@ fn load_log(db: &DB) -> Result<Log, String> {
         }
         None => None,
     };
-    let mut log =
-        Log { purged: log_id(keys::PURGED)?, committed: log_id(keys::COMMITTED)?, vote, ..Log::default() };
+    let mut log = Log {
+        purged: log_id(keys::PURGED)?,
+        committed: log_id(keys::COMMITTED)?,
+        vote,
+        ..Log::default()
+    };
     let cf = db.cf_handle(keys::LOG).ok_or("no log family")?;
     let mut previous = log.purged;
     for row in db.iterator_cf(cf, IteratorMode::Start) {
@@ -216,7 +264,9 @@ fn load_log(db: &DB) -> Result<Log, String> {
             return Err(format!("log entry {index} where {expected} must be"));
         }
         if previous.is_some_and(|previous| previous.leader_id > id.leader_id) {
-            return Err(format!("log entry {index} has an older leader than the one before"));
+            return Err(format!(
+                "log entry {index} has an older leader than the one before"
+            ));
         }
         previous = Some(id);
         log.entries.insert(index, entry);
@@ -246,7 +296,10 @@ fn check_identity(
 }
 
 fn describe(identity: &Identity) -> String {
-    format!("node {} of cluster `{}`", identity.node_id, identity.cluster_id)
+    format!(
+        "node {} of cluster `{}`",
+        identity.node_id, identity.cluster_id
+    )
 }
 
 fn encode_identity(identity: &Identity) -> Vec<u8> {
@@ -260,5 +313,8 @@ fn encode_identity(identity: &Identity) -> Vec<u8> {
 
 fn decode_identity(bytes: &[u8]) -> Result<Identity, String> {
     let message = pb::Identity::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(Identity { cluster_id: message.cluster_id, node_id: message.from_node })
+    Ok(Identity {
+        cluster_id: message.cluster_id,
+        node_id: message.from_node,
+    })
 }

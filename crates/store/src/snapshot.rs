@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 const MAGIC: &[u8; 8] = b"NHSNAP01";
 
+/// Key and value of one row.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// A dump that is not whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("damaged snapshot: {0}")]
@@ -40,13 +43,15 @@ impl Dump {
     ///
     /// # Errors
     /// Anything missing, cut or changed.
-    pub fn rows(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Damaged> {
+    pub fn rows(&self) -> Result<Vec<Row>, Damaged> {
         let cut = || Damaged("it is cut");
         let (body, crc) = self.0.split_last_chunk::<4>().ok_or_else(cut)?;
         if crc32c::crc32c(body).to_be_bytes() != *crc {
             return Err(Damaged("checksum does not match"));
         }
-        let mut rest = body.strip_prefix(MAGIC.as_slice()).ok_or(Damaged("unknown format"))?;
+        let mut rest = body
+            .strip_prefix(MAGIC.as_slice())
+            .ok_or(Damaged("unknown format"))?;
         let mut rows = Vec::new();
         loop {
             let key_length = take_u32(&mut rest).ok_or_else(cut)?;
@@ -88,7 +93,10 @@ mod tests {
     #[test]
     fn a_dump_reads_back() {
         let rows = dump().rows().unwrap();
-        assert_eq!(rows, vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), Vec::new())]);
+        assert_eq!(
+            rows,
+            vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), Vec::new())]
+        );
         assert_eq!(Dump::write([]).rows().unwrap(), vec![]);
     }
 

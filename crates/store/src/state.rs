@@ -20,9 +20,7 @@ use tracing::error;
 use crate::convert;
 use crate::io_thread::{IoHandle, Op};
 use crate::snapshot::Dump;
-use crate::type_config::{
-    ApplyReply, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig,
-};
+use crate::type_config::{ApplyReply, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Events kept for watches; older ones are compacted.
 pub const MAX_EVENTS: usize = 8_192;
@@ -81,7 +79,9 @@ impl StateHandle {
     pub fn changes_since(&self, index: LogIndex) -> Result<Vec<ObjectEvent>, Compacted> {
         let ring = self.0.events.read();
         if index < ring.complete_after {
-            return Err(Compacted { oldest: ring.complete_after });
+            return Err(Compacted {
+                oldest: ring.complete_after,
+            });
         }
         let first = ring.events.partition_point(|event| event.index <= index);
         Ok(ring.events.range(first..).cloned().collect())
@@ -91,10 +91,16 @@ impl StateHandle {
         let mut ring = self.0.events.write();
         ring.events.extend(events);
         while ring.events.len() > MAX_EVENTS {
-            let Some(dropped) = ring.events.pop_front() else { break };
+            let Some(dropped) = ring.events.pop_front() else {
+                break;
+            };
             // The rest of that index's events go too: all or none of an entry is shown.
             ring.complete_after = dropped.index;
-            while ring.events.front().is_some_and(|event| event.index == dropped.index) {
+            while ring
+                .events
+                .front()
+                .is_some_and(|event| event.index == dropped.index)
+            {
                 ring.events.pop_front();
             }
         }
@@ -102,7 +108,10 @@ impl StateHandle {
 
     fn replace(&self, state: State, applied: LogIndex) {
         let mut ring = self.0.events.write();
-        *ring = EventRing { events: VecDeque::new(), complete_after: applied };
+        *ring = EventRing {
+            events: VecDeque::new(),
+            complete_after: applied,
+        };
         *self.0.state.write() = state;
     }
 }
@@ -132,11 +141,17 @@ impl Position {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let meta = pb::SnapshotMeta::decode(bytes).map_err(|error| error.to_string())?;
         let meta = convert::snapshot_meta_from(Some(meta)).map_err(|error| error.to_string())?;
-        Ok(Self { last: meta.last_log_id, membership: meta.last_membership })
+        Ok(Self {
+            last: meta.last_log_id,
+            membership: meta.last_membership,
+        })
     }
 
     fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() }
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
     }
 
     pub(crate) fn index(&self) -> LogIndex {
@@ -146,7 +161,12 @@ impl Position {
 
 impl StateMachine {
     pub(crate) fn new(handle: StateHandle, io: IoHandle, position: Position) -> Self {
-        let mut machine = Self { handle, io, position, snapshot: None };
+        let mut machine = Self {
+            handle,
+            io,
+            position,
+            snapshot: None,
+        };
         if machine.position.last.is_some() {
             // A restarted leader must be able to serve those that lag behind its purged log.
             let builder = machine.builder();
@@ -156,7 +176,10 @@ impl StateMachine {
     }
 
     fn builder(&self) -> Builder {
-        Builder { meta: self.position.meta(), state: self.handle.read(State::clone) }
+        Builder {
+            meta: self.position.meta(),
+            state: self.handle.read(State::clone),
+        }
     }
 
     /// Applies one entry in memory; its rows are collected for one batch.
@@ -219,7 +242,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
         }
         // Not waited for: the log is durable at a quorum; the FIFO queue keeps rows behind it.
-        self.io.send(Op::State { rows, applied: self.position.encode() }).await?;
+        self.io
+            .send(Op::State {
+                rows,
+                applied: self.position.encode(),
+            })
+            .await?;
         self.handle.remember(events);
         let index = self.position.index();
         self.handle.0.applied.send_replace(index);
@@ -240,10 +268,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let rows = snapshot.rows().map_err(io::Error::other)?;
         let state = State::from_rows(rows.iter().cloned()).map_err(io::Error::other)?;
-        let position =
-            Position { last: meta.last_log_id, membership: meta.last_membership.clone() };
+        let position = Position {
+            last: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
         let applied = position.encode();
-        self.io.durable(|done| Op::Install { rows, applied, done }).await?;
+        self.io
+            .durable(|done| Op::Install {
+                rows,
+                applied,
+                done,
+            })
+            .await?;
         self.position = position;
         let index = self.position.index();
         self.handle.replace(state, index);
@@ -260,7 +296,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.position.last.is_none() {
             return Ok(None);
         }
-        if self.snapshot.as_ref().is_none_or(|(meta, _)| meta.last_log_id != self.position.last) {
+        if self
+            .snapshot
+            .as_ref()
+            .is_none_or(|(meta, _)| meta.last_log_id != self.position.last)
+        {
             let builder = self.builder();
             self.snapshot = Some((builder.meta.clone(), builder.dump()));
         }
@@ -289,6 +329,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(
         &mut self,
     ) -> Result<openraft::alias::SnapshotOf<TypeConfig, Dump>, io::Error> {
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.dump() })
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: self.dump(),
+        })
     }
 }

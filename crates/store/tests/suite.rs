@@ -1,4 +1,5 @@
 //! openraft's own storage suite on the RocksDB store, and what it does not ask.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
@@ -13,7 +14,10 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 use tempfile::TempDir;
 
 fn identity() -> Identity {
-    Identity { cluster_id: "test".into(), node_id: 1 }
+    Identity {
+        cluster_id: "test".into(),
+        node_id: 1,
+    }
 }
 
 async fn open(dir: &Path) -> Store {
@@ -40,7 +44,10 @@ fn leader(term: u64) -> LeaderId {
 }
 
 fn id(term: u64, index: u64) -> LogId {
-    LogId { leader_id: leader(term), index }
+    LogId {
+        leader_id: leader(term),
+        index,
+    }
 }
 
 fn entry(term: u64, index: u64) -> nihilo_store::type_config::Entry {
@@ -57,12 +64,19 @@ fn entry(term: u64, index: u64) -> nihilo_store::type_config::Entry {
         }),
     };
     let payload = EntryPayload::Normal(EntryBytes(codec::encode_entry(&envelope)));
-    openraft::Entry { log_id: id(term, index), payload }
+    openraft::Entry {
+        log_id: id(term, index),
+        payload,
+    }
 }
 
 async fn append(store: &mut Store, entries: Vec<nihilo_store::type_config::Entry>) {
     let (done, flushed) = TypeConfig::oneshot();
-    store.log.append(entries, IOFlushed::signal(done)).await.unwrap();
+    store
+        .log
+        .append(entries, IOFlushed::signal(done))
+        .await
+        .unwrap();
     flushed.await.unwrap().unwrap();
 }
 
@@ -83,7 +97,10 @@ async fn reopen(store: Store, dir: &Path) -> Store {
 async fn a_restart_keeps_vote_and_log() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).await;
-    let vote = Vote { leader_id: leader(3), committed: true };
+    let vote = Vote {
+        leader_id: leader(3),
+        committed: true,
+    };
     store.log.save_vote(&vote).await.unwrap();
     append(&mut store, vec![entry(3, 1), entry(3, 2), entry(3, 3)]).await;
     store.log.truncate_after(Some(id(3, 2))).await.unwrap();
@@ -100,11 +117,20 @@ async fn a_snapshot_carries_the_state_and_survives_a_restart() {
     append(&mut source, vec![entry(1, 1)]).await;
     let stream = futures_util::stream::iter([Ok((entry(1, 1), None))]);
     source.machine.apply(stream).await.unwrap();
-    let snapshot = source.machine.get_current_snapshot().await.unwrap().unwrap();
+    let snapshot = source
+        .machine
+        .get_current_snapshot()
+        .await
+        .unwrap()
+        .unwrap();
 
     let other = tempfile::tempdir().unwrap();
     let mut target = open(other.path()).await;
-    target.machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    target
+        .machine
+        .install_snapshot(&snapshot.meta, snapshot.snapshot)
+        .await
+        .unwrap();
     let target = reopen(target, other.path()).await;
     let cluster = target.state.read(|state| state.cluster().cloned()).unwrap();
     assert_eq!(cluster.cluster_id, "c1");
@@ -120,7 +146,10 @@ async fn a_directory_serves_one_process_and_one_node() {
     assert!(text.contains(&std::process::id().to_string()), "{text}");
     drop(reopen(store, dir.path()).await);
     for _ in 0..1_000 {
-        let stranger = Identity { cluster_id: "test".into(), node_id: 2 };
+        let stranger = Identity {
+            cluster_id: "test".into(),
+            node_id: 2,
+        };
         match Store::open(dir.path(), &stranger).await {
             Err(OpenError::WrongIdentity { .. }) => return,
             Err(OpenError::Database { .. }) => tokio::task::yield_now().await,
@@ -137,7 +166,11 @@ async fn concurrent_appends_share_fsyncs() {
     let mut waiting = Vec::new();
     for index in 1..=500 {
         let (done, flushed) = TypeConfig::oneshot();
-        store.log.append([entry(1, index)], IOFlushed::signal(done)).await.unwrap();
+        store
+            .log
+            .append([entry(1, index)], IOFlushed::signal(done))
+            .await
+            .unwrap();
         waiting.push(flushed);
     }
     for flushed in waiting {
@@ -146,5 +179,9 @@ async fn concurrent_appends_share_fsyncs() {
     let stats = store.stats();
     let stats = stats.lock();
     assert_eq!(stats.n_entries, 500);
-    assert!(stats.n_fsyncs < 500, "{} fsyncs for 500 appends", stats.n_fsyncs);
+    assert!(
+        stats.n_fsyncs < 500,
+        "{} fsyncs for 500 appends",
+        stats.n_fsyncs
+    );
 }

@@ -10,8 +10,15 @@ pub enum Image {
 }
 
 /// Apps built into the binary.
-pub const DEMO_APPS: [&str; 7] =
-    ["count", "crash", "echo", "hello", "ignore-term", "never-ready", "sleep"];
+pub const DEMO_APPS: [&str; 7] = [
+    "count",
+    "crash",
+    "echo",
+    "hello",
+    "ignore-term",
+    "never-ready",
+    "sleep",
+];
 
 impl Image {
     /// # Errors
@@ -22,13 +29,17 @@ impl Image {
             if DEMO_APPS.contains(&name) {
                 return Ok(Image::Demo(name.into()));
             }
-            let near = crate::names::nearest(name, DEMO_APPS)
-                .map_or_else(|| DEMO_APPS.join(", "), |near| format!("did you mean `demo/{near}`?"));
+            let near = crate::names::nearest(name, DEMO_APPS).map_or_else(
+                || DEMO_APPS.join(", "),
+                |near| format!("did you mean `demo/{near}`?"),
+            );
             return Err(format!("no image `{image}`; {near}"));
         }
         match image.strip_prefix("file://") {
             Some(path) if path.starts_with('/') => Ok(Image::File(path.into())),
-            Some(_) => Err(format!("`{image}`: the path must be absolute, as in `file:///app`")),
+            Some(_) => Err(format!(
+                "`{image}`: the path must be absolute, as in `file:///app`"
+            )),
             None => Err(format!(
                 "`{image}`: this version runs `demo/NAME` and `file:///path/to/program`"
             )),
@@ -42,9 +53,19 @@ mod tests {
 
     #[test]
     fn the_scheme_picks_the_program() {
-        assert_eq!(Image::parse("demo/hello:1"), Ok(Image::Demo("hello".into())));
-        assert_eq!(Image::parse("file:///bin/app"), Ok(Image::File("/bin/app".into())));
-        assert!(Image::parse("demo/helo").unwrap_err().contains("did you mean `demo/hello`?"));
+        assert_eq!(
+            Image::parse("demo/hello:1"),
+            Ok(Image::Demo("hello".into()))
+        );
+        assert_eq!(
+            Image::parse("file:///bin/app"),
+            Ok(Image::File("/bin/app".into()))
+        );
+        assert!(
+            Image::parse("demo/helo")
+                .unwrap_err()
+                .contains("did you mean `demo/hello`?")
+        );
         for bad in ["", "nginx", "file://relative"] {
             assert!(Image::parse(bad).is_err(), "{bad}");
         }

@@ -12,12 +12,40 @@ pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
 const FIELDS: [&str; 34] = [
-    "apiVersion", "kind", "metadata", "spec", "name", "namespace", "labels", "annotations",
-    "template", "traffic", "containers", "containerConcurrency", "timeoutSeconds",
-    "responseStartTimeoutSeconds", "idleTimeoutSeconds", "image", "command", "args", "env",
-    "value", "workingDir", "ports", "containerPort", "protocol", "tag", "revisionName",
-    "configurationName", "latestRevision", "percent", "url", "uid", "resourceVersion",
-    "generation", "status",
+    "apiVersion",
+    "kind",
+    "metadata",
+    "spec",
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "template",
+    "traffic",
+    "containers",
+    "containerConcurrency",
+    "timeoutSeconds",
+    "responseStartTimeoutSeconds",
+    "idleTimeoutSeconds",
+    "image",
+    "command",
+    "args",
+    "env",
+    "value",
+    "workingDir",
+    "ports",
+    "containerPort",
+    "protocol",
+    "tag",
+    "revisionName",
+    "configurationName",
+    "latestRevision",
+    "percent",
+    "url",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "status",
 ];
 
 /// Why a manifest was not understood; names the file, and the line where there is one.
@@ -40,15 +68,22 @@ struct Head {
 /// The first thing that is wrong, with its place and the nearest known word.
 pub fn parse(text: &str, file: &str) -> Result<Vec<Service>, ManifestError> {
     if text.len() > MAX_BYTES {
-        return Err(ManifestError(format!("{file}: larger than {MAX_BYTES} bytes")));
+        return Err(ManifestError(format!(
+            "{file}: larger than {MAX_BYTES} bytes"
+        )));
     }
     let documents = split(text);
     if documents.len() > MAX_DOCUMENTS {
-        return Err(ManifestError(format!("{file}: more than {MAX_DOCUMENTS} documents")));
+        return Err(ManifestError(format!(
+            "{file}: more than {MAX_DOCUMENTS} documents"
+        )));
     }
     let mut services = Vec::new();
     for (first_line, document) in documents {
-        if document.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
+        if document
+            .lines()
+            .all(|line| line.trim().is_empty() || line.starts_with('#'))
+        {
             continue;
         }
         services.push(parse_one(document, file, first_line)?);
@@ -97,7 +132,11 @@ fn located(
     first_line: usize,
 ) -> ManifestError {
     let text = error.to_string();
-    let what = text.lines().next().unwrap_or("not understood").trim_start_matches("error: ");
+    let what = text
+        .lines()
+        .next()
+        .unwrap_or("not understood")
+        .trim_start_matches("error: ");
     let suggestion = quoted(what)
         .filter(|_| what.contains("unknown field"))
         .and_then(|word| nearest(word, FIELDS))
@@ -109,7 +148,10 @@ fn located(
     };
     let (line, column) = (location.line() as usize, location.column() as usize);
     let number = first_line + line;
-    let source = document.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let source = document
+        .lines()
+        .nth(line.saturating_sub(1))
+        .unwrap_or_default();
     let gutter = " ".repeat(number.to_string().len());
     let caret = " ".repeat(column.saturating_sub(1));
     ManifestError(format!(
@@ -143,7 +185,10 @@ mod tests {
         let error = parse(&text, "hello.yaml").unwrap_err().0;
         assert!(error.contains("containerConcurency"), "{error}");
         assert!(error.contains("hello.yaml:8"), "{error}");
-        assert!(error.contains("did you mean `containerConcurrency`?"), "{error}");
+        assert!(
+            error.contains("did you mean `containerConcurrency`?"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -155,7 +200,9 @@ mod tests {
 
     #[test]
     fn other_kinds_are_refused_by_name() {
-        let error = parse(&HELLO.replace("Service", "Deployment"), "a.yaml").unwrap_err().0;
+        let error = parse(&HELLO.replace("Service", "Deployment"), "a.yaml")
+            .unwrap_err()
+            .0;
         assert!(error.contains("`Deployment`"), "{error}");
     }
 }

@@ -12,7 +12,10 @@ pub fn child_revision(configuration: &str, generation: u64) -> String {
     if configuration.len() + suffix.len() <= MAX_LABEL {
         return format!("{configuration}{suffix}");
     }
-    let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(configuration.as_bytes()));
+    let hash = format!(
+        "{:016x}",
+        xxhash_rust::xxh3::xxh3_64(configuration.as_bytes())
+    );
     let keep = MAX_LABEL - suffix.len() - hash.len();
     let head: String = configuration.chars().take(keep).collect();
     format!("{head}{hash}{suffix}")
@@ -29,10 +32,12 @@ pub fn check_dns1035(name: &str) -> Result<(), String> {
     if begins_well && ends_well && name.chars().all(is_label_char) {
         return Ok(());
     }
-    Err("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
+    Err(
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
          an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
          'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-        .into())
+            .into(),
+    )
 }
 
 /// # Errors
@@ -46,9 +51,11 @@ pub fn check_dns1123(name: &str) -> Result<(), String> {
     if ok {
         return Ok(());
     }
-    Err("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
+    Err(
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
          and must start and end with an alphanumeric character"
-        .into())
+            .into(),
+    )
 }
 
 fn is_label_char(c: char) -> bool {
@@ -90,7 +97,10 @@ mod tests {
         assert_eq!(child_revision("hello", 1), "hello-00001");
         let long = child_revision(&"a".repeat(63), 123_456);
         assert!(long.len() <= MAX_LABEL && long.ends_with("-123456"));
-        assert_ne!(long, child_revision(&format!("{}b", "a".repeat(62)), 123_456));
+        assert_ne!(
+            long,
+            child_revision(&format!("{}b", "a".repeat(62)), 123_456)
+        );
     }
 
     #[test]
@@ -106,7 +116,10 @@ mod tests {
     #[test]
     fn a_misspelt_word_finds_its_neighbour() {
         let known = ["containerConcurrency", "containers", "timeoutSeconds"];
-        assert_eq!(nearest("containerConcurency", known), Some("containerConcurrency"));
+        assert_eq!(
+            nearest("containerConcurency", known),
+            Some("containerConcurrency")
+        );
         assert_eq!(nearest("banana", known), None);
     }
 }

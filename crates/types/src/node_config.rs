@@ -89,7 +89,9 @@ impl NodeConfig {
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_saphyr::from_str(text)
             .map_err(|error| ConfigError(format!("{file}: {error}")))?;
-        config.check().map_err(|why| ConfigError(format!("{file}: {why}")))?;
+        config
+            .check()
+            .map_err(|why| ConfigError(format!("{file}: {why}")))?;
         Ok(config)
     }
 
@@ -101,10 +103,16 @@ impl NodeConfig {
 
     fn check(&self) -> Result<(), String> {
         let Some(me) = self.members.iter().find(|member| member.id == self.node_id) else {
-            return Err(format!("node-id = `{}` is not one of `members`", self.node_id));
+            return Err(format!(
+                "node-id = `{}` is not one of `members`",
+                self.node_id
+            ));
         };
         if me.name != self.name {
-            return Err(format!("name = `{}`, but member {} is `{}`", self.name, me.id, me.name));
+            return Err(format!(
+                "name = `{}`, but member {} is `{}`",
+                self.name, me.id, me.name
+            ));
         }
         if self.node_id == 0 || self.members.iter().any(|member| member.id == 0) {
             return Err("node ids start at 1".into());
@@ -116,14 +124,21 @@ impl NodeConfig {
             return Err("two members have the same id".into());
         }
         if self.capacity == 0 || self.capacity > 1_000 {
-            return Err(format!("capacity = `{}`, must be in [`1`, `1000`]", self.capacity));
+            return Err(format!(
+                "capacity = `{}`, must be in [`1`, `1000`]",
+                self.capacity
+            ));
         }
         Ok(())
     }
 
     /// Host that others reach this node by.
     pub fn host(&self) -> &str {
-        if self.advertise.is_empty() { &self.listen } else { &self.advertise }
+        if self.advertise.is_empty() {
+            &self.listen
+        } else {
+            &self.advertise
+        }
     }
 
     pub fn peer_address(&self) -> String {
@@ -183,14 +198,20 @@ mod tests {
     fn defaults_fill_in_and_round_trip() {
         let config = NodeConfig::parse(TEXT, "node.yaml").unwrap();
         assert_eq!((config.gateway_port, config.capacity), (8080, 100));
-        assert_eq!(NodeConfig::parse(&config.to_yaml(), "again").unwrap(), config);
+        assert_eq!(
+            NodeConfig::parse(&config.to_yaml(), "again").unwrap(),
+            config
+        );
     }
 
     #[test]
     fn mistakes_name_the_file_and_the_key() {
         let unknown = NodeConfig::parse(&format!("{TEXT}gatewayport: 1\n"), "node.yaml");
         let text = unknown.unwrap_err().0;
-        assert!(text.contains("node.yaml") && text.contains("gatewayport"), "{text}");
+        assert!(
+            text.contains("node.yaml") && text.contains("gatewayport"),
+            "{text}"
+        );
         let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
         assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
     }

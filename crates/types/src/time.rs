@@ -40,7 +40,9 @@ pub fn parse_go_duration_ms(text: &str) -> Option<u64> {
         let split = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
         let number: f64 = rest[..split].parse().ok()?;
         rest = &rest[split..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
         total_ms += number
             * match &rest[..end] {
                 "ns" => 1e-6,
@@ -80,20 +82,32 @@ mod tests {
     #[test]
     fn times_are_whole_seconds_in_utc() {
         assert_eq!(rfc3339(1_700_000_000_999), "2023-11-14T22:13:20Z");
-        assert_eq!(parse_rfc3339("2023-11-14T22:13:20Z"), Some(1_700_000_000_000));
+        assert_eq!(
+            parse_rfc3339("2023-11-14T22:13:20Z"),
+            Some(1_700_000_000_000)
+        );
         assert_eq!(parse_rfc3339("yesterday"), None);
     }
 
     #[test]
     fn durations_use_gos_syntax() {
-        let cases = [("0", Some(0)), ("300ms", Some(300)), ("1h2m3.5s", Some(3_723_500))];
+        let cases = [
+            ("0", Some(0)),
+            ("300ms", Some(300)),
+            ("1h2m3.5s", Some(3_723_500)),
+        ];
         for (text, want) in cases {
             assert_eq!(parse_go_duration_ms(text), want, "{text}");
         }
         for bad in ["", "5", "s", "-1s", "1x", "1.2.3s"] {
             assert_eq!(parse_go_duration_ms(bad), None, "{bad}");
         }
-        let printed = [(0, "0s"), (6000, "6s"), (3_600_000, "1h0m0s"), (90_500, "1m30.5s")];
+        let printed = [
+            (0, "0s"),
+            (6000, "6s"),
+            (3_600_000, "1h0m0s"),
+            (90_500, "1m30.5s"),
+        ];
         for (milliseconds, want) in printed {
             assert_eq!(go_duration(milliseconds), want);
         }
@@ -101,6 +115,9 @@ mod tests {
 
     #[test]
     fn ages_read_like_kubectl() {
-        assert_eq!([age(5_000), age(125_000), age(7_300_000)], ["5s", "2m5s", "2h"]);
+        assert_eq!(
+            [age(5_000), age(125_000), age(7_300_000)],
+            ["5s", "2m5s", "2h"]
+        );
     }
 }

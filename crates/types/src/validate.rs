@@ -42,7 +42,10 @@ impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut merged: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
         for error in &self.0 {
-            merged.entry((&error.message, &error.details)).or_default().insert(&error.path);
+            merged
+                .entry((&error.message, &error.details))
+                .or_default()
+                .insert(&error.path);
         }
         for (i, ((message, details), paths)) in merged.into_iter().enumerate() {
             if i > 0 {
@@ -72,7 +75,11 @@ impl Invalid {
         details: impl Into<String>,
     ) {
         let (message, path, details) = (message.into(), path.into(), details.into());
-        self.0.push(FieldError { message, details, path });
+        self.0.push(FieldError {
+            message,
+            details,
+            path,
+        });
     }
 
     fn into_result(self) -> Result<(), Invalid> {
@@ -116,9 +123,16 @@ fn metadata(meta: &ObjectMeta, invalid: &mut Invalid) {
         invalid.add(format!("not a DNS 1035 label: [{why}]"), "metadata.name");
     }
     if let Err(why) = check_dns1123(&meta.namespace) {
-        invalid.add(format!("not a DNS 1123 label: [{why}]"), "metadata.namespace");
+        invalid.add(
+            format!("not a DNS 1123 label: [{why}]"),
+            "metadata.namespace",
+        );
     }
-    for key in meta.annotations.keys().filter(|key| key.starts_with("autoscaling.knative.dev")) {
+    for key in meta
+        .annotations
+        .keys()
+        .filter(|key| key.starts_with("autoscaling.knative.dev"))
+    {
         invalid.add_with(
             format!("invalid key name {key:?}"),
             "metadata.annotations",
@@ -130,11 +144,20 @@ fn metadata(meta: &ObjectMeta, invalid: &mut Invalid) {
 }
 
 fn annotations(annotations: &BTreeMap<String, String>, path: &str, invalid: &mut Invalid) {
-    let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let size: usize = annotations
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if size > MAX_ANNOTATION_BYTES {
-        invalid.add(format!("too many bytes: found {size}, at most {MAX_ANNOTATION_BYTES}"), path);
+        invalid.add(
+            format!("too many bytes: found {size}, at most {MAX_ANNOTATION_BYTES}"),
+            path,
+        );
     }
-    for (key, value) in annotations.iter().filter(|(k, _)| k.starts_with(keys::OURS_PREFIX)) {
+    for (key, value) in annotations
+        .iter()
+        .filter(|(k, _)| k.starts_with(keys::OURS_PREFIX))
+    {
         our_annotation(key, value, path, invalid);
     }
 }
@@ -145,7 +168,11 @@ fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
         "nihilo.dev/fast-scale" => value.parse::<bool>().is_ok(),
         "nihilo.dev/termination-grace-period" => parse_go_duration_ms(value).is_some(),
         "nihilo.dev/max-scale-on-partition" if value == "hold" || value == "fence" => {
-            let warden = if value == "fence" { " and a warden" } else { "" };
+            let warden = if value == "fence" {
+                " and a warden"
+            } else {
+                ""
+            };
             let text = format!(
                 "max-scale-on-partition: {value} needs slot grants{warden}, which this version \
                  does not have"
@@ -176,13 +203,20 @@ fn template(service: &str, template: &RevisionTemplate, invalid: &mut Invalid) {
             invalid.add(text, path);
         }
     }
-    annotations(&template.metadata.annotations, "spec.template.metadata.annotations", invalid);
+    annotations(
+        &template.metadata.annotations,
+        "spec.template.metadata.annotations",
+        invalid,
+    );
     limits(&template.spec, invalid);
     match template.spec.containers.as_slice() {
         [] => invalid.add("missing field(s)", "spec.template.spec.containers"),
         [one] => container(one, "spec.template.spec.containers[0]", invalid),
         many => invalid.add(
-            format!("multi-container is off, but found {} containers", many.len()),
+            format!(
+                "multi-container is off, but found {} containers",
+                many.len()
+            ),
             "spec.template.spec.containers",
         ),
     }
@@ -195,10 +229,18 @@ fn limits(spec: &RevisionSpec, invalid: &mut Invalid) {
             invalid.add(format!("expected 0 <= {value} <= {max}"), path(field));
         }
     };
-    bounded(spec.container_concurrency, MAX_CONCURRENCY, "containerConcurrency");
+    bounded(
+        spec.container_concurrency,
+        MAX_CONCURRENCY,
+        "containerConcurrency",
+    );
     bounded(spec.timeout_seconds, MAX_TIMEOUT_SECONDS, "timeoutSeconds");
     let total = spec.timeout();
-    bounded(spec.response_start_timeout_seconds, total, "responseStartTimeoutSeconds");
+    bounded(
+        spec.response_start_timeout_seconds,
+        total,
+        "responseStartTimeoutSeconds",
+    );
     bounded(spec.idle_timeout_seconds, total, "idleTimeoutSeconds");
 }
 
@@ -215,7 +257,10 @@ fn container(container: &Container, path: &str, invalid: &mut Invalid) {
         invalid.add(text, format!("{path}.name"));
     }
     if container.env.len() > MAX_ENV {
-        let text = format!("too many variables: found {}, at most {MAX_ENV}", container.env.len());
+        let text = format!(
+            "too many variables: found {}, at most {MAX_ENV}",
+            container.env.len()
+        );
         invalid.add(text, format!("{path}.env"));
     }
     for (i, variable) in container.env.iter().enumerate() {
@@ -223,7 +268,10 @@ fn container(container: &Container, path: &str, invalid: &mut Invalid) {
         if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
             invalid.add("missing field(s)", path);
         } else if RESERVED_ENV.contains(&variable.name.as_str()) {
-            invalid.add(format!("{:?} is a reserved environment variable", variable.name), path);
+            invalid.add(
+                format!("{:?} is a reserved environment variable", variable.name),
+                path,
+            );
         }
     }
     ports(container, path, invalid);
@@ -243,7 +291,10 @@ fn ports(container: &Container, path: &str, invalid: &mut Invalid) {
             invalid.add_with(text, format!("{path}.name"), details);
         }
         if !["", "TCP"].contains(&port.protocol.as_str()) {
-            invalid.add(format!("invalid value: {}", port.protocol), format!("{path}.protocol"));
+            invalid.add(
+                format!("invalid value: {}", port.protocol),
+                format!("{path}.protocol"),
+            );
         }
         if let Some(number) = port.container_port.filter(|p| RESERVED_PORTS.contains(p)) {
             let text = format!("invalid value: {number} is a reserved port");
@@ -255,8 +306,10 @@ fn ports(container: &Container, path: &str, invalid: &mut Invalid) {
 fn traffic(service: &str, targets: &[TrafficTarget], invalid: &mut Invalid) {
     let path = "spec.traffic";
     if targets.len() > MAX_TRAFFIC_TARGETS {
-        let text =
-            format!("too many targets: found {}, at most {MAX_TRAFFIC_TARGETS}", targets.len());
+        let text = format!(
+            "too many targets: found {}, at most {MAX_TRAFFIC_TARGETS}",
+            targets.len()
+        );
         invalid.add(text, path);
     }
     let sum: u32 = targets.iter().map(TrafficTarget::share).sum();
@@ -278,7 +331,10 @@ fn traffic(service: &str, targets: &[TrafficTarget], invalid: &mut Invalid) {
 
 fn traffic_target(service: &str, target: &TrafficTarget, path: &str, invalid: &mut Invalid) {
     if !target.configuration_name.is_empty() {
-        invalid.add("must not set the field(s)", format!("{path}.configurationName"));
+        invalid.add(
+            "must not set the field(s)",
+            format!("{path}.configurationName"),
+        );
     }
     if !target.url.is_empty() {
         invalid.add("must not set the field(s)", format!("{path}.url"));
@@ -305,7 +361,10 @@ fn traffic_target(service: &str, target: &TrafficTarget, path: &str, invalid: &m
     if let Err(why) = check_dns1035(&target.tag) {
         invalid.add(format!("not a DNS 1035 label: [{why}]"), path);
     } else if target.tag.len() + 1 + service.len() > MAX_LABEL {
-        invalid.add("the tag's host label must be no more than 63 characters", path);
+        invalid.add(
+            "the tag's host label must be no more than 63 characters",
+            path,
+        );
     }
 }
 

@@ -7,8 +7,10 @@ use crate::template::{ContainerPort, EnvVar};
 fn good() -> Service {
     let mut service = Service::default();
     service.metadata.name = "hello".into();
-    service.spec.template.spec.containers =
-        vec![Container { image: "demo/hello".into(), ..Container::default() }];
+    service.spec.template.spec.containers = vec![Container {
+        image: "demo/hello".into(),
+        ..Container::default()
+    }];
     defaults::service(&mut service);
     service
 }
@@ -25,8 +27,14 @@ fn a_defaulted_service_is_valid_and_stays_as_it_is() {
 fn each_mistake_is_named_with_its_path() {
     type Change = fn(&mut Service);
     let cases: &[(Change, &str)] = &[
-        (|s| s.metadata.name = String::new(), "name or generateName is required: metadata.name"),
-        (|s| s.spec.template.spec.containers.clear(), "missing field(s): spec.template.spec.containers"),
+        (
+            |s| s.metadata.name = String::new(),
+            "name or generateName is required: metadata.name",
+        ),
+        (
+            |s| s.spec.template.spec.containers.clear(),
+            "missing field(s): spec.template.spec.containers",
+        ),
         (
             |s| s.spec.template.spec.container_concurrency = Some(1001),
             "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency",
@@ -41,16 +49,20 @@ fn each_mistake_is_named_with_its_path() {
         ),
         (
             |s| {
-                s.spec.template.spec.containers[0].env =
-                    vec![EnvVar { name: "PORT".into(), value: "1".into() }];
+                s.spec.template.spec.containers[0].env = vec![EnvVar {
+                    name: "PORT".into(),
+                    value: "1".into(),
+                }];
             },
             "\"PORT\" is a reserved environment variable: \
              spec.template.spec.containers[0].env[0].name",
         ),
         (
             |s| {
-                s.spec.template.spec.containers[0].ports =
-                    vec![ContainerPort { name: "grpc".into(), ..ContainerPort::default() }];
+                s.spec.template.spec.containers[0].ports = vec![ContainerPort {
+                    name: "grpc".into(),
+                    ..ContainerPort::default()
+                }];
             },
             "Port name grpc is not allowed: spec.template.spec.containers[0].ports[0].name\n\
              Name must be empty, or one of: 'h2c', 'http1'",
@@ -74,9 +86,15 @@ fn each_mistake_is_named_with_its_path() {
 #[test]
 fn autoscaling_keys_belong_to_the_template() {
     let mut service = good();
-    service.metadata.annotations.insert("autoscaling.knative.dev/min-scale".into(), "1".into());
+    service
+        .metadata
+        .annotations
+        .insert("autoscaling.knative.dev/min-scale".into(), "1".into());
     let text = super::service(&service).unwrap_err().to_string();
-    assert!(text.contains("must be put under \"spec.template.metadata.annotations\""), "{text}");
+    assert!(
+        text.contains("must be put under \"spec.template.metadata.annotations\""),
+        "{text}"
+    );
 }
 
 #[test]
@@ -85,7 +103,10 @@ fn policies_that_need_slot_grants_are_refused() {
     let annotations = &mut service.spec.template.metadata.annotations;
     annotations.insert("nihilo.dev/max-scale-on-partition".into(), "hold".into());
     let text = super::service(&service).unwrap_err().to_string();
-    assert!(text.contains("hold needs slot grants, which this version does not have"), "{text}");
+    assert!(
+        text.contains("hold needs slot grants, which this version does not have"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -94,7 +115,10 @@ fn an_unknown_key_of_ours_gets_a_suggestion() {
     let annotations = &mut service.spec.template.metadata.annotations;
     annotations.insert("nihilo.dev/fast-scal".into(), "true".into());
     let text = super::service(&service).unwrap_err().to_string();
-    assert!(text.contains("did you mean `nihilo.dev/fast-scale`?"), "{text}");
+    assert!(
+        text.contains("did you mean `nihilo.dev/fast-scale`?"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -105,5 +129,8 @@ fn an_own_revision_name_must_change_with_the_template() {
     assert_eq!(update(&stored, &wanted), Ok(()));
     wanted.spec.template.spec.timeout_seconds = Some(5);
     let text = update(&stored, &wanted).unwrap_err().to_string();
-    assert!(text.starts_with("Saw the following changes without a name change"), "{text}");
+    assert!(
+        text.starts_with("Saw the following changes without a name change"),
+        "{text}"
+    );
 }

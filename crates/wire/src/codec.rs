@@ -53,7 +53,9 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Envelope, DecodeError> {
 }
 
 pub fn encode_command(command: &Command) -> Bytes {
-    serde_json::to_vec(command).expect("commands hold only string-keyed maps").into()
+    serde_json::to_vec(command)
+        .expect("commands hold only string-keyed maps")
+        .into()
 }
 
 /// # Errors
@@ -63,7 +65,9 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command, DecodeError> {
 }
 
 pub fn encode_reply(reply: &Reply) -> Bytes {
-    serde_json::to_vec(reply).expect("replies hold only string-keyed maps").into()
+    serde_json::to_vec(reply)
+        .expect("replies hold only string-keyed maps")
+        .into()
 }
 
 /// # Errors

@@ -1,3 +1,40 @@
-//! Placeholder.
+//! The project's own commands: `cargo xtask help`.
 
-fn main() {}
+mod deps;
+mod run;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Nihilo's development commands")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format check, clippy, dependency directions, tidiness; writes nothing.
+    Check,
+    /// Everything `check` does, then all tests.
+    Test {
+        /// Only this crate's tests, e.g. `machine`.
+        #[arg(short, long)]
+        package: Option<String>,
+    },
+    /// Fails on an edge between crates that the architecture does not have.
+    Deps,
+    /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Check => test::check(),
+        Command::Test { package } => test::test(package.as_deref()),
+        Command::Deps => deps::check(),
+        Command::Tidy => tidy::check(),
+    }
+}

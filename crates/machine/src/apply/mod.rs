@@ -16,9 +16,7 @@ use nihilo_types::time::rfc3339;
 use crate::command::{Command, Envelope, Fence};
 use crate::reply::{Outcome, Rejection, Reply};
 use crate::rows::{self, tag};
-use crate::state::{
-    Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State, StoredReply,
-};
+use crate::state::{Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State, StoredReply};
 
 /// Replies kept for repeated request ids, at most (02-store §12).
 pub const MAX_STORED_REPLIES: usize = 65_536;
@@ -76,10 +74,16 @@ impl State {
             if stored.payload_hash == hash {
                 return stored.reply.clone();
             }
-            return Reply { index: context.index, result: Err(Rejection::RequestIdReused) };
+            return Reply {
+                index: context.index,
+                result: Err(Rejection::RequestIdReused),
+            };
         }
         let result = self.execute(&envelope.command, context);
-        let reply = Reply { index: context.index, result };
+        let reply = Reply {
+            index: context.index,
+            result,
+        };
         if !id.is_empty() {
             self.remember(id, hash, &reply, context);
         }
@@ -104,9 +108,14 @@ impl State {
     }
 
     fn remember(&mut self, id: &str, payload_hash: u64, reply: &Reply, context: &mut Context) {
-        let stored =
-            StoredReply { payload_hash, at_log_ms: context.log_ms, reply: reply.clone() };
-        context.rows.push(rows::put(rows::key(tag::REPLY, &[id]), &stored));
+        let stored = StoredReply {
+            payload_hash,
+            at_log_ms: context.log_ms,
+            reply: reply.clone(),
+        };
+        context
+            .rows
+            .push(rows::put(rows::key(tag::REPLY, &[id]), &stored));
         self.replies.insert(id.into(), stored);
         self.reply_order.push_back(id.into());
         while let Some(oldest) = self.reply_order.front() {
@@ -117,7 +126,9 @@ impl State {
             if !expired && self.reply_order.len() <= MAX_STORED_REPLIES {
                 break;
             }
-            context.rows.push(rows::delete(rows::key(tag::REPLY, &[oldest])));
+            context
+                .rows
+                .push(rows::delete(rows::key(tag::REPLY, &[oldest])));
             self.replies.remove(oldest);
             self.reply_order.pop_front();
         }
@@ -129,7 +140,10 @@ impl State {
         if owner.epoch == fence.epoch {
             return Ok(());
         }
-        Err(Rejection::Fenced { owner: owner.session, epoch: owner.epoch })
+        Err(Rejection::Fenced {
+            owner: owner.session,
+            epoch: owner.epoch,
+        })
     }
 }
 
@@ -139,7 +153,10 @@ impl Context {
     }
 
     pub(crate) fn event(&mut self, object: ObjectChange) {
-        self.events.push(ObjectEvent { index: self.index, object });
+        self.events.push(ObjectEvent {
+            index: self.index,
+            object,
+        });
     }
 
     pub(crate) fn ownership_changed(&mut self) {
@@ -149,7 +166,11 @@ impl Context {
 
 /// `Added` for an object that did not exist before.
 pub(crate) fn event_kind(existed: bool) -> EventKind {
-    if existed { EventKind::Modified } else { EventKind::Added }
+    if existed {
+        EventKind::Modified
+    } else {
+        EventKind::Added
+    }
 }
 
 /// A fence is only good for objects of its own shard.
@@ -157,7 +178,10 @@ pub(crate) fn check_shard(fence: Fence, shard: ShardId) -> Result<()> {
     if fence.shard == shard {
         return Ok(());
     }
-    Err(Rejection::Invalid(format!("object belongs to shard {shard}, not {}", fence.shard)))
+    Err(Rejection::Invalid(format!(
+        "object belongs to shard {shard}, not {}",
+        fence.shard
+    )))
 }
 
 fn payload_hash(command: &Command) -> u64 {

@@ -25,20 +25,32 @@ impl State {
             && moves.iter().all(|step| {
                 step.shard.0 < N_SHARDS
                     && self.owner(step.shard).epoch == step.from_epoch
-                    && self.session(step.to).is_some_and(|session| session.opened.roles.control)
+                    && self
+                        .session(step.to)
+                        .is_some_and(|session| session.opened.roles.control)
             });
-        if valid { Ok(()) } else { Err(Rejection::StaleMove) }
+        if valid {
+            Ok(())
+        } else {
+            Err(Rejection::StaleMove)
+        }
     }
 
     pub(super) fn make_moves(&mut self, moves: &[Move], context: &mut Context) {
         for step in moves {
-            let owner = ShardOwner { session: step.to, epoch: Epoch(context.index.0) };
+            let owner = ShardOwner {
+                session: step.to,
+                epoch: Epoch(context.index.0),
+            };
             self.set_owner(step.shard, owner, context);
         }
     }
 
     pub(super) fn set_owner(&mut self, shard: ShardId, owner: ShardOwner, context: &mut Context) {
-        context.row(rows::put(rows::key(tag::OWNER, &[&shard.to_string()]), &owner));
+        context.row(rows::put(
+            rows::key(tag::OWNER, &[&shard.to_string()]),
+            &owner,
+        ));
         self.owners.insert(shard, owner);
     }
 }

@@ -15,7 +15,8 @@ use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Revision's `Ready` depends on; `Active` is only shown.
-pub(super) const REVISION_DEPENDENTS: [&str; 2] = [types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY];
+pub(super) const REVISION_DEPENDENTS: [&str; 2] =
+    [types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY];
 
 impl State {
     pub(crate) fn record_revision(
@@ -31,7 +32,10 @@ impl State {
         check_shard(record.fence, shard_of(&stored.root()))?;
         let have = stored.metadata.version();
         if have != record.version {
-            return Err(Rejection::Conflict { key: key.clone(), have });
+            return Err(Rejection::Conflict {
+                key: key.clone(),
+                have,
+            });
         }
         let mut revision = stored.as_ref().clone();
         let conditions = &mut revision.status.conditions;
@@ -53,7 +57,10 @@ impl State {
         revision.metadata.set_version(context.index);
         let object = Arc::new(revision);
         context.row(rows::put(rows::object_key(tag::REVISION, key), &object));
-        context.event(ObjectChange::Revision { object: object.clone(), change });
+        context.event(ObjectChange::Revision {
+            object: object.clone(),
+            change,
+        });
         self.revisions.insert(key.clone(), object);
     }
 
@@ -63,7 +70,10 @@ impl State {
         }
         if let Some(object) = self.revisions.remove(key) {
             context.row(rows::delete(rows::object_key(tag::REVISION, key)));
-            context.event(ObjectChange::Revision { object, change: EventKind::Deleted });
+            context.event(ObjectChange::Revision {
+                object,
+                change: EventKind::Deleted,
+            });
         }
     }
 }

@@ -18,8 +18,11 @@ use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Route's `Ready` depends on.
-pub(super) const ROUTE_DEPENDENTS: [&str; 3] =
-    [types::ALL_TRAFFIC_ASSIGNED, types::INGRESS_READY, types::CERTIFICATE_PROVISIONED];
+pub(super) const ROUTE_DEPENDENTS: [&str; 3] = [
+    types::ALL_TRAFFIC_ASSIGNED,
+    types::INGRESS_READY,
+    types::CERTIFICATE_PROVISIONED,
+];
 
 impl State {
     pub(crate) fn assign_traffic(
@@ -50,10 +53,16 @@ impl State {
     fn fenced_route(&self, fence: Fence, key: &ObjectKey, version: u64) -> Result<Route> {
         self.check_fence(fence)?;
         check_shard(fence, shard_of(key))?;
-        let stored = self.routes.get(key).ok_or_else(|| Rejection::NotFound(key.clone()))?;
+        let stored = self
+            .routes
+            .get(key)
+            .ok_or_else(|| Rejection::NotFound(key.clone()))?;
         let have = stored.metadata.version();
         if have.0 != version {
-            return Err(Rejection::Conflict { key: key.clone(), have });
+            return Err(Rejection::Conflict {
+                key: key.clone(),
+                have,
+            });
         }
         Ok(stored.as_ref().clone())
     }
@@ -62,11 +71,17 @@ impl State {
     fn check_assignment(&self, key: &ObjectKey, traffic: &[TrafficTarget]) -> Result<()> {
         let sum: u32 = traffic.iter().map(TrafficTarget::share).sum();
         if sum != 100 {
-            return Err(Rejection::Invalid(format!("Traffic targets sum to {sum}, want 100")));
+            return Err(Rejection::Invalid(format!(
+                "Traffic targets sum to {sum}, want 100"
+            )));
         }
         for target in traffic {
             let revision = key.sibling(target.revision_name.as_str());
-            if self.revisions.get(&revision).is_none_or(|revision| revision.root() != *key) {
+            if self
+                .revisions
+                .get(&revision)
+                .is_none_or(|revision| revision.root() != *key)
+            {
                 return Err(Rejection::NotFound(revision));
             }
         }
@@ -98,7 +113,10 @@ impl State {
         route.metadata.set_version(context.index);
         let object = Arc::new(route);
         context.row(rows::put(rows::object_key(tag::ROUTE, key), &object));
-        context.event(ObjectChange::Route { object: object.clone(), change });
+        context.event(ObjectChange::Route {
+            object: object.clone(),
+            change,
+        });
         self.routes.insert(key.clone(), object);
     }
 
@@ -116,7 +134,9 @@ impl State {
                 continue;
             }
             let mut next = revision.as_ref().clone();
-            next.metadata.labels.insert(keys::ROUTING_STATE.into(), state.as_str().into());
+            next.metadata
+                .labels
+                .insert(keys::ROUTING_STATE.into(), state.as_str().into());
             let revision_key = revision.metadata.key();
             self.store_revision(&revision_key, next, EventKind::Modified, context);
         }

@@ -43,8 +43,13 @@ impl State {
             return true;
         }
         let next = Arc::new(next);
-        context.row(rows::put(rows::object_key(tag::SCALE, &update.revision), &next));
-        context.event(ObjectChange::Scale { revision: update.revision.clone() });
+        context.row(rows::put(
+            rows::object_key(tag::SCALE, &update.revision),
+            &next,
+        ));
+        context.event(ObjectChange::Scale {
+            revision: update.revision.clone(),
+        });
         self.scales.insert(update.revision.clone(), next);
         true
     }

@@ -13,9 +13,7 @@ use nihilo_types::service::{Service, ServiceStatus};
 use nihilo_types::shard::shard_of;
 use nihilo_types::{defaults, validate};
 
-use super::{
-    Context, MAX_REVISIONS_PER_SERVICE, MAX_SERVICES, Result, check_shard, event_kind,
-};
+use super::{Context, MAX_REVISIONS_PER_SERVICE, MAX_SERVICES, Result, check_shard, event_kind};
 use crate::command::{DeleteService, Expect, PutService, RecordService, Uids};
 use crate::reply::{Change, Outcome, Rejection};
 use crate::rows::{self, tag};
@@ -36,16 +34,28 @@ impl State {
             validate::update(stored, &wanted)
                 .map_err(|invalid| Rejection::Invalid(invalid.to_string()))?;
         } else if self.services.len() >= MAX_SERVICES {
-            return Err(Rejection::LimitReached(format!("at most {MAX_SERVICES} services")));
+            return Err(Rejection::LimitReached(format!(
+                "at most {MAX_SERVICES} services"
+            )));
         }
-        if stored.as_deref().is_some_and(|stored| says_the_same(stored, &wanted)) {
+        if stored
+            .as_deref()
+            .is_some_and(|stored| says_the_same(stored, &wanted))
+        {
             let service = Box::new(stored.as_deref().cloned().unwrap_or_default());
-            return Ok(Outcome::Service { service, change: Change::Unchanged });
+            return Ok(Outcome::Service {
+                service,
+                change: Change::Unchanged,
+            });
         }
         self.check_revision_name(&key, stored.as_deref(), &wanted)?;
 
         let service = next_service(stored.as_deref(), &wanted, put, context);
-        let change = if stored.is_some() { Change::Updated } else { Change::Created };
+        let change = if stored.is_some() {
+            Change::Updated
+        } else {
+            Change::Created
+        };
         let configuration = self.next_configuration(&key, &service, &put.uids, context);
         self.put_route(&key, &service, &put.uids, context);
         let template_changed =
@@ -56,7 +66,10 @@ impl State {
         };
         self.store_configuration(&key, configuration, &revision, context);
         let service = self.store_service(&key, service, &revision, context);
-        Ok(Outcome::Service { service: Box::new(service), change })
+        Ok(Outcome::Service {
+            service: Box::new(service),
+            change,
+        })
     }
 
     /// An own revision name must be new, or name a revision of ours with the same spec.
@@ -66,7 +79,10 @@ impl State {
         stored: Option<&Service>,
         wanted: &Service,
     ) -> Result<()> {
-        let count = self.revisions_of.get(key).map_or(0, |revisions| revisions.len());
+        let count = self
+            .revisions_of
+            .get(key)
+            .map_or(0, |revisions| revisions.len());
         if count >= MAX_REVISIONS_PER_SERVICE {
             let text = format!("at most {MAX_REVISIONS_PER_SERVICE} revisions of a service");
             return Err(Rejection::LimitReached(text));
@@ -118,7 +134,9 @@ impl State {
         uids: &Uids,
         context: &mut Context,
     ) {
-        let spec = RouteSpec { traffic: service.spec.traffic.clone() };
+        let spec = RouteSpec {
+            traffic: service.spec.traffic.clone(),
+        };
         let stored = self.routes.get(key);
         let existed = stored.is_some();
         let mut route = match stored {
@@ -161,11 +179,20 @@ impl State {
         let key = root.sibling(name.as_str());
         let (mut revision, existed) = match self.revisions.get(&key) {
             Some(stored) => (stored.as_ref().clone(), true),
-            None => (new_revision(service, configuration, &name, uids, context), false),
+            None => (
+                new_revision(service, configuration, &name, uids, context),
+                false,
+            ),
         };
         let labels = &mut revision.metadata.labels;
-        labels.insert(keys::CONFIGURATION_GENERATION.into(), generation.to_string());
-        self.revisions_of.entry(root).or_default().insert(key.clone());
+        labels.insert(
+            keys::CONFIGURATION_GENERATION.into(),
+            generation.to_string(),
+        );
+        self.revisions_of
+            .entry(root)
+            .or_default()
+            .insert(key.clone());
         self.store_revision(&key, revision, event_kind(existed), context);
         name
     }
@@ -181,9 +208,15 @@ impl State {
         configuration.status.latest_created_revision_name = latest_created.into();
         configuration.metadata.set_version(context.index);
         let object = Arc::new(configuration);
-        context.row(rows::put(rows::object_key(tag::CONFIGURATION, key), &object));
+        context.row(rows::put(
+            rows::object_key(tag::CONFIGURATION, key),
+            &object,
+        ));
         let change = event_kind(existed);
-        context.event(ObjectChange::Configuration { object: object.clone(), change });
+        context.event(ObjectChange::Configuration {
+            object: object.clone(),
+            change,
+        });
         self.configurations.insert(key.clone(), object);
     }
 
@@ -205,8 +238,14 @@ impl State {
         let object = Arc::new(service);
         context.row(rows::put(rows::object_key(tag::SERVICE, key), &object));
         let change = event_kind(existed);
-        context.event(ObjectChange::Service { object: object.clone(), change });
-        self.services_in.entry(shard_of(key)).or_default().insert(key.clone());
+        context.event(ObjectChange::Service {
+            object: object.clone(),
+            change,
+        });
+        self.services_in
+            .entry(shard_of(key))
+            .or_default()
+            .insert(key.clone());
         self.services.insert(key.clone(), object.clone());
         object.as_ref().clone()
     }
@@ -226,11 +265,17 @@ impl State {
         }
         if let Some(object) = self.routes.remove(key) {
             context.row(rows::delete(rows::object_key(tag::ROUTE, key)));
-            context.event(ObjectChange::Route { object, change: EventKind::Deleted });
+            context.event(ObjectChange::Route {
+                object,
+                change: EventKind::Deleted,
+            });
         }
         if let Some(object) = self.configurations.remove(key) {
             context.row(rows::delete(rows::object_key(tag::CONFIGURATION, key)));
-            context.event(ObjectChange::Configuration { object, change: EventKind::Deleted });
+            context.event(ObjectChange::Configuration {
+                object,
+                change: EventKind::Deleted,
+            });
         }
         if let Some(members) = self.services_in.get_mut(&shard_of(key)) {
             members.remove(key);
@@ -238,9 +283,15 @@ impl State {
         self.services.remove(key);
         context.row(rows::delete(rows::object_key(tag::SERVICE, key)));
         let object = stored.clone();
-        context.event(ObjectChange::Service { object, change: EventKind::Deleted });
+        context.event(ObjectChange::Service {
+            object,
+            change: EventKind::Deleted,
+        });
         let service = Box::new(stored.as_ref().clone());
-        Ok(Outcome::Service { service, change: Change::Deleted })
+        Ok(Outcome::Service {
+            service,
+            change: Change::Deleted,
+        })
     }
 
     pub(crate) fn record_service(
@@ -252,24 +303,47 @@ impl State {
         check_shard(record.fence, shard_of(&record.key))?;
         let key = &record.key;
         let not_found = || Rejection::NotFound(key.clone());
-        let mut service = self.services.get(key).ok_or_else(not_found)?.as_ref().clone();
-        let mut configuration =
-            self.configurations.get(key).ok_or_else(not_found)?.as_ref().clone();
+        let mut service = self
+            .services
+            .get(key)
+            .ok_or_else(not_found)?
+            .as_ref()
+            .clone();
+        let mut configuration = self
+            .configurations
+            .get(key)
+            .ok_or_else(not_found)?
+            .as_ref()
+            .clone();
         for (have, decided_on) in [
             (service.metadata.version(), record.service_version),
-            (configuration.metadata.version(), record.configuration_version),
+            (
+                configuration.metadata.version(),
+                record.configuration_version,
+            ),
         ] {
             if have != decided_on {
-                return Err(Rejection::Conflict { key: key.clone(), have });
+                return Err(Rejection::Conflict {
+                    key: key.clone(),
+                    have,
+                });
             }
         }
         let created = configuration.status.latest_created_revision_name.clone();
         configuration.status.latest_ready_revision_name = record.latest_ready.clone();
         configuration.status.observed_generation = configuration.metadata.generation;
-        assert_all(&mut configuration.status.conditions, &record.configuration, &context.now);
+        assert_all(
+            &mut configuration.status.conditions,
+            &record.configuration,
+            &context.now,
+        );
         service.status.latest_ready_revision_name = record.latest_ready.clone();
         service.status.observed_generation = service.metadata.generation;
-        assert_all(&mut service.status.conditions, &record.service, &context.now);
+        assert_all(
+            &mut service.status.conditions,
+            &record.service,
+            &context.now,
+        );
         let ready = service.status.conditions.roll_up(&SERVICE_DEPENDENTS);
         service.status.conditions.set(&ready, &context.now);
         self.store_configuration(key, configuration, &created, context);
@@ -294,7 +368,10 @@ fn check_expectation(key: &ObjectKey, stored: Option<&Service>, expect: Expect) 
             if have == version {
                 return Ok(());
             }
-            Err(Rejection::Conflict { key: key.clone(), have })
+            Err(Rejection::Conflict {
+                key: key.clone(),
+                have,
+            })
         }
     }
 }
@@ -321,7 +398,11 @@ fn next_service(
 ) -> Service {
     let mut service = wanted.clone();
     let modified = stored.is_none_or(|stored| stored.spec != wanted.spec);
-    let previous = |key: &str| stored.and_then(|s| s.metadata.annotation(key)).map(str::to_owned);
+    let previous = |key: &str| {
+        stored
+            .and_then(|s| s.metadata.annotation(key))
+            .map(str::to_owned)
+    };
     let creator = previous(keys::CREATOR).unwrap_or_else(|| put.user.clone());
     let modifier = match previous(keys::LAST_MODIFIER) {
         Some(last) if !modified => last,
@@ -342,8 +423,15 @@ fn next_service(
             service.metadata.creation_timestamp = context.now.clone();
             service.metadata.generation = 1;
             service.status = ServiceStatus::default();
-            for kind in [types::READY, types::CONFIGURATIONS_READY, types::ROUTES_READY] {
-                service.status.conditions.set(&Assertion::unknown(kind, "", ""), &context.now);
+            for kind in [
+                types::READY,
+                types::CONFIGURATIONS_READY,
+                types::ROUTES_READY,
+            ] {
+                service
+                    .status
+                    .conditions
+                    .set(&Assertion::unknown(kind, "", ""), &context.now);
             }
         }
     }
@@ -365,8 +453,12 @@ fn child_meta(service: &Service, uid: &str, context: &Context) -> ObjectMeta {
 /// Resets a child's labels and annotations to the Service's, plus the system's.
 fn inherit(child: &mut ObjectMeta, service: &Service) {
     child.labels = service.metadata.labels.clone();
-    child.labels.insert(keys::SERVICE.into(), service.metadata.name.clone());
-    child.labels.insert(keys::SERVICE_UID.into(), service.metadata.uid.clone());
+    child
+        .labels
+        .insert(keys::SERVICE.into(), service.metadata.name.clone());
+    child
+        .labels
+        .insert(keys::SERVICE_UID.into(), service.metadata.uid.clone());
     child.annotations = service.metadata.annotations.clone();
 }
 
@@ -400,7 +492,11 @@ fn new_revision(
         labels.insert(key.into(), value.into());
     }
     let mut conditions = Conditions::default();
-    for kind in [types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY, types::READY] {
+    for kind in [
+        types::RESOURCES_AVAILABLE,
+        types::CONTAINER_HEALTHY,
+        types::READY,
+    ] {
         conditions.set(&Assertion::unknown(kind, "Deploying", ""), &context.now);
     }
     Revision {
@@ -418,6 +514,9 @@ fn new_revision(
             ..ObjectMeta::default()
         },
         spec: template.spec.clone(),
-        status: RevisionStatus { conditions, ..RevisionStatus::default() },
+        status: RevisionStatus {
+            conditions,
+            ..RevisionStatus::default()
+        },
     }
 }

@@ -14,13 +14,26 @@ impl State {
     /// Opens a session and closes the node's previous one in the same entry, so that no node ever
     /// has two; the previous one's shards follow at once (03-actors §3).
     pub(crate) fn open_session(&mut self, open: &OpenSession, context: &mut Context) -> Result {
-        let previous = self.sessions.values().find(|s| s.opened.node == open.node).cloned();
-        if let Some(same) = previous.as_ref().filter(|s| s.opened.boot_id == open.boot_id) {
+        let previous = self
+            .sessions
+            .values()
+            .find(|s| s.opened.node == open.node)
+            .cloned();
+        if let Some(same) = previous
+            .as_ref()
+            .filter(|s| s.opened.boot_id == open.boot_id)
+        {
             return Ok(Outcome::Session(same.id));
         }
         let id = SessionId(context.index.0);
-        let session = Arc::new(Session { id, opened: open.clone() });
-        context.row(rows::put(rows::key(tag::SESSION, &[&id.to_string()]), &session));
+        let session = Arc::new(Session {
+            id,
+            opened: open.clone(),
+        });
+        context.row(rows::put(
+            rows::key(tag::SESSION, &[&id.to_string()]),
+            &session,
+        ));
         self.sessions.insert(id, session);
         if let Some(previous) = previous {
             self.end_session(previous.id, context);
@@ -66,8 +79,11 @@ impl State {
     }
 
     fn inherit_shards(&mut self, from: SessionId, to: SessionId, context: &mut Context) {
-        let shards: Vec<_> =
-            self.owners().filter(|(_, owner)| owner.session == from).map(|(s, _)| s).collect();
+        let shards: Vec<_> = self
+            .owners()
+            .filter(|(_, owner)| owner.session == from)
+            .map(|(s, _)| s)
+            .collect();
         for shard in shards {
             let epoch = nihilo_types::id::Epoch(context.index.0);
             self.set_owner(shard, ShardOwner { session: to, epoch }, context);

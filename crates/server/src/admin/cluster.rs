@@ -35,7 +35,10 @@ impl ClusterApi {
         let status = self.raft.status();
         let failure = self.raft.failure().borrow().clone();
         let instances = self.agent.instances();
-        let running = instances.iter().filter(|(report, _)| report.state.is_counted()).count();
+        let running = instances
+            .iter()
+            .filter(|(report, _)| report.state.is_counted())
+            .count();
         let session = *self.control.session().borrow();
         let age = self.control.leader_contact_age_ms();
         pb::NodeStatus {
@@ -65,13 +68,18 @@ impl ClusterApi {
             peer: member.peer.clone(),
             ..pb::NodeStatus::default()
         };
-        let Ok(channel) = self.channels.to(&member.admin) else { return unreachable() };
+        let Ok(channel) = self.channels.to(&member.admin) else {
+            return unreachable();
+        };
         let mut client = ClusterServiceClient::new(channel);
         let call = client.status(pb::StatusRequest { local: true });
         match tokio::time::timeout(ASK_LIMIT, call).await {
-            Ok(Ok(answer)) => {
-                answer.into_inner().nodes.into_iter().next().unwrap_or_else(unreachable)
-            }
+            Ok(Ok(answer)) => answer
+                .into_inner()
+                .nodes
+                .into_iter()
+                .next()
+                .unwrap_or_else(unreachable),
             Ok(Err(_)) | Err(_) => unreachable(),
         }
     }
@@ -93,14 +101,23 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         let nodes = self.nodes(request.into_inner().local).await;
         let raft = self.raft.status();
         let leader = raft.leader.unwrap_or(0);
-        let names: BTreeMap<u64, &str> =
-            self.members.iter().map(|member| (member.id, member.name.as_str())).collect();
-        let leader_answers =
-            nodes.iter().any(|node| node.role == Role::Leader.as_str() && node.term == raft.term);
-        let reachable = nodes.iter().filter(|node| node.role != Role::Stopped.as_str()).count();
+        let names: BTreeMap<u64, &str> = self
+            .members
+            .iter()
+            .map(|member| (member.id, member.name.as_str()))
+            .collect();
+        let leader_answers = nodes
+            .iter()
+            .any(|node| node.role == Role::Leader.as_str() && node.term == raft.term);
+        let reachable = nodes
+            .iter()
+            .filter(|node| node.role != Role::Stopped.as_str())
+            .count();
         let (cluster, n_services, n_unowned) = self.raft.state().read(|state| {
-            let unowned =
-                state.owners().filter(|(_, owner)| state.session(owner.session).is_none()).count();
+            let unowned = state
+                .owners()
+                .filter(|(_, owner)| state.session(owner.session).is_none())
+                .count();
             (state.cluster().cloned(), state.services().count(), unowned)
         });
         Ok(Response::new(pb::StatusResponse {
@@ -108,7 +125,10 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
             cluster: cluster.map(|cluster| cluster.name).unwrap_or_default(),
             term: raft.term,
             leader,
-            leader_name: names.get(&leader).map(|name| (*name).to_owned()).unwrap_or_default(),
+            leader_name: names
+                .get(&leader)
+                .map(|name| (*name).to_owned())
+                .unwrap_or_default(),
             nodes,
             n_services: u32::try_from(n_services).unwrap_or(u32::MAX),
             n_unowned_shards: u32::try_from(n_unowned).unwrap_or(u32::MAX),
@@ -121,7 +141,9 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         &self,
         _request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        Ok(Response::new(pb::ListNodesResponse { nodes: self.nodes(false).await }))
+        Ok(Response::new(pb::ListNodesResponse {
+            nodes: self.nodes(false).await,
+        }))
     }
 
     async fn transfer_leader(
@@ -135,7 +157,10 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
             return Err(error::unavailable("NO_LEADER", text));
         }
         let moved = self.raft.transfer_leader(to, TRANSFER_LIMIT).await;
-        let leader = moved.map_err(|failure| error::unavailable("STORE_FAILED", failure.to_string()))?;
-        Ok(Response::new(pb::TransferLeaderResponse { leader: leader.unwrap_or(0) }))
+        let leader =
+            moved.map_err(|failure| error::unavailable("STORE_FAILED", failure.to_string()))?;
+        Ok(Response::new(pb::TransferLeaderResponse {
+            leader: leader.unwrap_or(0),
+        }))
     }
 }

@@ -19,7 +19,11 @@ pub fn invalid(reason: &str, text: impl Into<String>) -> Status {
 }
 
 pub fn not_found(kind: &str, name: &str) -> Status {
-    status(Code::NotFound, "NOT_FOUND", format!("{kind} `{name}` not found"))
+    status(
+        Code::NotFound,
+        "NOT_FOUND",
+        format!("{kind} `{name}` not found"),
+    )
 }
 
 pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {

@@ -32,12 +32,14 @@ pub fn parse_parent(parent: &str) -> Result<Option<&str>, Status> {
     if parent.is_empty() {
         return Ok(None);
     }
-    parent.strip_prefix("namespaces/").filter(|name| !name.contains('/')).map(Some).ok_or_else(
-        || {
+    parent
+        .strip_prefix("namespaces/")
+        .filter(|name| !name.contains('/'))
+        .map(Some)
+        .ok_or_else(|| {
             let text = format!("parent `{parent}`, expected `namespaces/NAMESPACE` or nothing");
             error::invalid("MALFORMED", text)
-        },
-    )
+        })
 }
 
 /// Reads an etag: a resourceVersion in quotes; `None` = unconditional.
@@ -49,7 +51,10 @@ pub fn parse_etag(etag: &str) -> Result<Option<u64>, Status> {
         return Ok(None);
     }
     etag.trim_matches('"').parse().map(Some).map_err(|_| {
-        error::invalid("MALFORMED", format!("etag `{etag}`, expected a version in quotes"))
+        error::invalid(
+            "MALFORMED",
+            format!("etag `{etag}`, expected a version in quotes"),
+        )
     })
 }
 

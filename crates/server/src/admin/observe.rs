@@ -34,19 +34,37 @@ type Lines = Pin<Box<dyn Stream<Item = Result<pb::LogLine, Status>> + Send>>;
 
 impl ObserveApi {
     fn sessions(&self) -> Vec<Arc<Session>> {
-        self.raft.state().read(|state| state.sessions().cloned().collect())
+        self.raft
+            .state()
+            .read(|state| state.sessions().cloned().collect())
     }
 
     /// What one node runs; `None` when it does not answer.
     async fn instances_of(&self, session: &Session) -> Option<Vec<InstanceReport>> {
         if session.opened.node.0 == self.node {
-            return Some(self.agent.instances().into_iter().map(|(report, _)| report).collect());
+            return Some(
+                self.agent
+                    .instances()
+                    .into_iter()
+                    .map(|(report, _)| report)
+                    .collect(),
+            );
         }
         let channel = self.channels.to(&session.opened.peer_address).ok()?;
         let mut client = AgentClient::new(channel);
         let call = client.snapshot(internal::SnapshotRequest {});
-        let answer = tokio::time::timeout(ASK_LIMIT, call).await.ok()?.ok()?.into_inner();
-        Some(answer.reports.iter().filter_map(|bytes| convert::json_from(bytes).ok()).collect())
+        let answer = tokio::time::timeout(ASK_LIMIT, call)
+            .await
+            .ok()?
+            .ok()?
+            .into_inner();
+        Some(
+            answer
+                .reports
+                .iter()
+                .filter_map(|bytes| convert::json_from(bytes).ok())
+                .collect(),
+        )
     }
 }
 
@@ -69,11 +87,15 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
         };
         let mut streams = Vec::new();
         for session in self.sessions() {
-            let Ok(channel) = self.channels.to(&session.opened.peer_address) else { continue };
+            let Ok(channel) = self.channels.to(&session.opened.peer_address) else {
+                continue;
+            };
             let mut client = AgentClient::new(channel);
             let call = client.logs(ask.clone());
             // A node that does not answer has no lines to show; its absence is in `ps`.
-            let Ok(Ok(answer)) = tokio::time::timeout(ASK_LIMIT, call).await else { continue };
+            let Ok(Ok(answer)) = tokio::time::timeout(ASK_LIMIT, call).await else {
+                continue;
+            };
             streams.push(answer.into_inner().map(line).boxed());
         }
         Ok(Response::new(stream::select_all(streams).boxed()))
@@ -91,7 +113,10 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
                 request.service.as_str(),
             );
             self.raft.state().read(|state| {
-                state.revisions_of(&key).map(|revision| revision.metadata.key()).collect()
+                state
+                    .revisions_of(&key)
+                    .map(|revision| revision.metadata.key())
+                    .collect()
             })
         });
         let sessions = self.sessions();
@@ -104,10 +129,14 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
             };
             let wanted = |report: &InstanceReport| {
                 namespace.is_none_or(|namespace| *namespace == *report.revision.namespace)
-                    && of_service.as_ref().is_none_or(|of| of.contains(&report.revision))
+                    && of_service
+                        .as_ref()
+                        .is_none_or(|of| of.contains(&report.revision))
             };
             let shown = reports.into_iter().filter(wanted);
-            response.items.extend(shown.map(|report| instance(&session.opened.name, report)));
+            response
+                .items
+                .extend(shown.map(|report| instance(&session.opened.name, report)));
         }
         Ok(Response::new(response))
     }
@@ -120,7 +149,9 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
         let key = names::parse(&name, "revisions")?;
         let owner = self.raft.state().read(|state| {
             let revision = state.revision(&key)?;
-            state.session(state.owner(shard_of(&revision.root())).session).cloned()
+            state
+                .session(state.owner(shard_of(&revision.root())).session)
+                .cloned()
         });
         let missing = || error::not_found("decision about revision", &key.name);
         let owner = owner.ok_or_else(missing)?;
@@ -134,7 +165,9 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
         if !answer.found {
             return Err(missing());
         }
-        Ok(Response::new(pb::ExplainResponse { report: answer.report }))
+        Ok(Response::new(pb::ExplainResponse {
+            report: answer.report,
+        }))
     }
 }
 
@@ -155,10 +188,16 @@ fn instance(node: &str, report: InstanceReport) -> pb::Instance {
         revision: report.revision.name.to_string(),
         node: node.to_owned(),
         state: format!("{:?}", report.state),
-        address: report.address.map(|address| address.to_string()).unwrap_or_default(),
+        address: report
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
         pid: report.pid.unwrap_or(0),
         in_flight: report.in_flight,
         age_ms: report.age_ms,
-        exit: report.exit.map(|exit| format!("{exit:?}")).unwrap_or_default(),
+        exit: report
+            .exit
+            .map(|exit| format!("{exit:?}"))
+            .unwrap_or_default(),
     }
 }

@@ -18,8 +18,16 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Waits until this node's state is as new as the request's consistency asks: linearizable unless
 /// the metadata `x-nihilo-read` says `local`.
-pub async fn ready<T>(raft: &RaftNode, request: &Request<T>, by_default: Level) -> Result<(), Status> {
-    let level = match request.metadata().get("x-nihilo-read").map(|value| value.as_bytes()) {
+pub async fn ready<T>(
+    raft: &RaftNode,
+    request: &Request<T>,
+    by_default: Level,
+) -> Result<(), Status> {
+    let level = match request
+        .metadata()
+        .get("x-nihilo-read")
+        .map(|value| value.as_bytes())
+    {
         None => by_default,
         Some(b"linearizable") => Level::Linearizable,
         Some(b"local") => Level::Local,
@@ -45,12 +53,16 @@ pub enum Level {
 /// Returns one object, or `None`.
 pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
     state.read(|state| match kind {
-        Kind::Service => state.service(key).map(|object| shown(object.as_ref(), &object.metadata)),
-        Kind::Configuration => {
-            state.configuration(key).map(|object| shown(object.as_ref(), &object.metadata))
-        }
+        Kind::Service => state
+            .service(key)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::Configuration => state
+            .configuration(key)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
         Kind::Revision => state.revision(key).map(|object| revision(state, object)),
-        Kind::Route => state.route(key).map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::Route => state
+            .route(key)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
     })
 }
 
@@ -62,8 +74,8 @@ pub fn list(
     service: &str,
 ) -> Vec<pb::Object> {
     let wanted = |meta: &ObjectMeta| {
-        let belongs = service.is_empty()
-            || meta.label(keys::SERVICE).unwrap_or(&meta.name) == service;
+        let belongs =
+            service.is_empty() || meta.label(keys::SERVICE).unwrap_or(&meta.name) == service;
         belongs && namespace.is_none_or(|namespace| meta.namespace == namespace)
     };
     state.read(|state| match kind {
@@ -92,8 +104,13 @@ pub fn list(
 
 /// An object as JSON with its etag.
 pub fn shown<T: Serialize>(object: &T, meta: &ObjectMeta) -> pb::Object {
-    let json = serde_json::to_vec(object).expect("objects hold only string-keyed maps").into();
-    pb::Object { json, etag: format!("\"{}\"", meta.resource_version) }
+    let json = serde_json::to_vec(object)
+        .expect("objects hold only string-keyed maps")
+        .into();
+    pb::Object {
+        json,
+        etag: format!("\"{}\"", meta.resource_version),
+    }
 }
 
 /// A revision with the replicas its autoscaler last recorded.

@@ -40,7 +40,9 @@ impl ServingApi {
         let key = names::parse(&name, plural)?;
         let object = read::get(&self.raft.state(), kind, &key);
         let singular = plural.trim_end_matches('s');
-        object.map(Response::new).ok_or_else(|| error::not_found(singular, &key.name))
+        object
+            .map(Response::new)
+            .ok_or_else(|| error::not_found(singular, &key.name))
     }
 
     async fn list(
@@ -54,7 +56,10 @@ impl ServingApi {
         let resource_version = read::applied(&self.raft).0;
         let namespace = names::parse_parent(&request.parent)?;
         let items = read::list(&self.raft.state(), kind, namespace, &request.service);
-        Ok(Response::new(pb::ListResponse { items, resource_version }))
+        Ok(Response::new(pb::ListResponse {
+            items,
+            resource_version,
+        }))
     }
 
     /// `if_unnamed` is what a request without an etag expects of the stored object.
@@ -69,7 +74,11 @@ impl ServingApi {
         let expect = expectation(&request.etag, &service, if_unnamed)?;
         if request.validate_only {
             let object = Some(read::shown(&service, &service.metadata));
-            return Ok(Response::new(pb::WriteResponse { object, change: 0, index: 0 }));
+            return Ok(Response::new(pb::WriteResponse {
+                object,
+                change: 0,
+                index: 0,
+            }));
         }
         self.put(service, expect, request.request_id).await
     }
@@ -92,8 +101,15 @@ impl ServingApi {
         expect: Expect,
         request_id: String,
     ) -> Result<Response<pb::WriteResponse>, Status> {
-        let put = PutService { service, expect, uids: draw_uids(), user: ANONYMOUS.into() };
-        let reply = self.propose(Command::PutService(Box::new(put)), request_id).await?;
+        let put = PutService {
+            service,
+            expect,
+            uids: draw_uids(),
+            user: ANONYMOUS.into(),
+        };
+        let reply = self
+            .propose(Command::PutService(Box::new(put)), request_id)
+            .await?;
         match reply.result {
             Ok(Outcome::Service { service, change }) => Ok(Response::new(pb::WriteResponse {
                 object: Some(read::shown(service.as_ref(), &service.metadata)),
@@ -119,8 +135,7 @@ impl ServingApi {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
-    serde_json::from_slice(json)
-        .map_err(|failure| error::invalid("MALFORMED", failure.to_string()))
+    serde_json::from_slice(json).map_err(|failure| error::invalid("MALFORMED", failure.to_string()))
 }
 
 fn expectation(etag: &str, service: &Service, if_unnamed: Expect) -> Result<Expect, Status> {
@@ -135,7 +150,12 @@ fn expectation(etag: &str, service: &Service, if_unnamed: Expect) -> Result<Expe
 
 fn draw_uids() -> Uids {
     let uid = || uuid::Uuid::now_v7().to_string();
-    Uids { service: uid(), configuration: uid(), route: uid(), revision: uid() }
+    Uids {
+        service: uid(),
+        configuration: uid(),
+        route: uid(),
+        revision: uid(),
+    }
 }
 
 fn change_to(change: Change) -> pb::write_response::Change {
@@ -196,7 +216,9 @@ impl pb::serving_service_server::ServingService for ServingApi {
         let command = Command::DeleteService(DeleteService { key, expect });
         let reply = self.propose(command, request.request_id).await?;
         match reply.result {
-            Ok(_) => Ok(Response::new(pb::DeleteResponse { index: reply.index.0 })),
+            Ok(_) => Ok(Response::new(pb::DeleteResponse {
+                index: reply.index.0,
+            })),
             Err(rejection) => Err(error::rejected(&rejection)),
         }
     }
@@ -238,7 +260,8 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        self.get(request, Kind::Configuration, "configurations").await
+        self.get(request, Kind::Configuration, "configurations")
+            .await
     }
 
     async fn list_configurations(

@@ -30,7 +30,9 @@ struct Selector {
 
 impl Selector {
     fn matches(&self, change: &ObjectChange) -> bool {
-        let Some(kind) = change.kind() else { return false };
+        let Some(kind) = change.kind() else {
+            return false;
+        };
         let key = change.key();
         let is = |wanted: &str, have: &str| wanted.is_empty() || wanted == have;
         is(&self.kind, kind.as_str())
@@ -49,8 +51,11 @@ pub fn serve(raft: &RaftNode, request: pb::WatchRequest) -> Result<Events, Statu
     if raft.changes_since(from).is_err() {
         return Err(compacted(raft));
     }
-    let selector =
-        Selector { kind: request.kind, namespace: request.namespace, name: request.name };
+    let selector = Selector {
+        kind: request.kind,
+        namespace: request.namespace,
+        name: request.name,
+    };
     let (sender, receiver) = mpsc::channel(MAX_LAG);
     nihilo_actors::task::spawn("watch", run(raft.clone(), selector, from, sender));
     Ok(ReceiverStream::new(receiver))
@@ -87,7 +92,9 @@ async fn run(
             Some(index) => deliver(&raft, &selector, &mut sent, index, &sender),
             None if bookmarked < sent => {
                 bookmarked = sent;
-                sender.try_send(Ok(bookmark_at(sent))).map_err(|_| lagging(sent))
+                sender
+                    .try_send(Ok(bookmark_at(sent)))
+                    .map_err(|_| lagging(sent))
             }
             None => Ok(()),
         };
@@ -106,8 +113,13 @@ fn deliver(
     sender: &mpsc::Sender<Result<pb::WatchEvent, Status>>,
 ) -> Result<(), Status> {
     let events = raft.changes_since(*sent).map_err(|_| compacted(raft))?;
-    for event in events.iter().filter(|event| selector.matches(&event.object)) {
-        let Some(message) = message(event) else { continue };
+    for event in events
+        .iter()
+        .filter(|event| selector.matches(&event.object))
+    {
+        let Some(message) = message(event) else {
+            continue;
+        };
         sender.try_send(Ok(message)).map_err(|_| lagging(*sent))?;
     }
     *sent = events.last().map_or(upto, |event| event.index.max(upto));
@@ -115,7 +127,10 @@ fn deliver(
 }
 
 fn lagging(last: LogIndex) -> Status {
-    error::watch_ended("WATCH_LAGGING", format!("the watcher is too slow; resume from {last}"))
+    error::watch_ended(
+        "WATCH_LAGGING",
+        format!("the watcher is too slow; resume from {last}"),
+    )
 }
 
 fn bookmark_at(index: LogIndex) -> pb::WatchEvent {

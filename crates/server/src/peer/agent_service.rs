@@ -34,11 +34,18 @@ fn refusal(error: &AgentError) -> pb::AgentRefusal {
         AgentError::TooLate => (Kind::TooLate, 0),
         AgentError::Unknown => (Kind::UnknownInstance, 0),
     };
-    pb::AgentRefusal { kind: kind.into(), floor, retry_after_ms: 0, text: error.to_string() }
+    pb::AgentRefusal {
+        kind: kind.into(),
+        floor,
+        retry_after_ms: 0,
+        text: error.to_string(),
+    }
 }
 
 fn answered(result: Result<(), AgentError>) -> Response<pb::AgentResponse> {
-    Response::new(pb::AgentResponse { refusal: result.err().as_ref().map(refusal) })
+    Response::new(pb::AgentResponse {
+        refusal: result.err().as_ref().map(refusal),
+    })
 }
 
 #[tonic::async_trait]
@@ -51,9 +58,10 @@ impl pb::agent_server::Agent for AgentService {
         let fence = convert::fence_from(request.fence)?;
         let spec: InstanceSpec = convert::json_from(&request.spec)?;
         let response = match self.agent.start(fence.shard, fence.epoch, fence.seq, spec) {
-            Ok(report) => {
-                pb::StartResponse { report: convert::json_to(&report), refusal: None }
-            }
+            Ok(report) => pb::StartResponse {
+                report: convert::json_to(&report),
+                refusal: None,
+            },
             Err(error) => pb::StartResponse {
                 report: bytes::Bytes::new(),
                 refusal: Some(refusal(&error)),
@@ -69,8 +77,9 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let fence = convert::fence_from(request.fence)?;
         let id = InstanceId::from(request.instance.as_str());
-        let result =
-            self.agent.stop(fence.shard, fence.epoch, fence.seq, &id, &request.reason);
+        let result = self
+            .agent
+            .stop(fence.shard, fence.epoch, fence.seq, &id, &request.reason);
         Ok(answered(result))
     }
 
@@ -81,7 +90,12 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let fence = convert::fence_from(request.fence)?;
         let id = InstanceId::from(request.instance.as_str());
-        Ok(answered(self.agent.reopen(fence.shard, fence.epoch, fence.seq, &id)))
+        Ok(answered(self.agent.reopen(
+            fence.shard,
+            fence.epoch,
+            fence.seq,
+            &id,
+        )))
     }
 
     async fn list(
@@ -89,18 +103,23 @@ impl pb::agent_server::Agent for AgentService {
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
         let fences = request.into_inner().shards.into_iter();
-        let fences: Vec<_> =
-            fences.map(|fence| convert::fence_from(Some(fence))).collect::<Result<_, _>>()?;
+        let fences: Vec<_> = fences
+            .map(|fence| convert::fence_from(Some(fence)))
+            .collect::<Result<_, _>>()?;
         let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
-        let shards: Vec<_> = fences.iter().map(|fence| (fence.shard, fence.epoch)).collect();
+        let shards: Vec<_> = fences
+            .iter()
+            .map(|fence| (fence.shard, fence.epoch))
+            .collect();
         let response = match self.agent.list(&shards, seq) {
             Ok(reports) => pb::ListResponse {
                 reports: reports.iter().map(convert::json_to).collect(),
                 refusal: None,
             },
-            Err(error) => {
-                pb::ListResponse { reports: Vec::new(), refusal: Some(refusal(&error)) }
-            }
+            Err(error) => pb::ListResponse {
+                reports: Vec::new(),
+                refusal: Some(refusal(&error)),
+            },
         };
         Ok(Response::new(response))
     }
@@ -110,8 +129,14 @@ impl pb::agent_server::Agent for AgentService {
         _request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
         let instances = self.agent.instances();
-        let reports = instances.iter().map(|(report, _)| convert::json_to(report)).collect();
-        Ok(Response::new(pb::ListResponse { reports, refusal: None }))
+        let reports = instances
+            .iter()
+            .map(|(report, _)| convert::json_to(report))
+            .collect();
+        Ok(Response::new(pb::ListResponse {
+            reports,
+            refusal: None,
+        }))
     }
 
     type EventsStream = Events;
@@ -127,9 +152,10 @@ impl pb::agent_server::Agent for AgentService {
                     report: convert::json_to(report.as_ref()),
                     lagged: false,
                 },
-                AgentEvent::Lagged => {
-                    pb::InstanceEvent { lagged: true, ..pb::InstanceEvent::default() }
-                }
+                AgentEvent::Lagged => pb::InstanceEvent {
+                    lagged: true,
+                    ..pb::InstanceEvent::default()
+                },
             })
         });
         Ok(Response::new(events.boxed()))
@@ -137,10 +163,7 @@ impl pb::agent_server::Agent for AgentService {
 
     type LogsStream = Records;
 
-    async fn logs(
-        &self,
-        request: Request<pb::LogsRequest>,
-    ) -> Result<Response<Records>, Status> {
+    async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Records>, Status> {
         let request = request.into_inner();
         let streams = self
             .agent
@@ -150,7 +173,9 @@ impl pb::agent_server::Agent for AgentService {
             .map(|(report, output)| {
                 records(&self.node_name, &report, &output, request.follow).boxed()
             });
-        Ok(Response::new(futures_util::stream::select_all(streams).boxed()))
+        Ok(Response::new(
+            futures_util::stream::select_all(streams).boxed(),
+        ))
     }
 }
 
@@ -159,7 +184,11 @@ fn matches(request: &pb::LogsRequest, report: &InstanceReport) -> bool {
     let service = &request.service;
     // A service's revisions carry its name and a number, or an own name with that prefix.
     let of_service = service.is_empty()
-        || report.revision.name.strip_prefix(service.as_str()).is_some_and(|r| r.starts_with('-'));
+        || report
+            .revision
+            .name
+            .strip_prefix(service.as_str())
+            .is_some_and(|r| r.starts_with('-'));
     is(&request.namespace, &report.revision.namespace)
         && of_service
         && is(&request.revision, &report.revision.name)
@@ -176,14 +205,20 @@ fn records(
     let (kept, later) = output.follow();
     let (instance, node) = (report.id.to_string(), node.to_owned());
     let later = BroadcastStream::new(later).filter_map(|line| std::future::ready(line.ok()));
-    let later = if follow { later.left_stream() } else { futures_util::stream::empty().right_stream() };
-    futures_util::stream::iter(kept).chain(later).map(move |line: LogLine| {
-        Ok(pb::LogRecord {
-            instance: instance.clone(),
-            node: node.clone(),
-            at_ms: line.at_ms,
-            stderr: line.stderr,
-            line: line.line.into(),
+    let later = if follow {
+        later.left_stream()
+    } else {
+        futures_util::stream::empty().right_stream()
+    };
+    futures_util::stream::iter(kept)
+        .chain(later)
+        .map(move |line: LogLine| {
+            Ok(pb::LogRecord {
+                instance: instance.clone(),
+                node: node.clone(),
+                at_ms: line.at_ms,
+                stderr: line.stderr,
+                line: line.line.into(),
+            })
         })
-    })
 }

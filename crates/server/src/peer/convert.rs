@@ -10,7 +10,11 @@ use serde::de::DeserializeOwned;
 use tonic::Status;
 
 pub fn fence_to(fence: CallFence) -> pb::Fence {
-    pb::Fence { shard: u32::from(fence.shard.0), epoch: fence.epoch.0, seq: fence.seq }
+    pb::Fence {
+        shard: u32::from(fence.shard.0),
+        epoch: fence.epoch.0,
+        seq: fence.seq,
+    }
 }
 
 /// # Errors
@@ -18,15 +22,23 @@ pub fn fence_to(fence: CallFence) -> pb::Fence {
 pub fn fence_from(fence: Option<pb::Fence>) -> Result<CallFence, Status> {
     let fence = fence.ok_or_else(|| Status::invalid_argument("no fence"))?;
     let shard = shard_from(fence.shard)?;
-    Ok(CallFence { shard, epoch: Epoch(fence.epoch), seq: fence.seq })
+    Ok(CallFence {
+        shard,
+        epoch: Epoch(fence.epoch),
+        seq: fence.seq,
+    })
 }
 
 fn shard_from(shard: u32) -> Result<ShardId, Status> {
-    u16::try_from(shard).map(ShardId).map_err(|_| Status::invalid_argument("no such shard"))
+    u16::try_from(shard)
+        .map(ShardId)
+        .map_err(|_| Status::invalid_argument("no such shard"))
 }
 
 pub fn json_to<T: Serialize>(value: &T) -> bytes::Bytes {
-    serde_json::to_vec(value).expect("soft state holds only string-keyed maps").into()
+    serde_json::to_vec(value)
+        .expect("soft state holds only string-keyed maps")
+        .into()
 }
 
 /// # Errors
@@ -45,7 +57,10 @@ pub fn refusal_error(refusal: pb::AgentRefusal) -> CallError {
         Kind::TooLate | Kind::UnknownInstance => CallRefusal::TooLate,
         Kind::Failed | Kind::Unspecified => CallRefusal::Failed,
     };
-    CallError::Refused { kind, text: refusal.text }
+    CallError::Refused {
+        kind,
+        text: refusal.text,
+    }
 }
 
 pub fn keep_alive_to(message: &KeepAlive, cluster_id: &str) -> pb::KeepAliveRequest {
@@ -157,6 +172,10 @@ pub fn report_from(request: pb::ReportRequest) -> Result<StatReport, Status> {
     Ok(StatReport {
         gateway: SessionId(request.session),
         seq: request.seq,
-        stats: request.stats.into_iter().map(stat).collect::<Result<_, Status>>()?,
+        stats: request
+            .stats
+            .into_iter()
+            .map(stat)
+            .collect::<Result<_, Status>>()?,
     })
 }

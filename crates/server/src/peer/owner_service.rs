@@ -34,7 +34,8 @@ impl pb::owner_server::Owner for OwnerService {
         &self,
         request: Request<pb::ReportRequest>,
     ) -> Result<Response<pb::ReportResponse>, Status> {
-        self.control.report_from_peer(convert::report_from(request.into_inner())?);
+        self.control
+            .report_from_peer(convert::report_from(request.into_inner())?);
         Ok(Response::new(pb::ReportResponse {}))
     }
 
@@ -44,7 +45,11 @@ impl pb::owner_server::Owner for OwnerService {
         &self,
         _request: Request<pb::EndpointsRequest>,
     ) -> Result<Response<Updates>, Status> {
-        Ok(Response::new(follow(&self.control).map(|table| Ok(update(&table))).boxed()))
+        Ok(Response::new(
+            follow(&self.control)
+                .map(|table| Ok(update(&table)))
+                .boxed(),
+        ))
     }
 
     async fn explain(
@@ -56,7 +61,9 @@ impl pb::owner_server::Owner for OwnerService {
         let report = self.control.explain(&revision);
         Ok(Response::new(pb::ExplainResponse {
             found: report.is_some(),
-            report: report.map(|text| text.into_string().into()).unwrap_or_default(),
+            report: report
+                .map(|text| text.into_string().into())
+                .unwrap_or_default(),
         }))
     }
 }
@@ -64,12 +71,15 @@ impl pb::owner_server::Owner for OwnerService {
 /// The owner's tables as a stream; it ends when the reader lagged, and the reader starts over.
 pub fn follow(control: &Control) -> impl Stream<Item = EndpointTable> + Send + use<> {
     let (present, updates) = control.follow_endpoints();
-    stream::iter(present)
-        .chain(BroadcastStream::new(updates).take_while(|u| std::future::ready(u.is_ok())).filter_map(
-            |update| std::future::ready(update.ok()),
-        ))
+    stream::iter(present).chain(
+        BroadcastStream::new(updates)
+            .take_while(|u| std::future::ready(u.is_ok()))
+            .filter_map(|update| std::future::ready(update.ok())),
+    )
 }
 
 fn update(table: &EndpointTable) -> pb::EndpointUpdate {
-    pb::EndpointUpdate { table: convert::json_to(table) }
+    pb::EndpointUpdate {
+        table: convert::json_to(table),
+    }
 }

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
 use nihilo_control::ports::{
     AgentEvent, CallError, CallFence, Demand, KeepAlive, KeepAliveAnswer, LinkError, OwnerError,
     StatReport,
@@ -36,7 +36,9 @@ pub struct Remote {
 
 impl Remote {
     fn channel(&self, address: &str) -> Result<Channel, LinkError> {
-        self.channels.to(address).map_err(|error| LinkError(format!("{address}: {error}")))
+        self.channels
+            .to(address)
+            .map_err(|error| LinkError(format!("{address}: {error}")))
     }
 
     pub async fn keep_alive(
@@ -94,7 +96,10 @@ impl Remote {
     ) -> Result<(), CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
         let fence = Some(convert::fence_to(fence));
-        let request = pb::ReopenRequest { fence, instance: instance.to_string() };
+        let request = pb::ReopenRequest {
+            fence,
+            instance: instance.to_string(),
+        };
         accepted(bounded(client.reopen(request)).await)
     }
 
@@ -105,8 +110,9 @@ impl Remote {
     ) -> Result<Vec<InstanceReport>, CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
         let shards = fences.into_iter().map(convert::fence_to).collect();
-        let response =
-            bounded(client.list(pb::ListRequest { shards })).await.map_err(unanswered)?;
+        let response = bounded(client.list(pb::ListRequest { shards }))
+            .await
+            .map_err(unanswered)?;
         if let Some(refusal) = response.refusal {
             return Err(convert::refusal_error(refusal));
         }
@@ -119,10 +125,7 @@ impl Remote {
             .map_err(|status| unanswered(link_error(&status)))
     }
 
-    pub async fn events(
-        &self,
-        to: &Session,
-    ) -> Result<BoxStream<'static, AgentEvent>, LinkError> {
+    pub async fn events(&self, to: &Session) -> Result<BoxStream<'static, AgentEvent>, LinkError> {
         let mut client = AgentClient::new(self.channel(&to.opened.peer_address)?);
         let stream = bounded(client.events(pb::EventsRequest {})).await?;
         let events = until_broken(stream).map(|event| {
@@ -138,7 +141,11 @@ impl Remote {
     pub async fn demand(&self, to: &Session, demand: Demand) -> Result<(), OwnerError> {
         let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
         let response = bounded(client.demand(convert::demand_to(demand))).await?;
-        if response.moved { Err(OwnerError::Moved) } else { Ok(()) }
+        if response.moved {
+            Err(OwnerError::Moved)
+        } else {
+            Ok(())
+        }
     }
 
     pub async fn report(&self, to: &Session, report: StatReport) -> Result<(), OwnerError> {

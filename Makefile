@@ -1,0 +1,44 @@
+# Forwards to `cargo xtask`; `make help` lists what there is.
+SHELL := /bin/bash
+ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
+DATA := .nihilo
+
+.PHONY: help up down demo test check fix deps-installed
+
+help:
+	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
+	@echo 'make down    stop the three nodes'
+	@echo 'make demo    run the demo again'
+	@echo 'make test    format check, clippy, all tests; P=machine for one crate'
+	@echo 'make check   everything of it but the tests'
+	@echo 'make fix     format and apply clippy'"'"'s fixes'
+
+up: deps-installed
+	$(ENV) cargo build --release --locked --bin nihilo
+	$(ENV) bin="$${CARGO_TARGET_DIR:-target}/release/nihilo"; \
+	  "$$bin" dev --nodes 3 --data-dir $(DATA) --detach && "$$bin" demo --data-dir $(DATA); rc=$$?; \
+	  echo "again: $$bin demo --data-dir $(DATA)    stop: make down"; exit $$rc
+
+down:
+	$(ENV) "$${CARGO_TARGET_DIR:-target}/release/nihilo" dev --stop --data-dir $(DATA)
+
+demo:
+	$(ENV) "$${CARGO_TARGET_DIR:-target}/release/nihilo" demo --data-dir $(DATA)
+
+test: deps-installed
+	$(ENV) cargo xtask test $(if $(P),--package $(P))
+
+check: deps-installed
+	$(ENV) cargo xtask check
+
+fix:
+	cargo fmt --all
+	$(ENV) cargo clippy --fix --allow-dirty --workspace --all-targets
+
+# RocksDB's bindings need libclang; without the prebuilt library they need a C++ compiler too.
+deps-installed:
+	@if ! ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1; then \
+	  echo 'installing libclang-dev (RocksDB bindings)'; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq libclang-dev g++; \
+	  else echo 'not root: run  sudo apt-get install -y libclang-dev g++  and try again'; exit 1; fi; \
+	fi

@@ -1,0 +1,70 @@
+//! The direction of dependencies between crates. A new edge wants a decision record.
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::run::cargo_output;
+
+/// Crate, and what it may import; nothing else.
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
+    ("types", &[]),
+    ("actors", &[]),
+    ("scale", &["types"]),
+    ("machine", &["types", "scale"]),
+    ("entity", &["types", "scale", "machine"]),
+    ("wire", &["types", "machine"]),
+    ("store", &["types", "machine", "wire"]),
+    ("raft", &["store", "machine", "wire", "types"]),
+    (
+        "control",
+        &["types", "scale", "machine", "entity", "actors", "wire"],
+    ),
+    ("gateway", &["types", "scale"]),
+    ("runtime", &["types"]),
+    ("client", &["types", "wire"]),
+    ("cli", &["client", "types", "scale", "entity", "wire"]),
+    (
+        "server",
+        &[
+            "types", "scale", "machine", "entity", "wire", "actors", "store", "raft", "control",
+            "gateway", "runtime", "client", "cli",
+        ],
+    ),
+    ("jepsen-lite", &["client", "wire", "types"]),
+    ("xtask", &[]),
+    (
+        "sim",
+        &["types", "scale", "machine", "entity", "actors", "wire"],
+    ),
+];
+
+pub(crate) fn check() -> anyhow::Result<()> {
+    let output = cargo_output(&["metadata", "--locked", "--no-deps", "--format-version", "1"])?;
+    let metadata: Value = serde_json::from_slice(&output)?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata has no packages")?;
+    let mut n_edges = 0;
+    for package in packages {
+        let Some(name) = package["name"].as_str().and_then(ours) else {
+            continue;
+        };
+        let allowed = MAY_IMPORT
+            .iter()
+            .find(|(crate_name, _)| *crate_name == name);
+        let (_, allowed) = allowed.with_context(|| format!("crate `{name}` is not in the map"))?;
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        for dependency in dependencies.filter_map(|d| d["name"].as_str().and_then(ours)) {
+            if !allowed.contains(&dependency) {
+                bail!("`{name}` must not import `{dependency}`; see ARCHITECTURE.md");
+            }
+            n_edges += 1;
+        }
+    }
+    eprintln!("deps: {n_edges} edges, all allowed");
+    Ok(())
+}
+
+fn ours(name: &str) -> Option<&str> {
+    name.strip_prefix("nihilo-")
+}

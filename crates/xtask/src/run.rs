@@ -1,0 +1,41 @@
+//! Running other programs: shown, and fatal when they fail.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs `cargo` with `args` in the workspace's root.
+pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<()> {
+    eprintln!("$ cargo {}", args.join(" "));
+    let status = Command::new("cargo")
+        .args(args)
+        .current_dir(root())
+        .status();
+    let status = status.context("cargo does not start")?;
+    if !status.success() {
+        bail!("`cargo {}` failed", args.join(" "));
+    }
+    Ok(())
+}
+
+/// Runs `cargo` and returns what it prints.
+pub(crate) fn cargo_output(args: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let output = Command::new("cargo")
+        .args(args)
+        .current_dir(root())
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "`cargo {}` failed: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(output.stdout)
+}
