@@ -218,6 +218,9 @@ impl<'a> Waiter<'a> {
     async fn failed(&self, condition: &Condition) -> Failure {
         let name = &self.service.metadata.name;
         let revision = &self.service.status.latest_created_revision_name;
+        // The revision's own words are nearer to the cause than the Service's roll-up of them.
+        let nearest = self.revision_failure().await;
+        let condition = nearest.as_ref().unwrap_or(condition);
         let reason = if condition.reason.is_empty() {
             "no reason given"
         } else {
@@ -245,6 +248,15 @@ impl<'a> Waiter<'a> {
             }
         }
         failure.hint(format!("nihilo logs {name} --previous"))
+    }
+
+    /// Why the newest revision is not ready, if it has failed.
+    async fn revision_failure(&self) -> Option<Condition> {
+        let namespace = &self.service.metadata.namespace;
+        let name = &self.service.status.latest_created_revision_name;
+        let stored = self.client.revision(namespace, name).await.ok()?;
+        let ready = stored.object.status.conditions.get(types::READY)?;
+        (ready.status == ConditionStatus::False).then(|| ready.clone())
     }
 
     fn timed_out(&self) -> Failure {

@@ -73,6 +73,9 @@ impl Keeper {
                 state: RowState::Requested,
                 since_ms: now_ms,
             });
+        if is_overtaken(row, &report) {
+            return revision;
+        }
         row.session = from.0;
         let state_changed = match &row.state {
             RowState::Reported(last) => last.state != report.state,
@@ -173,6 +176,16 @@ impl Keeper {
     }
 }
 
+/// Answers and events come by different ways: a life only goes forward, but for a drain that was
+/// called off.
+fn is_overtaken(row: &InstanceRow, report: &InstanceReport) -> bool {
+    let RowState::Reported(known) = &row.state else {
+        return false;
+    };
+    let reopened = known.state == InstanceState::Draining && report.state == InstanceState::Ready;
+    report.state < known.state && !reopened
+}
+
 fn is_finished(row: &InstanceRow) -> bool {
     match &row.state {
         RowState::Refused(_) => true,
@@ -183,5 +196,98 @@ fn is_finished(row: &InstanceRow) -> bool {
             )
         }
         RowState::Requested | RowState::Stranded { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::id::NodeId;
+
+    use super::*;
+
+    const FROM: (SessionId, NodeId) = (SessionId(9), NodeId(1));
+
+    fn report(state: InstanceState) -> InstanceReport {
+        InstanceReport {
+            id: InstanceId::from("r-1-1"),
+            revision: ObjectKey::new("default", "r"),
+            revision_uid: "u".into(),
+            shard: ShardId(1),
+            epoch: Epoch(5),
+            state,
+            address: None,
+            pid: None,
+            in_flight: 0,
+            age_ms: 0,
+            spawned_after_ms: 0,
+            ready_after_ms: 0,
+            exit: None,
+            last_output: Vec::new(),
+        }
+    }
+
+    fn keeper() -> Keeper {
+        Keeper::new(ShardId(1), Epoch(5), [FROM.0].into_iter())
+    }
+
+    fn state_of(keeper: &Keeper) -> RowState {
+        keeper.table.instances[&InstanceId::from("r-1-1")]
+            .state
+            .clone()
+    }
+
+    fn request(keeper: &mut Keeper, seq: u64) {
+        let row = InstanceRow {
+            revision: ObjectKey::new("default", "r"),
+            session: FROM.0,
+            node: FROM.1,
+            state: RowState::Requested,
+            since_ms: 0,
+        };
+        keeper.requested(&InstanceId::from("r-1-1"), row, seq);
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_an_ended_instance_back() {
+        let mut keeper = keeper();
+        request(&mut keeper, 1);
+        keeper.reported(FROM, report(InstanceState::Destroyed), 1);
+        keeper.reported(FROM, report(InstanceState::Preparing), 2);
+        let RowState::Reported(known) = state_of(&keeper) else {
+            panic!("not reported")
+        };
+        assert_eq!(known.state, InstanceState::Destroyed);
+    }
+
+    #[test]
+    fn a_drain_that_was_called_off_is_ready_again() {
+        let mut keeper = keeper();
+        keeper.reported(FROM, report(InstanceState::Draining), 1);
+        keeper.reported(FROM, report(InstanceState::Ready), 2);
+        let RowState::Reported(known) = state_of(&keeper) else {
+            panic!("not reported")
+        };
+        assert_eq!(known.state, InstanceState::Ready);
+    }
+
+    #[test]
+    fn a_start_in_doubt_ends_only_by_a_later_list() {
+        let mut keeper = keeper();
+        request(&mut keeper, 7);
+        keeper.listed(FROM, 6, Vec::new(), 1);
+        assert_eq!(state_of(&keeper), RowState::Requested);
+        keeper.listed(FROM, 8, Vec::new(), 2);
+        assert!(keeper.table.instances.is_empty());
+        assert!(keeper.is_complete());
+    }
+
+    #[test]
+    fn a_lost_node_holds_its_places_for_the_restart_grace() {
+        let mut keeper = keeper();
+        keeper.reported(FROM, report(InstanceState::Ready), 0);
+        assert!(keeper.session_ended(FROM.0, false, 1_000));
+        assert!(keeper.sweep(3_999).is_empty());
+        assert_eq!(keeper.sweep(4_000).len(), 1);
+        assert!(keeper.table.instances.is_empty());
     }
 }

@@ -51,6 +51,9 @@ impl Cluster {
         let servers = self.servers();
         let mut all = args.to_vec();
         all.extend(["--server", &servers]);
+        if args.first() == Some(&"service") {
+            all.extend(["--wait-timeout", "30"]);
+        }
         run(&all)
     }
 
