@@ -32,6 +32,8 @@ use crate::status::{RaftStatus, Role};
 pub const MAX_PROPOSALS: usize = 4_096;
 /// RaftCore must not share its threads with request load.
 const RAFT_WORKERS: usize = 2;
+/// Tasks of the Raft runtime get this long to let go of the store.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 const SNAPSHOT_EVERY: u64 = 20_000;
 const KEEP_LOGS: u64 = 10_000;
 const REPLICATION_LAG: u64 = 40_000;
@@ -74,7 +76,6 @@ struct Inner {
     slots: Semaphore,
     log_clock: LogClock,
     lateness: Arc<Mutex<Vec<Duration>>>,
-    /// Dropped in the background: a runtime may not be dropped inside another one.
     runtime: Option<Runtime>,
     /// Keeps the data directory ours.
     _lock: Arc<std::fs::File>,
@@ -91,7 +92,12 @@ impl fmt::Debug for RaftNode {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // A runtime may not be dropped inside another one, so a thread does it; waited for, so
+            // that the store is closed before the process can end.
+            let end = std::thread::spawn(move || runtime.shutdown_timeout(SHUTDOWN_LIMIT));
+            if end.join().is_err() {
+                tracing::error!("raft runtime panicked while it was shut down");
+            }
         }
     }
 }

@@ -82,9 +82,28 @@ pub type Failure = watch::Receiver<Option<Arc<str>>>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct IoHandle {
-    queue: mpsc::Sender<Op>,
+    thread: Arc<IoThread>,
     pub(crate) failure: Failure,
     pub(crate) stats: Arc<Mutex<IoStats>>,
+}
+
+/// Ends the thread, and with it the database, when the last handle goes: a process that exits
+/// while it still writes would tear RocksDB down under its feet.
+#[derive(Debug)]
+struct IoThread {
+    queue: Option<mpsc::Sender<Op>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("raft-io panicked");
+        }
+    }
 }
 
 impl IoHandle {
@@ -97,11 +116,15 @@ impl IoHandle {
             failed,
             stats: stats.clone(),
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("raft-io".into())
             .spawn(move || writer.run(receiver))?;
+        let thread = Arc::new(IoThread {
+            queue: Some(queue),
+            thread: Some(thread),
+        });
         Ok(Self {
-            queue,
+            thread,
             failure,
             stats,
         })
@@ -109,10 +132,9 @@ impl IoHandle {
 
     /// Hands an operation over; waits only for a place in the queue.
     pub(crate) async fn send(&self, op: Op) -> io::Result<()> {
-        self.queue
-            .send(op)
-            .await
-            .map_err(|_| io::Error::other("the store has been closed"))
+        let closed = || io::Error::other("the store has been closed");
+        let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
+        queue.send(op).await.map_err(|_| closed())
     }
 
     /// Hands an operation over and waits until it is durable.
