@@ -94,6 +94,13 @@ impl Roll {
     /// shards, then a bounded step towards the preferred placement.
     pub fn decide(&mut self, state: &State, myself: SessionId, now_ms: u64) -> Option<Command> {
         for session in state.sessions().filter(|session| session.id != myself) {
+            // A session is silent from when this leader first saw it, not from the term's start.
+            let unheard = Seen {
+                at_ms: now_ms,
+                table: LogIndex(0),
+                refused: false,
+            };
+            self.seen.entry(session.id).or_insert(unheard);
             let refused = self.seen.get(&session.id).is_some_and(|seen| seen.refused);
             let t_dead = u64::from(session.opened.t_self_ms)
                 + self.election_timeout_max_ms.max(MIN_DEAD_MARGIN_MS);
