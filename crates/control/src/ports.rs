@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use nihilo_machine::command::RequestKey;
 use nihilo_machine::state::{ObjectEvent, Session};
 use nihilo_machine::{Command, Reply, State};
 use nihilo_types::endpoint::EndpointTable;
@@ -20,7 +21,7 @@ pub trait Proposer: Send + Sync + 'static {
     fn propose(
         &self,
         command: Command,
-        request_id: String,
+        request: RequestKey,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Reply, ProposeError>>;
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::{EntityKey, Event};
 use nihilo_machine::Command;
+use nihilo_machine::command::RequestKey;
 use nihilo_types::id::{Epoch, ShardId};
 use tracing::debug;
 
@@ -28,7 +29,7 @@ pub(crate) async fn propose(
     let outcome = match shared
         .ports
         .proposer
-        .propose(command, String::new(), LIMIT)
+        .propose(command, RequestKey::default(), LIMIT)
         .await
     {
         Ok(reply) => {

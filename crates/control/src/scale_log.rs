@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_machine::Command;
-use nihilo_machine::command::{RecordScale, ScaleUpdate};
+use nihilo_machine::command::{RecordScale, RequestKey, ScaleUpdate};
 use nihilo_types::id::ObjectKey;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -46,7 +46,7 @@ async fn write(shared: &Shared, pending: &mut BTreeMap<ObjectKey, ScaleUpdate>) 
     match shared
         .ports
         .proposer
-        .propose(command, String::new(), LIMIT)
+        .propose(command, RequestKey::default(), LIMIT)
         .await
     {
         Ok(_) => {

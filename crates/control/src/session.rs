@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_entity::EntityKey;
-use nihilo_machine::command::{CloseSession, OpenSession, Roles};
+use nihilo_machine::command::{CloseSession, OpenSession, RequestKey, Roles};
 use nihilo_machine::ownership::moves_away_from;
 use nihilo_machine::{Command, Outcome};
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
@@ -121,7 +121,7 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
     let reply = shared
         .ports
         .proposer
-        .propose(command, String::new(), OPEN_LIMIT)
+        .propose(command, RequestKey::default(), OPEN_LIMIT)
         .await
         .map_err(|error| error.to_string())?;
     match reply.result {
@@ -162,10 +162,11 @@ pub(crate) async fn run_leader(shared: Arc<Shared>) {
         if let Command::NodeDown(down) = &command {
             info!(session = %down.session, cause = ?down.cause, "node declared down");
         }
-        let proposed = shared
-            .ports
-            .proposer
-            .propose(command, String::new(), DECISION_LIMIT);
+        let proposed =
+            shared
+                .ports
+                .proposer
+                .propose(command, RequestKey::default(), DECISION_LIMIT);
         match proposed.await {
             Ok(reply) => shared.wait_applied(reply.index).await,
             Err(error) => warn!(%error, "ownership decision not written"),
@@ -301,7 +302,7 @@ impl Shared {
         if let Err(error) = self
             .ports
             .proposer
-            .propose(command, String::new(), limit)
+            .propose(command, RequestKey::default(), limit)
             .await
         {
             warn!(%error, "session not closed, the leader will declare this node down");

@@ -19,9 +19,32 @@ pub struct Envelope {
     pub log_ms: u64,
     /// Wall clock in milliseconds since the epoch, for display only.
     pub wall_ms: u64,
-    /// Client's idempotency key; empty = none.
-    pub request_id: String,
+    pub request: RequestKey,
     pub command: Command,
+}
+
+/// By which a repeated write is known to be the same one (02-store §12).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    /// The client's idempotency key; empty = none.
+    pub id: String,
+    /// Hash of what the client asked, in its own words: not of the command, which holds what the
+    /// server draws or reads anew for every attempt.
+    pub hash: u64,
+}
+
+impl RequestKey {
+    /// `asked` is the client's request as it stands on the wire, `method` what it was sent to.
+    pub fn new(id: &str, method: &str, asked: &[u8]) -> Self {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(method.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(asked);
+        Self {
+            id: id.to_owned(),
+            hash: hasher.digest(),
+        }
+    }
 }
 
 /// The cluster version that this build writes and applies.

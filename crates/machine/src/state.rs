@@ -62,7 +62,7 @@ pub struct ShardOwner {
 /// The first answer to a request id, kept for its repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredReply {
-    pub payload_hash: u64,
+    pub request_hash: u64,
     pub at_log_ms: u64,
     pub reply: Reply,
 }

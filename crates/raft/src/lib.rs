@@ -8,6 +8,7 @@ pub mod peer_server;
 pub mod profile;
 pub mod proposer;
 pub mod reader;
+mod runtime;
 pub mod status;
 
 pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle};

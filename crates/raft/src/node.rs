@@ -26,14 +26,11 @@ use crate::clock::LogClock;
 use crate::network::{self, Network};
 use crate::peer_server::PeerServer;
 use crate::profile::Timing;
+use crate::runtime::RaftRuntime;
 use crate::status::{RaftStatus, Role};
 
 /// Proposals of this node under way at once (02-store §11).
 pub const MAX_PROPOSALS: usize = 4_096;
-/// RaftCore must not share its threads with request load.
-const RAFT_WORKERS: usize = 2;
-/// Tasks of the Raft runtime get this long to let go of the store.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 const SNAPSHOT_EVERY: u64 = 20_000;
 const KEEP_LOGS: u64 = 10_000;
 const REPLICATION_LAG: u64 = 40_000;
@@ -76,7 +73,7 @@ struct Inner {
     slots: Semaphore,
     log_clock: LogClock,
     lateness: Arc<Mutex<Vec<Duration>>>,
-    runtime: Option<Runtime>,
+    _runtime: RaftRuntime,
     /// Keeps the data directory ours.
     _lock: Arc<std::fs::File>,
 }
@@ -89,19 +86,6 @@ impl fmt::Debug for RaftNode {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // A runtime may not be dropped inside another one, so a thread does it; waited for, so
-            // that the store is closed before the process can end.
-            let end = std::thread::spawn(move || runtime.shutdown_timeout(SHUTDOWN_LIMIT));
-            if end.join().is_err() {
-                tracing::error!("raft runtime panicked while it was shut down");
-            }
-        }
-    }
-}
-
 impl RaftNode {
     /// Opens the store and starts consensus on it. The founder of a new cluster then calls
     /// [`Self::initialize`].
@@ -110,12 +94,7 @@ impl RaftNode {
     /// The data directory cannot be used, or openraft refuses its configuration.
     pub async fn start(config: RaftConfig) -> Result<Self, StartError> {
         let timing = Timing::of(config.profile);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RAFT_WORKERS)
-            .thread_name("raft")
-            .enable_all()
-            .build()
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let runtime = RaftRuntime::start().map_err(|error| StartError::Raft(error.to_string()))?;
         let store = Store::open(&config.data_dir, &config.identity).await?;
         let (state, failure, io_stats, lock) = (
             store.state.clone(),
@@ -153,7 +132,7 @@ impl RaftNode {
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
             lateness,
-            runtime: Some(runtime),
+            _runtime: runtime,
             _lock: lock,
         })))
     }

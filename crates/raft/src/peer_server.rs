@@ -1,5 +1,6 @@
 //! The Raft service on the peer port.
 
+use nihilo_machine::command::RequestKey;
 use nihilo_store::snapshot::Dump;
 use nihilo_store::{TypeConfig, convert};
 use nihilo_wire::codec;
@@ -210,7 +211,11 @@ impl pb::raft_server::Raft for PeerServer {
         self.check(request.identity.as_ref())?;
         let command = codec::decode_command(&request.command)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let reply = self.0.propose_here(command, request.request_id).await;
+        let key = RequestKey {
+            id: request.request_id,
+            hash: request.request_hash,
+        };
+        let reply = self.0.propose_here(command, key).await;
         let reply = reply.map_err(|error| error.to_status())?;
         Ok(Response::new(pb::ProposeResponse {
             reply: codec::encode_reply(&reply),

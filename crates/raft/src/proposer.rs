@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use nihilo_machine::command::CLUSTER_VERSION;
+use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
 use nihilo_machine::{Command, Envelope, Reply};
 use nihilo_store::{EntryBytes, TypeConfig};
 use nihilo_wire::codec::{self, MAX_COMMAND_BYTES};
@@ -93,7 +93,7 @@ impl RaftNode {
     pub async fn propose(
         &self,
         command: Command,
-        request_id: String,
+        request: RequestKey,
         limit: Duration,
     ) -> Result<Reply, ProposeError> {
         let encoded = codec::encode_command(&command);
@@ -112,11 +112,11 @@ impl RaftNode {
             let seen = status.borrow_and_update().clone();
             let attempt = match seen.leader {
                 Some(leader) if leader == self.identity().node_id => {
-                    self.attempt_here(command.clone(), request_id.clone(), deadline)
+                    self.attempt_here(command.clone(), request.clone(), deadline)
                         .await
                 }
                 Some(leader) => {
-                    self.forward(leader, encoded.clone(), &request_id, deadline)
+                    self.forward(leader, encoded.clone(), &request, deadline)
                         .await
                 }
                 None => Attempt::Elsewhere,
@@ -141,14 +141,14 @@ impl RaftNode {
     pub(crate) async fn propose_here(
         &self,
         command: Command,
-        request_id: String,
+        request: RequestKey,
     ) -> Result<Reply, ProposeError> {
         let _slot = self
             .slots()
             .try_acquire()
             .map_err(|_| ProposeError::Overloaded)?;
         let deadline = Instant::now() + FORWARDED_LIMIT;
-        match self.attempt_here(command, request_id, deadline).await {
+        match self.attempt_here(command, request, deadline).await {
             Attempt::Answered(reply) => Ok(reply),
             Attempt::Elsewhere => Err(ProposeError::NoLeader),
             Attempt::Failed(error) => Err(error),
@@ -158,7 +158,7 @@ impl RaftNode {
     async fn attempt_here(
         &self,
         command: Command,
-        request_id: String,
+        request: RequestKey,
         deadline: Instant,
     ) -> Attempt {
         let applied_ms = self.state().read(|state| state.clock().log_ms);
@@ -166,7 +166,7 @@ impl RaftNode {
             cluster_version: CLUSTER_VERSION,
             log_ms: self.log_clock().now(applied_ms),
             wall_ms: wall_ms(),
-            request_id,
+            request,
             command,
         };
         let write = self
@@ -186,7 +186,7 @@ impl RaftNode {
         &self,
         leader: u64,
         command: Bytes,
-        request_id: &str,
+        key: &RequestKey,
         deadline: Instant,
     ) -> Attempt {
         let Some(mut client) = self.peer_client(leader) else {
@@ -194,7 +194,8 @@ impl RaftNode {
         };
         let request = pb::ProposeRequest {
             identity: Some(self.identity_to(leader)),
-            request_id: request_id.to_owned(),
+            request_id: key.id.clone(),
+            request_hash: key.hash,
             command,
         };
         match tokio::time::timeout_at(deadline, client.propose(request)).await {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use nihilo_machine::command::{DownCause, NodeDown, OpenSession, Roles};
+use nihilo_machine::command::{DownCause, NodeDown, OpenSession, RequestKey, Roles};
 use nihilo_machine::{Command, Outcome, Rejection};
 use nihilo_raft::{Identity, RaftConfig, RaftNode, Role};
 use nihilo_types::id::{NodeId, SessionId};
@@ -136,7 +136,7 @@ fn open(node: u64, boot: u64) -> Command {
 
 async fn write(node: &RaftNode, command: Command) -> SessionId {
     match node
-        .propose(command, String::new(), LIMIT)
+        .propose(command, RequestKey::default(), LIMIT)
         .await
         .unwrap()
         .result
@@ -168,7 +168,7 @@ async fn any_node_takes_writes_and_reads_its_own() {
     };
     let reply = cluster
         .any()
-        .propose(Command::NodeDown(down), String::new(), LIMIT)
+        .propose(Command::NodeDown(down), RequestKey::default(), LIMIT)
         .await;
     assert_eq!(
         reply.unwrap().result,
@@ -264,7 +264,7 @@ async fn without_a_quorum_a_write_is_not_acknowledged() {
     let limit = Duration::from_millis(700);
     let result = cluster
         .any()
-        .propose(open(7, 1), String::new(), limit)
+        .propose(open(7, 1), RequestKey::default(), limit)
         .await;
     assert!(result.is_err(), "{result:?}");
     assert!(cluster.any().read_index(limit).await.is_err());

@@ -16,6 +16,7 @@ use nihilo_control::ports::{
     StateSource,
 };
 use nihilo_gateway::{DemandSignal, Gateway, LocalInstances, ScaleUp};
+use nihilo_machine::command::RequestKey;
 use nihilo_machine::state::{ObjectEvent, Session};
 use nihilo_machine::{Command, Reply, State};
 use nihilo_raft::{Outcome, RaftNode};
@@ -44,12 +45,12 @@ impl Proposer for RaftPort {
     fn propose(
         &self,
         command: Command,
-        request_id: String,
+        request: RequestKey,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Reply, ProposeError>> {
         async move {
             self.0
-                .propose(command, request_id, limit)
+                .propose(command, request, limit)
                 .await
                 .map_err(|error| ProposeError {
                     outcome: match error.outcome() {

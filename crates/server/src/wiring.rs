@@ -11,7 +11,7 @@ use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_machine::Command;
-use nihilo_machine::command::{InitCluster, Roles};
+use nihilo_machine::command::{InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, RaftConfig, RaftNode};
 use nihilo_runtime::{Agent, AgentConfig};
 use nihilo_scale::config::ScaleConfig;
@@ -175,7 +175,10 @@ impl Node {
             // The others may start later: it waits for them, and once is enough.
             while raft.state().read(|state| state.cluster().is_none()) {
                 let command = Command::InitCluster(init.clone());
-                if let Err(error) = raft.propose(command, String::new(), INIT_LIMIT).await {
+                if let Err(error) = raft
+                    .propose(command, RequestKey::default(), INIT_LIMIT)
+                    .await
+                {
                     info!(%error, "waiting for a quorum of members");
                 }
             }

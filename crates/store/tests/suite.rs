@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use nihilo_machine::command::{CLUSTER_VERSION, Command, Envelope, InitCluster};
+use nihilo_machine::command::{CLUSTER_VERSION, Command, Envelope, InitCluster, RequestKey};
 use nihilo_store::type_config::{LeaderId, LogId, Vote};
 use nihilo_store::{EntryBytes, Identity, LogStore, OpenError, StateMachine, Store, TypeConfig};
 use nihilo_wire::codec;
@@ -55,7 +55,7 @@ fn entry(term: u64, index: u64) -> nihilo_store::type_config::Entry {
         cluster_version: CLUSTER_VERSION,
         log_ms: index,
         wall_ms: index,
-        request_id: String::new(),
+        request: RequestKey::default(),
         command: Command::InitCluster(InitCluster {
             cluster_id: format!("c{index}"),
             name: "n".into(),

@@ -1,6 +1,7 @@
 //! Bytes of log entries, commands and replies.
 
 use bytes::Bytes;
+use nihilo_machine::command::RequestKey;
 use nihilo_machine::{Command, Envelope, Reply};
 use prost::Message;
 
@@ -30,7 +31,8 @@ pub fn encode_entry(envelope: &Envelope) -> Bytes {
         cluster_version: envelope.cluster_version,
         log_ms: envelope.log_ms,
         wall_ms: envelope.wall_ms,
-        request_id: envelope.request_id.clone(),
+        request_id: envelope.request.id.clone(),
+        request_hash: envelope.request.hash,
         command: encode_command(&envelope.command),
     };
     entry.encode_to_vec().into()
@@ -47,7 +49,10 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Envelope, DecodeError> {
         cluster_version: entry.cluster_version,
         log_ms: entry.log_ms,
         wall_ms: entry.wall_ms,
-        request_id: entry.request_id,
+        request: RequestKey {
+            id: entry.request_id,
+            hash: entry.request_hash,
+        },
         command: serde_json::from_slice(&entry.command)?,
     })
 }

@@ -13,7 +13,7 @@ mod session;
 use nihilo_types::id::{LogIndex, ShardId};
 use nihilo_types::time::rfc3339;
 
-use crate::command::{Command, Envelope, Fence};
+use crate::command::{Command, Envelope, Fence, RequestKey};
 use crate::reply::{Outcome, Rejection, Reply};
 use crate::rows::{self, tag};
 use crate::state::{Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State, StoredReply};
@@ -68,10 +68,9 @@ impl State {
 
     /// Executes once per request id: a repetition gets the first reply.
     fn answer(&mut self, envelope: &Envelope, context: &mut Context) -> Reply {
-        let id = &envelope.request_id;
-        let hash = payload_hash(&envelope.command);
+        let RequestKey { id, hash } = &envelope.request;
         if let Some(stored) = self.replies.get(id).filter(|_| !id.is_empty()) {
-            if stored.payload_hash == hash {
+            if stored.request_hash == *hash {
                 return stored.reply.clone();
             }
             return Reply {
@@ -85,7 +84,7 @@ impl State {
             result,
         };
         if !id.is_empty() {
-            self.remember(id, hash, &reply, context);
+            self.remember(id, *hash, &reply, context);
         }
         reply
     }
@@ -107,9 +106,9 @@ impl State {
         }
     }
 
-    fn remember(&mut self, id: &str, payload_hash: u64, reply: &Reply, context: &mut Context) {
+    fn remember(&mut self, id: &str, request_hash: u64, reply: &Reply, context: &mut Context) {
         let stored = StoredReply {
-            payload_hash,
+            request_hash,
             at_log_ms: context.log_ms,
             reply: reply.clone(),
         };
@@ -182,9 +181,4 @@ pub(crate) fn check_shard(fence: Fence, shard: ShardId) -> Result<()> {
         "object belongs to shard {shard}, not {}",
         fence.shard
     )))
-}
-
-fn payload_hash(command: &Command) -> u64 {
-    let bytes = serde_json::to_vec(command).expect("commands hold only string-keyed maps");
-    xxhash_rust::xxh3::xxh3_64(&bytes)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nihilo_machine::command::{DeleteService, Expect, PutService, Uids};
+use nihilo_machine::command::{DeleteService, Expect, PutService, RequestKey, Uids};
 use nihilo_machine::reply::Change;
 use nihilo_machine::{Command, Outcome, Reply};
 use nihilo_raft::RaftNode;
@@ -12,6 +12,7 @@ use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use nihilo_types::{defaults, validate};
 use nihilo_wire::serving as pb;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::read::{self, Level};
@@ -65,9 +66,11 @@ impl ServingApi {
     /// `if_unnamed` is what a request without an etag expects of the stored object.
     async fn write(
         &self,
+        method: &str,
         request: pb::WriteRequest,
         if_unnamed: Expect,
     ) -> Result<Response<pb::WriteResponse>, Status> {
+        let once = RequestKey::new(&request.request_id, method, &request.encode_to_vec());
         let mut service: Service = decode(&request.json)?;
         defaults::service(&mut service);
         self.check(&service)?;
@@ -80,7 +83,7 @@ impl ServingApi {
                 index: 0,
             }));
         }
-        self.put(service, expect, request.request_id).await
+        self.put(service, expect, once).await
     }
 
     fn check(&self, service: &Service) -> Result<(), Status> {
@@ -99,7 +102,7 @@ impl ServingApi {
         &self,
         service: Service,
         expect: Expect,
-        request_id: String,
+        once: RequestKey,
     ) -> Result<Response<pb::WriteResponse>, Status> {
         let put = PutService {
             service,
@@ -108,7 +111,7 @@ impl ServingApi {
             user: ANONYMOUS.into(),
         };
         let reply = self
-            .propose(Command::PutService(Box::new(put)), request_id)
+            .propose(Command::PutService(Box::new(put)), once)
             .await?;
         match reply.result {
             Ok(Outcome::Service { service, change }) => Ok(Response::new(pb::WriteResponse {
@@ -121,14 +124,14 @@ impl ServingApi {
         }
     }
 
-    async fn propose(&self, command: Command, request_id: String) -> Result<Reply, Status> {
-        if request_id.is_empty() && command.needs_request_id() {
+    async fn propose(&self, command: Command, once: RequestKey) -> Result<Reply, Status> {
+        if once.id.is_empty() && command.needs_request_id() {
             let text = "a write needs a `request_id` or an `etag`: without one it could be \
                         applied twice";
             return Err(error::invalid("MALFORMED", text));
         }
         self.raft
-            .propose(command, request_id, WRITE_LIMIT)
+            .propose(command, once, WRITE_LIMIT)
             .await
             .map_err(|failure| error::not_proposed(&failure))
     }
@@ -186,21 +189,23 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::WriteRequest>,
     ) -> Result<Response<pb::WriteResponse>, Status> {
-        self.write(request.into_inner(), Expect::Absent).await
+        self.write("create", request.into_inner(), Expect::Absent)
+            .await
     }
 
     async fn update_service(
         &self,
         request: Request<pb::WriteRequest>,
     ) -> Result<Response<pb::WriteResponse>, Status> {
-        self.write(request.into_inner(), Expect::Present).await
+        self.write("update", request.into_inner(), Expect::Present)
+            .await
     }
 
     async fn apply_service(
         &self,
         request: Request<pb::WriteRequest>,
     ) -> Result<Response<pb::WriteResponse>, Status> {
-        self.write(request.into_inner(), Expect::Any).await
+        self.write("apply", request.into_inner(), Expect::Any).await
     }
 
     async fn delete_service(
@@ -208,13 +213,14 @@ impl pb::serving_service_server::ServingService for ServingApi {
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
         let request = request.into_inner();
+        let once = RequestKey::new(&request.request_id, "delete", &request.encode_to_vec());
         let key = names::parse(&request.name, "services")?;
         let expect = match names::parse_etag(&request.etag)? {
             Some(version) => Expect::Version(LogIndex(version)),
             None => Expect::Any,
         };
         let command = Command::DeleteService(DeleteService { key, expect });
-        let reply = self.propose(command, request.request_id).await?;
+        let reply = self.propose(command, once).await?;
         match reply.result {
             Ok(_) => Ok(Response::new(pb::DeleteResponse {
                 index: reply.index.0,
@@ -229,6 +235,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
     ) -> Result<Response<pb::WriteResponse>, Status> {
         read::ready(&self.raft, &request, Level::Linearizable).await?;
         let request = request.into_inner();
+        let once = RequestKey::new(&request.request_id, "set-traffic", &request.encode_to_vec());
         let key: ObjectKey = names::parse(&request.name, "services")?;
         let stored = self.raft.state().read(|state| state.service(&key).cloned());
         let stored = stored.ok_or_else(|| error::not_found("service", &key.name))?;
@@ -239,7 +246,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
         self.check(&service)?;
         // Made on this version: a concurrent change is a conflict, not a lost update.
         let expect = expectation(&request.etag, &service, Expect::Present)?;
-        self.put(service, expect, request.request_id).await
+        self.put(service, expect, once).await
     }
 
     async fn get_revision(
