@@ -1,0 +1,1 @@
+//! The proof: histories and the checkers that judge them, shared by every test tier.
