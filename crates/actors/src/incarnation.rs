@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use crate::supervise::{QUARANTINE, Record, Verdict};
+use crate::supervise::{BACKOFF_MIN, QUARANTINE, Record, Verdict};
 use crate::system::{Inner, Shard};
-use crate::{Actors, Input, Place, Turn};
+use crate::{Actors, Input, NoRoom, Place, Turn};
 
 /// Inputs of one run before other tasks get their turn.
 const MAX_BATCH: usize = 32;
@@ -44,6 +44,8 @@ enum End {
     /// The shard was closed.
     Closed,
     Panicked,
+    /// An effect found no room.
+    NoRoom,
 }
 
 // Waiting => Loaded => (Loaded | Waiting after a panic | Asleep | Closed)
@@ -74,6 +76,11 @@ impl<A: Actors> Incarnation<A> {
             Err(End::Panicked) => {
                 *actor = None;
                 self.recover(record).await
+            }
+            Err(End::NoRoom) => {
+                *actor = None;
+                warn!(key = %self.key, "an effect found no room, the actor is loaded again");
+                self.look_again_after(BACKOFF_MIN).await
             }
         }
     }
@@ -143,7 +150,8 @@ impl<A: Actors> Incarnation<A> {
                 epoch: self.epoch,
                 key: &self.key,
             };
-            actors.execute(place, &mut shard.keeper, effect, now_ms);
+            let executed = actors.execute(place, &mut shard.keeper, effect, now_ms);
+            executed.map_err(|_: NoRoom| End::NoRoom)?;
         }
         for (name, after_ms) in timers {
             self.set_timer(name, after_ms);
@@ -192,8 +200,12 @@ impl<A: Actors> Incarnation<A> {
                 QUARANTINE
             }
         };
-        tokio::time::sleep(wait).await;
-        // What it was told may be lost with it: look at everything again.
+        self.look_again_after(wait).await
+    }
+
+    /// What it was told may be lost with it: look at everything again.
+    async fn look_again_after(&self, pause: Duration) -> bool {
+        tokio::time::sleep(pause).await;
         self.dirty.store(true, Ordering::Release);
         true
     }

@@ -45,17 +45,26 @@ pub trait Actors: Send + Sync + 'static {
 
     /// Takes one effect of a turn, still under the shard's lock: first what the keeper must
     /// remember, then the hand-over, which must not wait.
+    ///
+    /// # Errors
+    /// There is no room for it: the rest of the turn's effects is dropped with it, and the actor
+    /// is loaded again after a pause, so that it decides on what stands then.
     fn execute(
         &self,
         place: Place<'_, Self::Key>,
         keeper: &mut Self::Keeper,
         effect: Self::Effect,
         now_ms: u64,
-    );
+    ) -> Result<(), NoRoom>;
 
     /// Whether nothing would be lost by putting the actor to sleep.
     fn may_passivate(&self, actor: &Self::Actor, keeper: &Self::Keeper) -> bool;
 }
+
+/// The executor's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no room for the effect")]
+pub struct NoRoom;
 
 /// Where an effect comes from.
 #[derive(Debug, Clone, Copy)]

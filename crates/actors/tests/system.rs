@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nihilo_actors::{Actors, Input, Place, SendError, System, Turn};
+use nihilo_actors::{Actors, Input, NoRoom, Place, SendError, System, Turn};
 use parking_lot::Mutex;
 
 #[derive(Clone, Default)]
@@ -17,6 +17,9 @@ enum Seen {
     Changed(u32),
     Timer(u32, &'static str),
 }
+
+/// An effect that is never taken.
+const NO_ROOM: u64 = 404;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Message {
@@ -72,8 +75,18 @@ impl Actors for Counters {
         turn
     }
 
-    fn execute(&self, _: Place<'_, u32>, keeper: &mut u64, effect: u64, _: u64) {
+    fn execute(
+        &self,
+        _: Place<'_, u32>,
+        keeper: &mut u64,
+        effect: u64,
+        _: u64,
+    ) -> Result<(), NoRoom> {
+        if effect == NO_ROOM {
+            return Err(NoRoom);
+        }
         *keeper += effect;
+        Ok(())
     }
 
     fn may_passivate(&self, actor: &Actor, _: &u64) -> bool {
@@ -220,6 +233,21 @@ async fn a_panic_reloads_the_actor_and_leaves_the_keeper_alone() {
     tokio::time::advance(Duration::from_secs(1)).await;
     until("reload", || seen.count(|s| *s == Seen::Loaded(7)) == 2).await;
     assert_eq!(system.with_keeper(1, 10, |sum| *sum), Some(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_without_room_reloads_the_actor_and_lets_it_look_again() {
+    let seen = Counters::default();
+    let system = seen.system();
+    system.activate_shard(1, 10);
+    system.send(1, 10, &7, Message::Number(NO_ROOM)).unwrap();
+    until("reload", || seen.count(|s| *s == Seen::Loaded(7)) == 2).await;
+    assert_eq!(seen.count(|s| *s == Seen::Changed(7)), 1);
+    system.send(1, 10, &7, Message::Number(3)).unwrap();
+    until("the next effect", || {
+        system.with_keeper(1, 10, |sum| *sum) == Some(3)
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nihilo_actors::NoRoom;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
@@ -11,7 +12,6 @@ use nihilo_types::id::{Epoch, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceSpec;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use crate::agents::{AgentCall, AgentQueues};
 use crate::effects::{Order, What};
@@ -86,7 +86,7 @@ impl Entities {
         keeper: &mut Keeper,
         effect: Effect,
         now_ms: u64,
-    ) {
+    ) -> Result<(), NoRoom> {
         match effect {
             Effect::Start { session, spec } => {
                 self.start(shard, epoch, keeper, session, spec, now_ms)
@@ -122,18 +122,18 @@ impl Entities {
                 self.explanations.lock().insert(revision, report);
             }
             other @ (Effect::Propose(_) | Effect::RecordScale(_) | Effect::Tell(..)) => {
-                let Some(what) = What::of(other) else { return };
-                let order = Order {
-                    shard,
-                    epoch,
-                    key: key.clone(),
-                    what,
-                };
-                if self.orders.try_send(order).is_err() {
-                    warn!(%key, "effect queue full, the order is dropped and decided again");
+                if let Some(what) = What::of(other) {
+                    let order = Order {
+                        shard,
+                        epoch,
+                        key: key.clone(),
+                        what,
+                    };
+                    self.orders.try_send(order).map_err(|_| NoRoom)?;
                 }
             }
         }
+        Ok(())
     }
 
     fn start(

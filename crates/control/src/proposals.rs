@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_actors::SendError;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::{EntityKey, Event};
 use nihilo_machine::Command;
@@ -52,5 +53,11 @@ pub(crate) async fn propose(
             return;
         }
     };
-    shared.tell(shard, epoch, key, Event::Proposed { outcome });
+    let answered = shared
+        .system
+        .send(shard, epoch, &key, Event::Proposed { outcome });
+    if answered == Err(SendError::Overloaded) {
+        // It waits for this answer before it proposes again: let it forget that it asked.
+        shared.system.reload(shard, epoch, &key);
+    }
 }

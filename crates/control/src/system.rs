@@ -1,6 +1,6 @@
 //! The actor runtime with the entities in it, in control's own types.
 
-use nihilo_actors::{Actors, Input, Place, SendError, Turn};
+use nihilo_actors::{Actors, Input, NoRoom, Place, SendError, Turn};
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::{Effect, EntityKey, Event};
 use nihilo_types::id::{Epoch, ShardId};
@@ -111,9 +111,9 @@ impl Actors for Entities {
         keeper: &mut Keeper,
         effect: Effect,
         now_ms: u64,
-    ) {
+    ) -> Result<(), NoRoom> {
         let (shard, epoch) = (ShardId(place.shard), Epoch(place.epoch));
-        Entities::execute(self, shard, epoch, place.key, keeper, effect, now_ms);
+        Entities::execute(self, shard, epoch, place.key, keeper, effect, now_ms)
     }
 
     fn may_passivate(&self, actor: &AnyActor, keeper: &Keeper) -> bool {
