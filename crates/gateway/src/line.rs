@@ -22,6 +22,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// declared down, or it is back.
 const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
 
+/// An instance that drains or is not known there any more is left alone for this. The owner's
+/// next word removes it; but its drain may have been called off, and that word come already.
+const GONE_PAUSE: Duration = Duration::from_millis(250);
+
 /// What an instance that cannot take the request showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -72,7 +76,8 @@ struct Inner {
 struct Place {
     endpoint: Endpoint,
     in_flight: u32,
-    cool_until: Option<Instant>,
+    /// Until when, and why, it gets nothing.
+    left_alone: Option<(Instant, Trouble)>,
 }
 
 #[derive(Debug)]
@@ -138,7 +143,7 @@ impl Line {
                         cold_for,
                     });
                 }
-                cold |= inner.places.is_empty();
+                cold |= !inner.has_service();
                 if first_try && inner.waiters.len() >= MAX_WAITING {
                     return Err(LineError::Full);
                 }
@@ -179,7 +184,7 @@ impl Line {
             inner.places.push(Place {
                 endpoint,
                 in_flight,
-                cool_until: None,
+                left_alone: None,
             });
         }
         inner.wake_for_free_places();
@@ -197,13 +202,8 @@ impl Line {
     pub fn avoid(self: &Arc<Self>, endpoint: &Endpoint, trouble: Trouble) {
         let mut inner = self.inner.lock();
         let pause = match trouble {
-            Trouble::Gone => {
-                inner
-                    .places
-                    .retain(|place| place.endpoint.id != endpoint.id);
-                return;
-            }
             Trouble::Busy => BUSY_PAUSE,
+            Trouble::Gone => GONE_PAUSE,
             Trouble::Unreached => UNREACHED_PAUSE,
         };
         let until = Instant::now() + pause;
@@ -212,7 +212,7 @@ impl Line {
             Trouble::Busy | Trouble::Gone => place.endpoint.id == endpoint.id,
         };
         for place in inner.places.iter_mut().filter(concerned) {
-            place.cool_until = Some(until);
+            place.left_alone = Some((until, trouble));
         }
         drop(inner);
         let line = self.clone();
@@ -255,7 +255,7 @@ impl Line {
     /// Waiting with nothing to serve them.
     pub fn is_starved(&self) -> bool {
         let inner = self.inner.lock();
-        !inner.waiters.is_empty() && inner.places.is_empty()
+        !inner.waiters.is_empty() && !inner.has_service()
     }
 
     /// The report since the last one; `None` while there is nothing to say.
@@ -287,14 +287,28 @@ impl Line {
     }
 }
 
+impl Place {
+    fn is_left_alone(&self, now: Instant) -> bool {
+        self.left_alone.is_some_and(|(until, _)| now < until)
+    }
+}
+
 impl Inner {
+    /// Whether any instance takes requests, if only when it is their turn.
+    fn has_service(&self) -> bool {
+        let now = Instant::now();
+        self.places.iter().any(|place| match place.left_alone {
+            Some((until, Trouble::Gone | Trouble::Unreached)) => until <= now,
+            Some((_, Trouble::Busy)) | None => true,
+        })
+    }
+
     /// Least in flight among those with a free place.
     fn pick(&mut self) -> Option<Endpoint> {
         let now = Instant::now();
         let free = |place: &&mut Place| {
             let limit = place.endpoint.container_concurrency;
-            (limit == 0 || place.in_flight < limit)
-                && place.cool_until.is_none_or(|until| until <= now)
+            (limit == 0 || place.in_flight < limit) && !place.is_left_alone(now)
         };
         let place = self
             .places

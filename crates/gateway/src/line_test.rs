@@ -139,6 +139,23 @@ async fn an_older_table_is_ignored_and_a_lost_node_takes_its_places() {
 }
 
 #[tokio::test]
+async fn a_drain_that_was_called_off_unseen_does_not_strand_the_line() {
+    let (line, owner) = line();
+    line.update(table(1, &["a"]));
+    let endpoint = line.take(soon()).await.unwrap().endpoint.clone();
+    // The refusal came late: the owner has called the drain off, and has nothing new to say.
+    line.avoid(&endpoint, Trouble::Gone);
+    let taken = line.take(soon()).await.unwrap();
+    assert_eq!(taken.endpoint.id, endpoint.id);
+    assert!(
+        taken
+            .cold_for
+            .is_some_and(|waited| waited >= GONE_PAUSE / 2)
+    );
+    assert_eq!(owner.0.lock().len(), 1, "demand goes up meanwhile");
+}
+
+#[tokio::test]
 async fn traffic_is_reported_and_then_once_more_as_zero() {
     let (line, _) = line();
     assert!(line.report().is_some_and(|stat| stat.n_started == 0));

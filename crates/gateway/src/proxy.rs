@@ -32,8 +32,9 @@ const MESH_RESERVE: HeaderName = HeaderName::from_static("nihilo-mesh-reserve");
 const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-answer");
 /// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
-/// Failed connections of one request, before anything of it was sent.
-const MAX_UNSENT: u32 = 10;
+/// A request of which nothing could be sent goes back to the line for so long: longer than it
+/// takes to declare a node down and to replace its instances.
+const UNSENT_LIMIT: Duration = Duration::from_secs(10);
 /// A place reserved over the mesh is given back unused after this.
 const RESERVATION_TTL: Duration = Duration::from_secs(5);
 /// Reservations held for other gateways, at most.
@@ -162,7 +163,8 @@ impl Plane {
         exchange: &Exchange,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Cause> {
-        let (mut n_attempts, mut n_unsent) = (0, 0);
+        let mut n_attempts = 0;
+        let mut unsent_since: Option<Instant> = None;
         loop {
             let taken =
                 exchange
@@ -189,8 +191,8 @@ impl Plane {
                 }
                 Err(Failed::Unsent(unsent)) => {
                     exchange.line.avoid(&endpoint, Trouble::Unreached);
-                    n_unsent += 1;
-                    if n_unsent >= MAX_UNSENT {
+                    let since = *unsent_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= UNSENT_LIMIT {
                         return Err(Cause::ConnectFailed);
                     }
                     request = *unsent;
