@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nihilo_actors::NoRoom;
 use nihilo_entity::reconcile::AnyActor;
@@ -13,11 +12,11 @@ use nihilo_types::instance::InstanceSpec;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::agents::{AgentCall, AgentQueues};
+use crate::agents::{AgentCall, AgentQueues, Owned};
 use crate::effects::{Order, What};
 use crate::endpoints::EndpointBoard;
 use crate::keeper::Keeper;
-use crate::ports::{CallFence, StateSource, read};
+use crate::ports::{StateSource, read};
 
 /// What turns need, and where their effects go.
 pub(crate) struct Entities {
@@ -27,8 +26,6 @@ pub(crate) struct Entities {
     pub(crate) board: Arc<EndpointBoard>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
-    /// Numbers every call to an agent; grows for the life of the process.
-    pub(crate) seq: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Entities {
@@ -87,30 +84,24 @@ impl Entities {
         effect: Effect,
         now_ms: u64,
     ) -> Result<(), NoRoom> {
+        let owned = Owned { shard, epoch };
         match effect {
-            Effect::Start { session, spec } => {
-                self.start(shard, epoch, keeper, session, spec, now_ms)
-            }
+            Effect::Start { session, spec } => self.start(owned, keeper, session, spec, now_ms),
             Effect::Stop {
                 session,
                 instance,
                 reason,
             } => {
-                let fence = self.fence(shard, epoch);
                 let reason = reason.as_str();
-                self.agents.enqueue(
-                    session,
-                    AgentCall::Stop {
-                        fence,
-                        instance,
-                        reason,
-                    },
-                );
+                let call = AgentCall::Stop {
+                    owned,
+                    instance,
+                    reason,
+                };
+                return self.call(session, call);
             }
             Effect::Reopen { session, instance } => {
-                let fence = self.fence(shard, epoch);
-                self.agents
-                    .enqueue(session, AgentCall::Reopen { fence, instance });
+                return self.call(session, AgentCall::Reopen { owned, instance });
             }
             Effect::PushEndpoints(mut table) => {
                 keeper.table.endpoint_seq += 1;
@@ -136,10 +127,15 @@ impl Entities {
         Ok(())
     }
 
+    /// A full queue, or a session that has just ended, is looked at again.
+    fn call(&self, session: SessionId, call: AgentCall) -> Result<(), NoRoom> {
+        let taken = self.agents.enqueue(session, call);
+        taken.then_some(()).ok_or(NoRoom)
+    }
+
     fn start(
         &self,
-        shard: ShardId,
-        epoch: Epoch,
+        owned: Owned,
         keeper: &mut Keeper,
         session: SessionId,
         spec: Box<InstanceSpec>,
@@ -148,7 +144,6 @@ impl Entities {
         let node = read(self.state.as_ref(), |state| {
             state.session(session).map(|session| session.opened.node)
         });
-        let fence = self.fence(shard, epoch);
         let id = spec.id.clone();
         let row = InstanceRow {
             revision: spec.revision.clone(),
@@ -157,10 +152,10 @@ impl Entities {
             state: RowState::Requested,
             since_ms: now_ms,
         };
-        keeper.requested(&id, row, fence.seq);
+        keeper.requested(&id, row);
         if !self
             .agents
-            .enqueue(session, AgentCall::Start { fence, spec })
+            .enqueue(session, AgentCall::Start { owned, spec })
         {
             let text = "the node left, or its call queue is full".to_owned();
             let refusal = Refusal {
@@ -169,10 +164,5 @@ impl Entities {
             };
             keeper.set(&id, RowState::Refused(refusal), now_ms);
         }
-    }
-
-    fn fence(&self, shard: ShardId, epoch: Epoch) -> CallFence {
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        CallFence { shard, epoch, seq }
     }
 }

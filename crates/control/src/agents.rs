@@ -11,6 +11,7 @@ use nihilo_types::id::{Epoch, InstanceId, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::node::Shared;
@@ -22,55 +23,82 @@ pub const QUEUE: usize = 256;
 const LIST_RETRY: Duration = Duration::from_millis(50);
 const EVENTS_RETRY: Duration = Duration::from_millis(50);
 
+/// A call that waits to leave. It gets its number only then: numbers in the order of leaving are
+/// what makes an answered `List` void the calls before it, and no others.
 #[derive(Debug)]
 pub(crate) enum AgentCall {
     Start {
-        fence: CallFence,
+        owned: Owned,
         spec: Box<InstanceSpec>,
     },
     Stop {
-        fence: CallFence,
+        owned: Owned,
         instance: InstanceId,
         reason: &'static str,
     },
     Reopen {
-        fence: CallFence,
+        owned: Owned,
         instance: InstanceId,
     },
     /// List these shards as they are owned when the call leaves.
-    List { shards: BTreeSet<ShardId> },
+    List {
+        shards: BTreeSet<ShardId>,
+    },
 }
 
-/// Senders by session; a session that ended has none.
+/// The ownership under which a call was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owned {
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: Epoch,
+}
+
+/// Links by session; a session that ended has none.
 #[derive(Debug, Default)]
-pub(crate) struct AgentQueues(Mutex<BTreeMap<SessionId, mpsc::Sender<AgentCall>>>);
+pub(crate) struct AgentQueues(Mutex<BTreeMap<SessionId, Link>>);
+
+/// What goes to one agent session, and what comes from it.
+#[derive(Debug)]
+struct Link {
+    calls: mpsc::Sender<AgentCall>,
+    events: JoinHandle<()>,
+}
 
 impl AgentQueues {
     /// `false` when the session is unknown or its queue is full.
     pub(crate) fn enqueue(&self, session: SessionId, call: AgentCall) -> bool {
-        let queues = self.0.lock();
-        queues
+        let links = self.0.lock();
+        links
             .get(&session)
-            .is_some_and(|queue| queue.try_send(call).is_ok())
+            .is_some_and(|link| link.calls.try_send(call).is_ok())
     }
 
     pub(crate) fn sessions(&self) -> BTreeSet<SessionId> {
         self.0.lock().keys().copied().collect()
     }
 
+    fn contains(&self, session: SessionId) -> bool {
+        self.0.lock().contains_key(&session)
+    }
+
+    /// The node may be back under a new session, its old streams alive: they must not go on
+    /// speaking for the old one.
     pub(crate) fn remove(&self, session: SessionId) {
-        self.0.lock().remove(&session);
+        if let Some(link) = self.0.lock().remove(&session) {
+            link.events.abort();
+        }
     }
 
     /// Starts the tasks of a session that was just applied.
     pub(crate) fn add(&self, shared: &Arc<Shared>, session: Arc<Session>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        self.0.lock().insert(session.id, sender);
+        let (calls, receiver) = mpsc::channel(QUEUE);
+        let mut links = self.0.lock();
         shared.spawn(
             "agent-calls",
             run_calls(shared.clone(), session.clone(), receiver),
         );
-        shared.spawn("agent-events", run_events(shared.clone(), session));
+        let events = shared.spawn("agent-events", run_events(shared.clone(), session.clone()));
+        links.insert(session.id, Link { calls, events });
     }
 }
 
@@ -81,19 +109,21 @@ async fn run_calls(
 ) {
     while let Some(call) = calls.recv().await {
         match call {
-            AgentCall::Start { fence, spec } => start(&shared, &session, fence, *spec).await,
+            AgentCall::Start { owned, spec } => start(&shared, &session, owned, *spec).await,
             AgentCall::Stop {
-                fence,
+                owned,
                 instance,
                 reason,
             } => {
+                let fence = shared.fence(owned);
                 let stopped = shared
                     .ports
                     .agents
                     .stop(session.clone(), fence, instance, reason);
                 check(&shared, &session, fence, stopped.await);
             }
-            AgentCall::Reopen { fence, instance } => {
+            AgentCall::Reopen { owned, instance } => {
+                let fence = shared.fence(owned);
                 let reopened = shared.ports.agents.reopen(session.clone(), fence, instance);
                 check(&shared, &session, fence, reopened.await);
             }
@@ -102,8 +132,15 @@ async fn run_calls(
     }
 }
 
-async fn start(shared: &Shared, session: &Arc<Session>, fence: CallFence, spec: InstanceSpec) {
+async fn start(shared: &Shared, session: &Arc<Session>, owned: Owned, spec: InstanceSpec) {
     let id = spec.id.clone();
+    let fence = shared.fence(owned);
+    let is_wanted = shared.with_keeper(owned.shard, owned.epoch, |keeper| {
+        keeper.leaving(&id, fence.seq)
+    });
+    if is_wanted != Some(true) {
+        return;
+    }
     let answer = shared
         .ports
         .agents
@@ -171,7 +208,7 @@ async fn list(shared: &Arc<Shared>, session: &Arc<Session>, shards: BTreeSet<Sha
     loop {
         let seq = shared.next_seq();
         let epochs = shared.epochs_of(&shards);
-        if epochs.is_empty() || !shared.agents.sessions().contains(&session.id) {
+        if epochs.is_empty() || !shared.agents.contains(session.id) {
             return;
         }
         let fences = epochs.iter().map(|(shard, epoch)| CallFence {
@@ -211,8 +248,10 @@ fn take_list(
         let from = (session.id, session.opened.node);
         let touched = shared
             .with_keeper(*shard, *epoch, |keeper| {
-                keeper.listed(from, seq, reports, now)
+                let is_open = shared.agents.contains(session.id);
+                is_open.then(|| keeper.listed(from, seq, reports, now))
             })
+            .flatten()
             .unwrap_or_default();
         shared.wake_revisions(*shard, *epoch, &touched);
         shared.finish_reconciling(*shard, *epoch, false);
@@ -225,15 +264,18 @@ fn take_report(shared: &Shared, session: &Session, report: InstanceReport) {
         return;
     };
     let from = (session.id, session.opened.node);
-    let revision = shared.with_keeper(shard, epoch, |keeper| keeper.reported(from, report, now));
-    if let Some(revision) = revision {
+    let revision = shared.with_keeper(shard, epoch, |keeper| {
+        let is_open = shared.agents.contains(session.id);
+        is_open.then(|| keeper.reported(from, report, now))
+    });
+    if let Some(revision) = revision.flatten() {
         shared.wake_revisions(shard, epoch, &BTreeSet::from([revision]));
     }
 }
 
-/// Follows the node's instance events while its session is open.
+/// Follows the node's instance events; ends only by being aborted.
 async fn run_events(shared: Arc<Shared>, session: Arc<Session>) {
-    while shared.agents.sessions().contains(&session.id) {
+    loop {
         match shared.ports.agents.events(session.clone()).await {
             Ok(mut events) => {
                 // What happened before the subscription is in the list.
@@ -255,5 +297,16 @@ pub(crate) fn relist_all(shared: &Shared, session: SessionId) {
     let shards = shared.owned_shards();
     if !shards.is_empty() {
         shared.agents.enqueue(session, AgentCall::List { shards });
+    }
+}
+
+impl Shared {
+    /// The fence of a call that leaves now.
+    fn fence(&self, owned: Owned) -> CallFence {
+        CallFence {
+            shard: owned.shard,
+            epoch: owned.epoch,
+            seq: self.next_seq(),
+        }
     }
 }

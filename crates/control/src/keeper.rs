@@ -9,6 +9,8 @@ use nihilo_types::instance::{InstanceReport, InstanceState};
 
 /// How long the row of a finished instance stays for the Revision actor to see.
 pub const FINISHED_ROW_MS: u64 = 60_000;
+/// A start that waits to be sent: later than every `List` that was.
+const NOT_SENT: u64 = u64::MAX;
 /// How long a crashed node's instances are held against the cap (03-actors §10).
 pub const RESTART_GRACE_MS: u64 = 3_000;
 
@@ -16,7 +18,7 @@ pub const RESTART_GRACE_MS: u64 = 3_000;
 #[derive(Debug)]
 pub struct Keeper {
     pub table: ShardTable,
-    /// Calls that were sent for rows still `Requested`.
+    /// Starts without an answer, by the number that the call left with.
     in_doubt: BTreeMap<InstanceId, u64>,
     /// Agents that have not answered this epoch's first `List`.
     pub waiting: BTreeSet<SessionId>,
@@ -35,10 +37,20 @@ impl Keeper {
     }
 
     /// Counts a start before it is handed over; the counter never goes back.
-    pub fn requested(&mut self, id: &InstanceId, row: InstanceRow, seq: u64) {
+    pub fn requested(&mut self, id: &InstanceId, row: InstanceRow) {
         self.table.next_instance += 1;
-        self.in_doubt.insert(id.clone(), seq);
+        self.in_doubt.insert(id.clone(), NOT_SENT);
         self.table.instances.insert(id.clone(), row);
+    }
+
+    /// The call of a start leaves with this number; `false` when it is not wanted any more.
+    pub fn leaving(&mut self, id: &InstanceId, seq: u64) -> bool {
+        let waits = |row: &InstanceRow| row.state == RowState::Requested;
+        let is_wanted = self.table.instances.get(id).is_some_and(waits);
+        if is_wanted {
+            self.in_doubt.insert(id.clone(), seq);
+        }
+        is_wanted
     }
 
     /// Sets the state of an existing row.
@@ -244,7 +256,9 @@ mod tests {
             state: RowState::Requested,
             since_ms: 0,
         };
-        keeper.requested(&InstanceId::from("r-1-1"), row, seq);
+        let id = InstanceId::from("r-1-1");
+        keeper.requested(&id, row);
+        assert!(keeper.leaving(&id, seq));
     }
 
     #[test]
@@ -279,6 +293,20 @@ mod tests {
         keeper.listed(FROM, 8, Vec::new(), 2);
         assert!(keeper.table.instances.is_empty());
         assert!(keeper.is_complete());
+    }
+
+    #[test]
+    fn a_start_that_waits_to_leave_outlives_the_lists_before_it() {
+        let mut keeper = keeper();
+        let id = InstanceId::from("r-1-1");
+        request(&mut keeper, 1);
+        let row = keeper.table.instances[&id].clone();
+        keeper.requested(&id, row);
+        keeper.listed(FROM, 50, Vec::new(), 1);
+        assert_eq!(state_of(&keeper), RowState::Requested);
+        // Its node went: the call is not sent any more.
+        keeper.session_ended(FROM.0, false, 2);
+        assert!(!keeper.leaving(&id, 51));
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     owned: Mutex<BTreeMap<ShardId, Epoch>>,
     explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
-    seq: Arc<AtomicU64>,
+    /// Numbers every call to an agent; grows for the life of the process.
+    seq: AtomicU64,
     demand: mpsc::Sender<Demand>,
     runtime: Handle,
 }
@@ -107,13 +108,12 @@ impl Control {
             board: Arc::default(),
             orders,
             explanations: Arc::default(),
-            seq: Arc::default(),
         };
         let shared = Arc::new(Shared {
             agents: entities.agents.clone(),
             board: entities.board.clone(),
             explanations: entities.explanations.clone(),
-            seq: entities.seq.clone(),
+            seq: AtomicU64::default(),
             system: System::new(entities),
             roll: Mutex::default(),
             session: watch::Sender::new(SessionId(0)),
