@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
@@ -16,7 +17,6 @@ use tracing::warn;
 use crate::agents::{AgentCall, AgentQueues};
 use crate::effects::{Order, What};
 use crate::endpoints::EndpointBoard;
-use crate::keeper::Keeper;
 use crate::ports::{CallFence, StateSource, read};
 
 /// What turns need, and where their effects go.
