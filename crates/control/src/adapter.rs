@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_actors::NoRoom;
+use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
@@ -15,7 +16,6 @@ use tokio::sync::mpsc;
 use crate::agents::{AgentCall, AgentQueues, Owned};
 use crate::effects::{Order, What};
 use crate::endpoints::EndpointBoard;
-use crate::keeper::Keeper;
 use crate::ports::{StateSource, read};
 
 /// What turns need, and where their effects go.

@@ -8,8 +8,6 @@ pub mod demand;
 pub mod effects;
 pub mod endpoints;
 pub mod follow;
-pub mod keeper;
-pub mod liveness;
 pub mod node;
 pub mod ports;
 pub mod proposals;

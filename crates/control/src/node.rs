@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nihilo_entity::keeper::Keeper;
+use nihilo_entity::liveness::Roll;
 use nihilo_entity::{EntityKey, Event};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
@@ -19,8 +21,6 @@ use tracing::debug;
 use crate::adapter::Entities;
 use crate::agents::AgentQueues;
 use crate::endpoints::EndpointBoard;
-use crate::keeper::Keeper;
-use crate::liveness::Roll;
 use crate::ports::{
     Agents, Demand, KeepAlive, KeepAliveAnswer, LeaderLink, LeaderView, LinkError, LocalAgent,
     LocalGateway, Owners, Proposer, StatReport, StateSource,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_entity::EntityKey;
+use nihilo_entity::liveness::Roll;
 use nihilo_machine::command::{CloseSession, OpenSession, RequestKey, Roles};
 use nihilo_machine::ownership::moves_away_from;
 use nihilo_machine::{Command, Outcome};
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use tracing::{debug, info, warn};
 
-use crate::liveness::Roll;
 use crate::node::Shared;
 use crate::ports::{KeepAlive, KeepAliveAnswer, LinkError, read};
 
@@ -217,7 +217,7 @@ impl Shared {
         }
         self.begin_term(leadership.term);
         let mut roll = self.roll.lock();
-        roll.heard(message, self.now_ms());
+        roll.heard(message.session, message.table, self.now_ms());
         Ok(read(self.ports.state.as_ref(), |state| {
             let (min_table, held_back_by) = roll.min_table(state);
             KeepAliveAnswer {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
@@ -14,7 +15,6 @@ use tracing::{debug, info};
 
 use crate::agents::{AgentCall, relist_all};
 use crate::follow::{Follower, RouteFeed, changed_routes};
-use crate::keeper::Keeper;
 use crate::node::Shared;
 use crate::ports::read;
 

@@ -1,12 +1,12 @@
 //! The actor runtime with the entities in it, in control's own types.
 
 use nihilo_actors::{Actors, Input, NoRoom, Place, SendError, Turn};
+use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::{Effect, EntityKey, Event};
 use nihilo_types::id::{Epoch, ShardId};
 
 use crate::adapter::Entities;
-use crate::keeper::Keeper;
 
 /// Mailboxes of actors that get requests, and of those that mostly get levels (03-actors §5).
 const BUSY_MAILBOX: usize = 128;

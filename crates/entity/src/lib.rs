@@ -5,7 +5,9 @@
 pub mod autoscaler;
 pub mod effect;
 pub mod event;
+pub mod keeper;
 pub mod key;
+pub mod liveness;
 pub mod placement;
 pub mod reconcile;
 pub mod revision;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
 use parking_lot::Mutex;
@@ -13,7 +14,6 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::fence::{Floors, Stale};
 use crate::life::{self, Order};
 use crate::logs::Output;
 use crate::ports::Admission;

@@ -4,7 +4,6 @@
 //! restart belongs to a later step, so output goes through pipes, not FIFOs.
 
 pub mod agent;
-pub mod fence;
 pub mod launch;
 pub mod life;
 pub mod logs;

@@ -10,6 +10,7 @@ pub mod condition;
 pub mod configuration;
 pub mod defaults;
 pub mod endpoint;
+pub mod fence;
 pub mod id;
 pub mod image;
 pub mod instance;

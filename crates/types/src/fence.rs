@@ -1,22 +1,28 @@
-//! Epoch floors: a lower epoch is refused for ever (03-actors §4).
+//! Epoch floors of a node's agent: a lower epoch is refused for ever (03-actors §4).
 
 use std::collections::BTreeMap;
 
-use nihilo_types::id::{Epoch, ShardId};
+use crate::id::{Epoch, ShardId};
 
 /// Per shard, the highest epoch seen, and the newest list answered under it.
 #[derive(Debug, Default)]
-pub(crate) struct Floors(BTreeMap<ShardId, (Epoch, u64)>);
+pub struct Floors(BTreeMap<ShardId, (Epoch, u64)>);
 
+/// Why a call is too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stale {
+pub enum Stale {
+    /// A newer owner exists, since this epoch.
     Epoch(Epoch),
+    /// A list that was asked for later has been answered.
     Seq,
 }
 
 impl Floors {
     /// Takes a call in: raises the floor, or refuses the call.
-    pub(crate) fn admit(&mut self, shard: ShardId, epoch: Epoch, seq: u64) -> Result<(), Stale> {
+    ///
+    /// # Errors
+    /// The call is older than what was seen before.
+    pub fn admit(&mut self, shard: ShardId, epoch: Epoch, seq: u64) -> Result<(), Stale> {
         let (floor, listed) = self.0.entry(shard).or_default();
         if epoch < *floor {
             return Err(Stale::Epoch(*floor));
@@ -32,14 +38,14 @@ impl Floors {
     }
 
     /// A list was answered: calls sent before it are void from now on.
-    pub(crate) fn listed(&mut self, shard: ShardId, seq: u64) {
+    pub fn listed(&mut self, shard: ShardId, seq: u64) {
         if let Some((_, listed)) = self.0.get_mut(&shard) {
             *listed = seq.max(*listed);
         }
     }
 
     /// Floors of the applied owner table.
-    pub(crate) fn raise(&mut self, shard: ShardId, epoch: Epoch) {
+    pub fn raise(&mut self, shard: ShardId, epoch: Epoch) {
         let (floor, listed) = self.0.entry(shard).or_default();
         if epoch > *floor {
             (*floor, *listed) = (epoch, 0);

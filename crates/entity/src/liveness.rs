@@ -9,8 +9,6 @@ use nihilo_machine::ownership::{moves_away_from, next_moves};
 use nihilo_machine::{Command, State};
 use nihilo_types::id::{LogIndex, SessionId};
 
-use crate::ports::KeepAlive;
-
 /// Pause between two `Reassign` entries that only rebalance towards a joiner.
 pub const REBALANCE_PAUSE_MS: u64 = 100;
 /// Silence after which the leader dials a node to see whether anybody is there.
@@ -51,16 +49,17 @@ impl Roll {
         self.term
     }
 
-    pub fn heard(&mut self, message: &KeepAlive, now_ms: u64) {
-        if message.session == SessionId(0) {
+    /// Takes a keep-alive in: the sender's session, and the route table its gateway serves.
+    pub fn heard(&mut self, session: SessionId, table: LogIndex, now_ms: u64) {
+        if session == SessionId(0) {
             return;
         }
         let seen = Seen {
             at_ms: now_ms,
-            table: message.table,
+            table,
             refused: false,
         };
-        self.seen.insert(message.session, seen);
+        self.seen.insert(session, seen);
     }
 
     /// The node's port refused connections: nobody is there.

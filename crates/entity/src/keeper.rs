@@ -1,11 +1,12 @@
-//! The shard keeper: the entity's table plus what only the shell must remember.
+//! The shard keeper: the shard's table plus what makes its counts certain, starts in doubt and
+//! agents not heard yet. Pure: the shell tells it what came in, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nihilo_entity::ShardTable;
-use nihilo_entity::table::{InstanceRow, RowState};
-use nihilo_types::id::{Epoch, InstanceId, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, InstanceId, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceState};
+
+use crate::table::{InstanceRow, RowState, ShardTable};
 
 /// How long the row of a finished instance stays for the Revision actor to see.
 pub const FINISHED_ROW_MS: u64 = 60_000;
@@ -67,7 +68,7 @@ impl Keeper {
     /// Takes an agent's word about one instance; a row is made when there is none (adoption).
     pub fn reported(
         &mut self,
-        from: (SessionId, nihilo_types::id::NodeId),
+        from: (SessionId, NodeId),
         report: InstanceReport,
         now_ms: u64,
     ) -> ObjectKey {
@@ -104,7 +105,7 @@ impl Keeper {
     /// show does not exist on that node. Returns the revisions concerned.
     pub fn listed(
         &mut self,
-        from: (SessionId, nihilo_types::id::NodeId),
+        from: (SessionId, NodeId),
         seq: u64,
         reports: Vec<InstanceReport>,
         now_ms: u64,
@@ -213,8 +214,6 @@ fn is_finished(row: &InstanceRow) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use nihilo_types::id::NodeId;
-
     use super::*;
 
     const FROM: (SessionId, NodeId) = (SessionId(9), NodeId(1));
