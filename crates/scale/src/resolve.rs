@@ -6,11 +6,13 @@ use nihilo_types::meta::keys;
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::config::{Metric, ScaleConfig};
+use crate::window::Aggregation;
 
 /// Everything one revision's autoscaler needs, resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RevisionScale {
     pub metric: Metric,
+    pub aggregation: Aggregation,
     /// What one instance can carry, and what it should.
     pub total: f64,
     pub target: f64,
@@ -50,13 +52,22 @@ impl Annotations<'_> {
             })
     }
 
-    fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+    fn int(&self, key: &str) -> Option<i32> {
         self.get(key)?.0.parse().ok()
+    }
+
+    fn float(&self, key: &str) -> Option<f64> {
+        parse_float(self.get(key)?.0)
     }
 
     fn time(&self, key: &str) -> Option<u64> {
         parse_go_duration_ms(self.get(key)?.0)
     }
+}
+
+/// A finite number: an infinite target would want no instance for any load.
+pub(crate) fn parse_float(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 pub(crate) fn camel_case(key: &str) -> String {
@@ -97,24 +108,31 @@ impl RevisionScale {
             Metric::Rps => (config.rps_default, 0.7),
             Metric::Concurrency => (capacity, config.target_fraction),
         };
-        if let Some(target) = own.parsed::<f64>("target") {
+        if let Some(target) = own.float("target") {
             total = match metric == Metric::Concurrency && container_concurrency > 0 {
                 true => target.min(limit),
                 false => target,
             };
         }
-        if let Some(percent) = own.parsed::<f64>("target-utilization-percentage") {
+        if let Some(percent) = own.float("target-utilization-percentage") {
             utilization = percent / 100.0;
         }
         let target = (total * utilization).max(0.01);
         let stable_window_ms = own.time("window").unwrap_or(config.stable_window_ms);
         let percentage = own
-            .parsed("panic-window-percentage")
+            .float("panic-window-percentage")
             .unwrap_or(config.panic_window_percentage);
         let panic_seconds = (stable_window_ms as f64 / 1000.0 * percentage / 100.0).round();
-        let initial = own.parsed("initial-scale").unwrap_or(config.initial_scale);
+        let initial = own.int("initial-scale").unwrap_or(config.initial_scale);
+        let aggregation = match own.get("metric-aggregation-algorithm") {
+            Some(("weighted-exponential" | "weightedExponential", _)) => {
+                Aggregation::WeightedExponential
+            }
+            _ => Aggregation::Linear,
+        };
         Self {
             metric,
+            aggregation,
             total,
             target,
             concurrency_target: match metric {
@@ -122,12 +140,12 @@ impl RevisionScale {
                 Metric::Rps => (capacity * config.target_fraction).max(0.01),
             },
             target_burst_capacity: own
-                .parsed("target-burst-capacity")
+                .float("target-burst-capacity")
                 .unwrap_or(config.target_burst_capacity),
             stable_window_ms,
             panic_window_ms: (panic_seconds.max(1.0) * 1000.0) as u64,
             panic_threshold: own
-                .parsed("panic-threshold-percentage")
+                .float("panic-threshold-percentage")
                 .unwrap_or(config.panic_threshold_percentage)
                 / 100.0,
             max_scale_up_rate: config.max_scale_up_rate,
@@ -144,9 +162,9 @@ impl RevisionScale {
                 0 if !config.allow_zero_initial_scale => config.initial_scale,
                 initial => initial,
             },
-            activation_scale: own.parsed("activation-scale").unwrap_or(0),
-            min_scale: own.parsed("min-scale").unwrap_or(config.min_scale),
-            max_scale: own.parsed("max-scale").unwrap_or(config.max_scale),
+            activation_scale: own.int("activation-scale").unwrap_or(0),
+            min_scale: own.int("min-scale").unwrap_or(config.min_scale),
+            max_scale: own.int("max-scale").unwrap_or(config.max_scale),
             progress_deadline_ms: annotations
                 .get(keys::PROGRESS_DEADLINE)
                 .and_then(|text| parse_go_duration_ms(text))
