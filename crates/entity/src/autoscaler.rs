@@ -68,8 +68,8 @@ impl AutoscalerActor {
         };
         Self {
             key: key.clone(),
-            stable: Window::new(settings.stable_seconds()),
-            panic: Window::new(settings.panic_seconds()),
+            stable: Window::new(settings.stable_seconds(), settings.aggregation),
+            panic: Window::new(settings.panic_seconds(), settings.aggregation),
             decider,
             floor: FastFloor::default(),
             active: Active {
@@ -141,6 +141,8 @@ impl AutoscalerActor {
         }
         self.stable.resize(settings.stable_seconds(), now_ms / 1000);
         self.panic.resize(settings.panic_seconds(), now_ms / 1000);
+        self.stable.aggregate_by(settings.aggregation);
+        self.panic.aggregate_by(settings.aggregation);
         self.decider.reconfigure(&self.settings, &settings);
         self.settings = settings;
     }
@@ -288,10 +290,10 @@ impl AutoscalerActor {
             now_ms,
             stable: self.stable.average(second),
             panic: self.panic.average(second),
-            n_ready,
+            n_ready: Some(n_ready),
             reachable: reachability != Reachability::Unreachable,
         };
-        Some(self.decider.decide(&self.settings, observed))
+        self.decider.decide(&self.settings, observed)
     }
 
     fn move_active(&mut self, want: i32, n_ready: u32, now_ms: u64) {

@@ -20,7 +20,8 @@ pub struct Observed {
     /// Averages over the stable and the panic window.
     pub stable: f64,
     pub panic: f64,
-    pub n_ready: u32,
+    /// `None` while nobody can tell: then nothing is decided.
+    pub n_ready: Option<u32>,
     /// False only when the revision is certainly not routed to.
     pub reachable: bool,
 }
@@ -74,8 +75,20 @@ impl Decider {
         self.panic_since_ms.is_some()
     }
 
-    pub fn decide(&mut self, scale: &RevisionScale, observed: Observed) -> Decision {
-        let ready = f64::from(observed.n_ready.max(1));
+    /// Since when it panics, in the caller's milliseconds.
+    pub fn panic_since_ms(&self) -> Option<u64> {
+        self.panic_since_ms
+    }
+
+    /// The most that was wanted in this panic; what is ready before the first one.
+    pub fn max_panic(&self) -> i32 {
+        self.max_panic
+    }
+
+    /// `None`, and no change of any kind, while the ready instances cannot be counted.
+    pub fn decide(&mut self, scale: &RevisionScale, observed: Observed) -> Option<Decision> {
+        let n_ready = observed.n_ready?;
+        let ready = f64::from(n_ready.max(1));
         let up = to_i32((scale.max_scale_up_rate * ready).ceil());
         let down = match observed.reachable {
             true => to_i32((ready / scale.max_scale_down_rate).floor()),
@@ -102,14 +115,14 @@ impl Decider {
         if let Some(delay) = self.delay.as_mut().filter(|_| observed.reachable) {
             desired = delay.record(observed.now_ms, desired);
         }
-        Decision {
+        Some(Decision {
             desired,
-            excess_burst: excess_burst(scale, observed),
+            excess_burst: excess_burst(scale, n_ready, observed.panic),
             stable_need,
             panic_need,
             over,
             in_panic: self.in_panic(),
-        }
+        })
     }
 
     // Stable => Panic when over; Panic => Panic (extended) while over; Panic => Stable after a
@@ -131,11 +144,11 @@ fn delay_of(scale: &RevisionScale) -> Option<MaxWindow> {
     (scale.scale_down_delay_ms > 0).then(|| MaxWindow::new(scale.scale_down_delay_ms))
 }
 
-fn excess_burst(scale: &RevisionScale, observed: Observed) -> f64 {
+fn excess_burst(scale: &RevisionScale, n_ready: u32, panic: f64) -> f64 {
     match scale.target_burst_capacity {
         0.0 => 0.0,
         unlimited if unlimited < 0.0 => -1.0,
-        reserve => (f64::from(observed.n_ready) * scale.total - reserve - observed.panic).floor(),
+        reserve => (f64::from(n_ready) * scale.total - reserve - panic).floor(),
     }
 }
 
@@ -164,98 +177,97 @@ mod tests {
             now_ms,
             stable,
             panic,
-            n_ready,
+            n_ready: Some(n_ready),
             reachable: true,
         }
-    }
-
-    #[test]
-    fn the_worked_example_panics_and_holds() {
-        let scale = scale(&[], 20);
-        assert_eq!((scale.total, scale.target), (20.0, 14.0));
-        let mut decider = Decider::new(&scale, 0, 1);
-        let first = decider.decide(&scale, observe(0, 90.0, 260.0, 4));
-        assert_eq!((first.stable_need, first.panic_need), (7, 19));
-        assert!(first.over);
-        assert_eq!((first.desired, first.excess_burst), (19, -391.0));
-        let later = decider.decide(&scale, observe(10_000, 150.0, 230.0, 19));
-        assert!(!later.over);
-        assert_eq!((later.desired, later.excess_burst), (19, -61.0));
-    }
-
-    #[test]
-    fn panic_ends_strictly_after_a_stable_window_without_cause() {
-        let scale = scale(&[], 0);
-        let mut decider = Decider::new(&scale, 0, 1);
-        assert_eq!(decider.decide(&scale, observe(0, 0.0, 500.0, 1)).desired, 8);
-        assert_eq!(
-            decider
-                .decide(&scale, observe(60_000, 70.0, 70.0, 8))
-                .desired,
-            8
-        );
-        let after = decider.decide(&scale, observe(60_001, 70.0, 70.0, 8));
-        assert!(!after.in_panic);
-        // Not below half of what is ready: the scale-down rate.
-        assert_eq!(after.desired, 4);
-    }
-
-    #[test]
-    fn rates_bound_a_step_and_an_unreachable_revision_may_fall_at_once() {
-        let scale = scale(&[], 10);
-        let mut decider = Decider::new(&scale, 0, 1);
-        let rise = decider.decide(&scale, observe(0, 1e9, 1e9, 1)).desired;
-        assert_eq!(rise, 1_000);
-        let mut decider = Decider::new(&scale, 0, 1);
-        let unreachable = Observed {
-            reachable: false,
-            ..observe(0, 0.0, 0.0, 9)
-        };
-        assert_eq!(decider.decide(&scale, unreachable).desired, 0);
     }
 
     #[test]
     fn a_taken_over_revision_keeps_what_was_wanted() {
         let scale = scale(&[], 10);
         let mut decider = Decider::resume(&scale, 0, 2, 5);
-        assert_eq!(
-            decider.decide(&scale, observe(1_000, 1.0, 1.0, 2)).desired,
-            5
-        );
-        assert_eq!(
-            decider.decide(&scale, observe(60_000, 1.0, 1.0, 5)).desired,
-            5
-        );
-        assert!(decider.decide(&scale, observe(60_001, 1.0, 1.0, 5)).desired < 5);
+        let mut desired = |now_ms, ready| {
+            let decision = decider.decide(&scale, observe(now_ms, 1.0, 1.0, ready));
+            decision.unwrap().desired
+        };
+        assert_eq!(desired(1_000, 2), 5);
+        assert_eq!(desired(60_000, 5), 5);
+        assert!(desired(60_001, 5) < 5);
     }
 
     #[test]
-    fn burst_capacity_zero_serves_and_unlimited_proxies() {
-        let off = scale(&[("target-burst-capacity", "0")], 0);
-        let unlimited = scale(&[("target-burst-capacity", "-1")], 0);
-        let observed = observe(0, 10.0, 10.0, 1);
-        assert_eq!(
-            Decider::new(&off, 0, 1).decide(&off, observed).excess_burst,
-            0.0
-        );
-        assert_eq!(
-            Decider::new(&unlimited, 0, 1)
-                .decide(&unlimited, observed)
-                .excess_burst,
-            -1.0
-        );
+    fn what_cannot_be_counted_changes_nothing() {
+        let scale = scale(&[], 10);
+        let mut decider = Decider::new(&scale, 0, 1);
+        let before = decider.clone();
+        let unknown = Observed {
+            n_ready: None,
+            ..observe(1_000, 500.0, 500.0, 0)
+        };
+        assert_eq!(decider.decide(&scale, unknown), None);
+        assert_eq!(decider, before);
+    }
+
+    /// A decider in any state that its own history can lead to.
+    fn run(scale: &RevisionScale, steps: &[(u64, f64, f64, u32)]) -> Vec<Decision> {
+        let mut now_ms = 0;
+        let mut decider = Decider::new(scale, now_ms, 1);
+        let mut decide = |(after, stable, panic, ready): &(u64, f64, f64, u32)| {
+            now_ms += after;
+            let observed = observe(now_ms, *stable, *panic, *ready);
+            decider.decide(scale, observed).unwrap()
+        };
+        steps.iter().map(&mut decide).collect()
+    }
+
+    fn steps() -> impl proptest::strategy::Strategy<Value = Vec<(u64, f64, f64, u32)>> {
+        let step = (0u64..70_000, 0.0f64..3_000.0, 0.0f64..3_000.0, 0u32..60);
+        proptest::collection::vec(step, 1..20)
     }
 
     proptest::proptest! {
         #[test]
         fn more_load_never_wants_fewer(
-            ready in 0u32..50, load in 0.0f64..5_000.0, more in 0.0f64..5_000.0,
+            history in steps(), last in (0u64..70_000, 0.0f64..5_000.0, 0.0f64..5_000.0, 0u32..50),
+            more in 0.0f64..5_000.0,
         ) {
-            let scale = scale(&[], 10);
-            let want = |load: f64| {
-                Decider::new(&scale, 0, 1).decide(&scale, observe(0, load, load, ready)).desired
+            let scale = scale(&[("scale-down-delay", "20s")], 10);
+            let want = |more: f64| {
+                let mut steps = history.clone();
+                steps.push((last.0, last.1 + more, last.2 + more, last.3));
+                run(&scale, &steps).last().unwrap().desired
             };
-            proptest::prop_assert!(want(load) <= want(load + more));
+            proptest::prop_assert!(want(0.0) <= want(more));
+        }
+
+        #[test]
+        fn nothing_falls_in_panic(history in steps()) {
+            let scale = scale(&[], 10);
+            let decisions = run(&scale, &history);
+            for pair in decisions.windows(2).filter(|p| p[0].in_panic && p[1].in_panic) {
+                proptest::prop_assert!(pair[0].desired <= pair[1].desired);
+            }
+        }
+
+        #[test]
+        fn a_step_stays_between_the_rates(history in steps()) {
+            let scale = scale(&[], 10);
+            for (decision, (_, _, _, ready)) in run(&scale, &history).iter().zip(&history) {
+                let ready = i32::try_from(*ready).unwrap().max(1);
+                proptest::prop_assert!(decision.desired >= ready / 2);
+                proptest::prop_assert!(decision.in_panic || decision.desired <= ready * 1_000);
+            }
+        }
+
+        #[test]
+        fn looking_again_at_the_same_changes_nothing(history in steps()) {
+            let scale = scale(&[], 10);
+            let mut twice: Vec<_> = history.clone();
+            let (_, stable, panic, ready) = *history.last().unwrap();
+            twice.push((0, stable, panic, ready));
+            let decisions = run(&scale, &twice);
+            let n = decisions.len();
+            proptest::prop_assert_eq!(decisions[n - 1], decisions[n - 2]);
         }
     }
 }

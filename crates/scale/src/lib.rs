@@ -4,10 +4,12 @@
 //! marked. Times are milliseconds of one monotonic clock of the caller's.
 #![forbid(unsafe_code)]
 
+pub mod annotations;
 pub mod config;
 pub mod decider;
 pub mod fast;
 pub mod integrator;
 pub mod max_window;
+pub mod resolve;
 pub mod to_zero;
 pub mod window;

@@ -27,7 +27,14 @@ impl MaxWindow {
         while self.entries.back().is_some_and(|(_, last)| *last <= value) {
             self.entries.pop_back();
         }
-        self.entries.push_back((slot, value));
+        // Several values in one slot: the largest stands, so that entries never outnumber slots.
+        if self
+            .entries
+            .back()
+            .is_none_or(|(newest, _)| *newest != slot)
+        {
+            self.entries.push_back((slot, value));
+        }
         while self
             .entries
             .front()

@@ -1,42 +1,64 @@
 //! The sliding window of one-second buckets (04-autoscaler §4), with upstream's arithmetic.
 //!
-//! Source: knative/serving:pkg/autoscaler/aggregation/bucketing.go (TimedFloat64Buckets).
+//! Source: knative/serving:pkg/autoscaler/aggregation/bucketing.go (TimedFloat64Buckets,
+//! WeightedFloat64Buckets).
 
-/// Linear window over whole seconds. The divisor is the seconds since the first write until the
-/// window is full; trailing silence does not count, missing seconds inside count as zero.
+/// How the seconds of a window become one number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Aggregation {
+    /// The mean; every second weighs the same.
+    #[default]
+    Linear,
+    /// Newer seconds weigh more: each one back weighs (1 − coefficient) of the next.
+    WeightedExponential,
+}
+
+/// The weights of a whole window add up to at least this.
+const WEIGHT_PRECISION: f64 = 0.9999;
+/// A smaller coefficient would make a long window all but linear.
+const MIN_COEFFICIENT: f64 = 0.2;
+
+/// Sliding window over whole seconds. Linear: the divisor is the seconds since the first write
+/// until the window is full; trailing silence does not count, missing seconds inside count as
+/// zero.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     buckets: Vec<f64>,
+    /// Kept by adding and subtracting, as upstream does: the order of additions is part of the
+    /// result.
     total: f64,
     first: Option<u64>,
     last: u64,
+    aggregation: Aggregation,
 }
 
 impl Window {
     /// `seconds`: 1..=3600.
-    pub fn new(seconds: u64) -> Self {
+    pub fn new(seconds: u64, aggregation: Aggregation) -> Self {
         let n = usize::try_from(seconds.max(1)).unwrap_or(1);
         Self {
             buckets: vec![0.0; n],
             total: 0.0,
             first: None,
             last: 0,
+            aggregation,
         }
     }
 
-    fn len(&self) -> u64 {
+    /// Its length in seconds.
+    pub fn seconds(&self) -> u64 {
         self.buckets.len() as u64
     }
 
     fn slot(&self, second: u64) -> usize {
-        (second % self.len()) as usize
+        (second % self.seconds()) as usize
     }
 
     /// Adds `value` to the bucket of `second`; values of one second add up, too old ones are
     /// ignored.
     pub fn record(&mut self, second: u64, value: f64) {
         let written = self.first.is_some();
-        if written && second != self.last && second + self.len() <= self.last {
+        if written && second != self.last && second + self.seconds() <= self.last {
             return;
         }
         if !written || self.first.is_some_and(|first| second < first) {
@@ -53,7 +75,7 @@ impl Window {
     }
 
     fn slide_to(&mut self, second: u64) {
-        if second - self.last >= self.len() {
+        if second - self.last >= self.seconds() {
             self.first = Some(second);
             self.buckets.fill(0.0);
             self.total = 0.0;
@@ -67,41 +89,82 @@ impl Window {
         self.last = second;
     }
 
-    /// Average at `second`, rounded to 6 decimals so that float dust cannot lift a ceiling; 0 when
-    /// nothing was written inside the window.
+    /// Average at `second`; 0 when nothing was written inside the window.
     pub fn average(&self, second: u64) -> f64 {
+        match self.aggregation {
+            Aggregation::Linear => self.mean(second),
+            Aggregation::WeightedExponential => self.weighted(second),
+        }
+    }
+
+    /// Rounded to 6 decimals so that float dust cannot lift a ceiling, and never −0.
+    fn mean(&self, second: u64) -> f64 {
         let Some(first) = self.first else { return 0.0 };
-        if second >= self.last + self.len() {
+        if second >= self.last + self.seconds() {
             return 0.0;
         }
         let span = self.last - first + 1;
         let passed = second.saturating_sub(self.last);
-        let slid_out: f64 = (self.last + 1..=self.last + passed)
-            .map(|s| self.buckets[self.slot(s)])
-            .sum();
-        let divisor = span.min(self.len() - passed);
-        ((self.total - slid_out) / divisor as f64 * 1e6).round() / 1e6
+        let mut rest = self.total;
+        for slid_out in self.last + 1..=self.last + passed {
+            rest -= self.buckets[self.slot(slid_out)];
+        }
+        let divisor = span.min(self.seconds() - passed);
+        (rest / divisor as f64 * 1e6).round() / 1e6 + 0.0
+    }
+
+    fn weighted(&self, second: u64) -> f64 {
+        if self.is_empty(second) {
+            return 0.0;
+        }
+        let passed = second.saturating_sub(self.last).min(self.seconds());
+        let kept = 1.0 - self.coefficient();
+        let mut weight = self.coefficient() * kept.powf(passed as f64);
+        let mut average = 0.0;
+        for back in 0..self.seconds() - passed {
+            // One turn of the ring ahead, so that the subtraction cannot go below zero.
+            let slot = self.slot(self.last + self.seconds() - back);
+            average += self.buckets[slot] * weight;
+            weight *= kept;
+        }
+        average
+    }
+
+    /// Weight of the newest second under [`Aggregation::WeightedExponential`], in (0, 1).
+    pub fn coefficient(&self) -> f64 {
+        let n = self.seconds() as f64;
+        (1.0 - (1.0 - WEIGHT_PRECISION).powf(1.0 / n)).max(MIN_COEFFICIENT)
     }
 
     /// Nothing was written for longer than the window.
     pub fn is_empty(&self, second: u64) -> bool {
-        self.first.is_none() || second > self.last + self.len()
+        self.first.is_none() || second > self.last + self.seconds()
     }
 
-    /// Changes the length; keeps the newest values if the last write is still inside.
+    /// Changes the length; keeps the newest values if the last write is still inside. As upstream
+    /// does, a window that was not full yet counts as full afterwards.
     pub fn resize(&mut self, seconds: u64, now: u64) {
-        let mut next = Self::new(seconds);
-        if next.len() == self.len() {
+        let mut next = Self::new(seconds, self.aggregation);
+        if next.seconds() == self.seconds() {
             return;
         }
-        if let Some(first) = self.first.filter(|_| now < self.last + self.len()) {
-            let keep = self.len().min(next.len());
-            let oldest = (self.last + 1).saturating_sub(keep).max(first);
-            for second in oldest..=self.last {
-                next.record(second, self.buckets[self.slot(second)]);
+        if self.first.is_some() && now <= self.last + self.seconds() {
+            next.last = self.last;
+            next.first = Some((self.last + 1).saturating_sub(self.seconds()));
+            for back in 0..self.seconds().min(next.seconds()).min(self.last + 1) {
+                let second = self.last - back;
+                let value = self.buckets[self.slot(second)];
+                let slot = next.slot(second);
+                next.buckets[slot] = value;
+                next.total += value;
             }
         }
         *self = next;
+    }
+
+    /// Changes how the seconds are weighed; what was written stays.
+    pub fn aggregate_by(&mut self, aggregation: Aggregation) {
+        self.aggregation = aggregation;
     }
 }
 
@@ -111,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_worked_example_moves_in_silence() {
-        let mut window = Window::new(10);
+        let mut window = Window::new(10, Aggregation::Linear);
         for (second, value) in [(100, 4.0), (101, 6.0), (103, 8.0)] {
             window.record(second, value);
         }
@@ -131,7 +194,7 @@ mod tests {
 
     #[test]
     fn values_of_one_second_add_up_and_old_ones_are_ignored() {
-        let mut window = Window::new(6);
+        let mut window = Window::new(6, Aggregation::Linear);
         window.record(50, 1.0);
         window.record(50, 2.0);
         assert_eq!(window.average(50), 3.0);
@@ -143,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_resized_window_keeps_its_newest_seconds() {
-        let mut window = Window::new(10);
+        let mut window = Window::new(10, Aggregation::Linear);
         for second in 100..110 {
             window.record(second, second as f64);
         }
