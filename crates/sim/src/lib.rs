@@ -1,1 +1,4 @@
 //! The proof: histories and the checkers that judge them, shared by every test tier.
+
+pub mod checker;
+pub mod history;
