@@ -261,6 +261,16 @@ impl Shared {
     pub(crate) fn open_shard(&self, shard: ShardId, epoch: Epoch, keeper: Keeper) {
         self.system.open_shard(shard, epoch, keeper);
         self.owned.lock().insert(shard, epoch);
+        // A quiet cluster says it once: who comes later must know it too. After the shard is
+        // owned, so that what is said just now reaches it one way or the other.
+        self.acknowledge(shard, epoch, *self.min_table.borrow());
+    }
+
+    /// Every live gateway serves a route table at or above `table`.
+    pub(crate) fn acknowledge(&self, shard: ShardId, epoch: Epoch, table: LogIndex) {
+        self.with_keeper(shard, epoch, |keeper| {
+            keeper.table.acknowledged = keeper.table.acknowledged.max(table);
+        });
     }
 
     pub(crate) fn activate_shard(&self, shard: ShardId, epoch: Epoch) {

@@ -246,6 +246,7 @@ impl Shared {
             let Some(epoch) = self.epoch_of(shard) else {
                 continue;
             };
+            self.acknowledge(shard, epoch, table);
             let waiting = read(self.ports.state.as_ref(), |state| {
                 let unready = |key: &&nihilo_types::id::ObjectKey| {
                     state.route(key).is_some_and(|route| {
@@ -260,8 +261,7 @@ impl Shared {
                     .collect::<Vec<_>>()
             });
             for key in waiting {
-                let event = nihilo_entity::Event::Acknowledged { table };
-                self.tell(shard, epoch, EntityKey::Route(key), event);
+                self.mark_dirty(shard, epoch, EntityKey::Route(key));
             }
         }
     }

@@ -18,8 +18,6 @@ pub enum Event {
     },
     /// The Autoscaler's decision (Revision).
     Desired { n: u32, path: DataPath },
-    /// Every live gateway serves a route table at or above this index (Route).
-    Acknowledged { table: LogIndex },
     /// A proposal of this actor was answered; the state already shows it if it was applied.
     Proposed { outcome: ProposalOutcome },
     /// A timer of this actor fired.

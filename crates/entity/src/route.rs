@@ -4,7 +4,7 @@
 use nihilo_machine::Command;
 use nihilo_machine::command::{AssignTraffic, Fence, RecordRoute};
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
-use nihilo_types::id::{LogIndex, ObjectKey};
+use nihilo_types::id::ObjectKey;
 use nihilo_types::revision::Revision;
 use nihilo_types::route::{Route, TrafficTarget};
 
@@ -17,8 +17,6 @@ use crate::table::View;
 pub struct RouteActor {
     key: ObjectKey,
     proposing: Proposing,
-    /// Every live gateway serves a table at or above this index.
-    acknowledged: LogIndex,
 }
 
 impl RouteActor {
@@ -26,14 +24,10 @@ impl RouteActor {
         Self {
             key: key.clone(),
             proposing: Proposing::default(),
-            acknowledged: LogIndex(0),
         }
     }
 
     pub fn turn(&mut self, view: View<'_>, event: &Event) -> Outputs {
-        if let Event::Acknowledged { table } = event {
-            self.acknowledged = self.acknowledged.max(*table);
-        }
         let mut outputs = Outputs::default();
         if !self.proposing.may_go_on(event, &mut outputs) {
             return outputs;
@@ -77,7 +71,7 @@ impl RouteActor {
                 Some(Command::AssignTraffic(assign))
             }
             Ok(_) => {
-                let ingress = match self.acknowledged.0 >= route.status.assigned_at {
+                let ingress = match view.table.acknowledged.0 >= route.status.assigned_at {
                     true => Assertion::truth(types::INGRESS_READY),
                     // A new owner has heard of no gateway yet: what was ready stays ready.
                     false if route.status.conditions.is_true(types::INGRESS_READY) => {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use nihilo_machine::State;
 use nihilo_scale::config::ScaleConfig;
-use nihilo_types::id::{Epoch, InstanceId, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceReport;
 
 /// Reports of one gateway about one revision that wait for the autoscaler's next turn, at most.
@@ -34,6 +34,8 @@ pub struct ShardTable {
     pub epoch: Epoch,
     /// Every live agent has answered this epoch's `List`: absent instances do not exist.
     pub complete: bool,
+    /// Every live gateway serves a route table at or above this index.
+    pub acknowledged: LogIndex,
     pub instances: BTreeMap<InstanceId, InstanceRow>,
     /// Next counter of [`InstanceId::new`]; never reset within an epoch.
     pub next_instance: u64,
