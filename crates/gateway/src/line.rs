@@ -258,6 +258,11 @@ impl Line {
         !inner.waiters.is_empty() && !inner.has_service()
     }
 
+    /// Whether the owner has named instances that serve it.
+    pub fn has_places(&self) -> bool {
+        !self.inner.lock().places.is_empty()
+    }
+
     /// The report since the last one; `None` while there is nothing to say.
     pub fn report(&self) -> Option<RevisionStat> {
         let now = self.now_us();
