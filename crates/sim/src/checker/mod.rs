@@ -6,10 +6,17 @@
 
 pub mod instance_bound;
 pub mod linearizable;
+pub mod log_replay;
+pub mod monotonic;
+pub mod no_lost_ack;
 pub mod register;
+pub mod replica_equality;
 pub mod request_ledger;
+pub mod single_owner;
+pub mod stale_read;
 #[cfg(test)]
 pub(crate) mod testkit;
 pub mod verdict;
+pub mod watch;
 
 pub use verdict::{Check, Class, Evidence, Passed, Report, Verdict, Violation};
