@@ -39,46 +39,67 @@ pub const HOLDS_NS: u64 = 3_000_000_000;
 /// Largest gap between two samples of that time: more would hide a flap.
 pub const MAX_GAP_NS: u64 = 500_000_000;
 
-/// Looks for the first moment from which on the fixpoint held.
+/// Looks for a fixpoint that began in time and held. Unknown where the samples leave room for one
+/// without showing it.
 pub fn check(input: &Input) -> Verdict {
     let mut samples: Vec<&Sample> = input.samples.iter().collect();
     samples.retain(|sample| sample.at_ns >= input.healed_ns);
     samples.sort_by_key(|sample| sample.at_ns);
-    let deadline_ns = input.healed_ns + input.within_ns;
-    let mut since_ns: Option<u64> = None;
-    let mut before_ns = input.healed_ns;
+    let deadline_ns = input.healed_ns.saturating_add(input.within_ns);
+    let mut has_room = false;
     let mut newest_fault: Option<(u64, String)> = None;
-    for sample in &samples {
-        if sample.at_ns - before_ns > MAX_GAP_NS {
-            since_ns = None;
-        }
-        before_ns = sample.at_ns;
-        if let Some(fault) = differs(sample) {
-            newest_fault = Some((sample.at_ns, fault));
-            since_ns = None;
-            if sample.at_ns > deadline_ns {
-                break;
-            }
-            continue;
-        }
-        let since = *since_ns.get_or_insert(sample.at_ns);
-        if since > deadline_ns {
+    let mut at = 0;
+    // Stretches without a fault, each from one faulty sample to the next.
+    loop {
+        let from_ns = newest_fault
+            .as_ref()
+            .map_or(input.healed_ns, |&(at_ns, _)| at_ns);
+        if from_ns > deadline_ns {
             break;
         }
-        if sample.at_ns - since >= HOLDS_NS {
+        let n_good = samples[at..]
+            .iter()
+            .take_while(|s| differs(s).is_none())
+            .count();
+        let good = &samples[at..at + n_good];
+        if let Some(since_ns) = fixpoint(good, deadline_ns) {
             let mut findings = Findings::default();
-            findings.note(format!("after {}", seconds(since - input.healed_ns)));
+            findings.note(format!("after {}", seconds(since_ns - input.healed_ns)));
             return findings.into_verdict(samples.len() as u64);
         }
+        at += n_good + 1;
+        let Some(faulty) = samples.get(at - 1) else {
+            has_room = true;
+            break;
+        };
+        has_room |= faulty.at_ns - from_ns > HOLDS_NS;
+        newest_fault = differs(faulty).map(|fault| (faulty.at_ns, fault));
     }
-    if before_ns <= deadline_ns || newest_fault.is_none() {
+    if has_room {
         return Verdict::unknown(format!(
-            "the samples, up to {} after the heal, do not show a fixpoint of {} without a gap",
-            seconds(before_ns - input.healed_ns),
+            "the samples leave room for a fixpoint within {} of the heal and do not show one \
+             that holds for {} without a gap",
+            seconds(input.within_ns),
             seconds(HOLDS_NS)
         ));
     }
     not_converged(input, newest_fault, samples.len() as u64)
+}
+
+/// When the first dense run of good samples begins that is long enough, if that is in time.
+fn fixpoint(good: &[&Sample], deadline_ns: u64) -> Option<u64> {
+    let mut since_ns = good.first()?.at_ns;
+    let mut before_ns = since_ns;
+    for sample in good {
+        if sample.at_ns - before_ns > MAX_GAP_NS {
+            since_ns = sample.at_ns;
+        }
+        before_ns = sample.at_ns;
+        if since_ns <= deadline_ns && before_ns - since_ns >= HOLDS_NS {
+            return Some(since_ns);
+        }
+    }
+    None
 }
 
 fn not_converged(input: &Input, newest_fault: Option<(u64, String)>, n_samples: u64) -> Verdict {
@@ -215,6 +236,12 @@ mod tests {
     #[test]
     fn samples_that_end_too_early_or_have_gaps_are_unknown() {
         assert_eq!(verdict(30, |_, _| ()).class(), Class::Unknown);
+        let began_in_time = verdict(80, |tenths, sample| {
+            if tenths < 56 {
+                sample.running.clear();
+            }
+        });
+        assert_eq!(began_in_time.class(), Class::Unknown, "{began_in_time}");
         assert_eq!(verdict(0, |_, _| ()).class(), Class::Unknown);
         let sparse = Input {
             healed_ns: SECOND,

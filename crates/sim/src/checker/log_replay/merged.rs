@@ -128,7 +128,9 @@ impl<'a> Merged<'a> {
     }
 
     pub(super) fn changes(&self, key: &str, index: u64) -> bool {
-        self.timeline(key).iter().any(|&(at, _)| at == index)
+        self.timeline(key)
+            .binary_search_by_key(&index, |&(at, _)| at)
+            .is_ok()
     }
 
     /// The key's value once `index` is applied.
@@ -141,29 +143,27 @@ impl<'a> Merged<'a> {
     /// The ranges of indexes, both ends included, at which a read of `key` would see `seen`.
     pub(super) fn holds(&self, key: &str, seen: Option<&Seen>) -> Vec<(u64, u64)> {
         let timeline = self.timeline(key);
-        let starts = timeline.iter().map(|&(at, _)| at).skip(1);
-        let lasts = starts.map(|at| at - 1).chain([u64::MAX]);
+        let range = |at: usize| {
+            let next = timeline.get(at + 1);
+            (timeline[at].0, next.map_or(u64::MAX, |&(next, _)| next - 1))
+        };
+        if let Some(Seen {
+            value,
+            version: Some(version),
+        }) = seen
+        {
+            let at = timeline.binary_search_by_key(version, |&(at, _)| at);
+            let is_it = |at: &usize| timeline[*at].1 == Some(value.as_str());
+            return at.ok().filter(is_it).map(range).into_iter().collect();
+        }
+        let value = seen.map(|seen| seen.value.as_str());
         let before_first = match timeline.first() {
             None => Some((0, u64::MAX)),
             Some(&(at, _)) => at.checked_sub(1).map(|last| (0, last)),
         };
-        let mut holds: Vec<(u64, u64)> = match seen {
-            None => before_first.into_iter().collect(),
-            Some(_) => Vec::new(),
-        };
-        for (&(at, value), last) in timeline.iter().zip(lasts) {
-            let fits = match seen {
-                None => value.is_none(),
-                Some(seen) => {
-                    value == Some(seen.value.as_str())
-                        && seen.version.is_none_or(|version| version == at)
-                }
-            };
-            if fits {
-                holds.push((at, last));
-            }
-        }
-        holds
+        let before_first = before_first.filter(|_| value.is_none());
+        let later = (0..timeline.len()).filter(|&at| timeline[at].1 == value);
+        before_first.into_iter().chain(later.map(range)).collect()
     }
 
     fn timeline(&self, key: &str) -> &[(u64, Option<&'a str>)] {
