@@ -259,8 +259,7 @@ impl RevisionActor {
                 return;
             };
             *planned.entry(session).or_insert(0) += 1;
-            let counter = view.table.next_instance + k as u64;
-            let id = InstanceId::new(&self.key.name, view.table.epoch, counter);
+            let id = view.table.instance_id(&self.key, k as u64);
             let spec = Box::new(instance_spec(id, revision));
             outputs.effect(Effect::Start { session, spec });
         }

@@ -9,6 +9,7 @@ use nihilo_machine::State;
 use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceReport;
+use nihilo_types::shard::N_SHARDS;
 
 /// Reports of one gateway about one revision that wait for the autoscaler's next turn, at most.
 pub const MAX_PENDING_STATS: usize = 8;
@@ -37,7 +38,7 @@ pub struct ShardTable {
     /// Every live gateway serves a route table at or above this index.
     pub acknowledged: LogIndex,
     pub instances: BTreeMap<InstanceId, InstanceRow>,
-    /// Next counter of [`InstanceId::new`]; never reset within an epoch.
+    /// Next number of [`ShardTable::instance_id`]; never reset within an epoch.
     pub next_instance: u64,
     /// By revision, then gateway session; oldest first.
     pub stats: BTreeMap<ObjectKey, BTreeMap<SessionId, VecDeque<StatRow>>>,
@@ -115,6 +116,16 @@ impl ShardTable {
         }
     }
 
+    /// The id of the `k`-th instance, from 0, that one turn starts for `revision`.
+    ///
+    /// One log entry often gives many shards to an owner under one epoch, and a Service of the
+    /// same name in another namespace lives in another shard: so each shard counts in numbers
+    /// that no other one uses.
+    pub fn instance_id(&self, revision: &ObjectKey, k: u64) -> InstanceId {
+        let counter = (self.next_instance + k) * u64::from(N_SHARDS) + u64::from(self.shard.0);
+        InstanceId::new(&revision.name, self.epoch, counter)
+    }
+
     /// Instances of one revision, by id.
     pub fn of<'a>(
         &'a self,
@@ -123,5 +134,35 @@ impl ShardTable {
         self.instances
             .iter()
             .filter(move |(_, row)| row.revision == *revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::shard::shard_of;
+
+    use super::*;
+
+    #[test]
+    fn services_of_one_name_in_two_namespaces_never_share_an_instance_id() {
+        let id = |namespace: &str| {
+            let shard = shard_of(&ObjectKey::new(namespace, "hello"));
+            let table = ShardTable::new(shard, Epoch(71));
+            table.instance_id(&ObjectKey::new(namespace, "hello-00001"), 0)
+        };
+        assert_ne!(id("default"), id("staging"));
+    }
+
+    #[test]
+    fn ids_of_one_turn_and_of_the_next_differ() {
+        let revision = ObjectKey::new("default", "hello-00001");
+        let mut table = ShardTable::new(ShardId(255), Epoch(71));
+        let first = [
+            table.instance_id(&revision, 0),
+            table.instance_id(&revision, 1),
+        ];
+        table.next_instance += 2;
+        let second = table.instance_id(&revision, 0);
+        assert!(first[0] != first[1] && !first.contains(&second));
     }
 }

@@ -35,6 +35,7 @@ pub const RESTART_GRACE_NS: u64 = 3_000_000_000;
 pub struct Input {
     pub nodes: Vec<NodeRecords>,
     /// Every bounded revision with its max-scale; instances of others are only cross-checked.
+    /// Instance ids hold no namespace: a name must stand for one revision in the whole trial.
     pub max_scale: BTreeMap<String, u32>,
     /// Instances above max-scale that are allowed at any time; 0 by default.
     pub surge: u32,

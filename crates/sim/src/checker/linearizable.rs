@@ -23,6 +23,10 @@ pub trait Model {
 
     /// The state after `op`, or `None` when `op` cannot have answered what it did.
     fn step(&self, state: &Self::State, op: &Self::Op) -> Option<Self::State>;
+
+    /// Whether `op` can never change the object, in whatever state; it may still teach `step`
+    /// something about the state, which only narrows what can follow.
+    fn only_observes(&self, op: &Self::Op) -> bool;
 }
 
 /// One call of the history. A call that certainly had no effect is left out by the caller.
@@ -213,13 +217,15 @@ impl<'a, M: Model> Wgl<'a, M> {
             .take_while(|&at| self.calls[self.required[at]].invoked_ns <= window_end)
             .filter(|&at| !configuration.required_done.has(at))
             .collect();
-        // A call that fits now and changes nothing is taken now: whatever order works with it
-        // later works with it here. Reads, most of a history, then cost no branching.
-        let changes_nothing = |&at: &usize| {
+        // An observation that fits now and teaches nothing is taken now: whatever order works with
+        // it later works with it here. Reads, most of a history, then cost no branching. Not so a
+        // write that happens to leave the state as it is: it may have to undo another one later.
+        let is_free = |&at: &usize| {
             let op = &self.calls[self.required[at]].op;
-            self.model.step(&configuration.state, op).as_ref() == Some(&configuration.state)
+            self.model.only_observes(op)
+                && self.model.step(&configuration.state, op).as_ref() == Some(&configuration.state)
         };
-        if let Some(at) = next.iter().copied().find(changes_nothing) {
+        if let Some(at) = next.iter().copied().find(is_free) {
             self.try_required(configuration, at);
             return;
         }

@@ -314,6 +314,10 @@ impl Model for Register {
             }
         }
     }
+
+    fn only_observes(&self, op: &RegisterOp) -> bool {
+        matches!(op, RegisterOp::Read(_) | RegisterOp::Conflict(_))
+    }
 }
 
 impl fmt::Display for RegisterState {

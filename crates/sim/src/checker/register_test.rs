@@ -246,6 +246,22 @@ fn a_write_that_the_log_shows_is_required_without_an_end() {
     assert_eq!(class(&operations), Class::Violation);
 }
 
+/// The second write of `x` leaves the state as it is if it comes first; it must come last.
+#[test]
+fn a_write_that_changes_nothing_now_may_be_needed_later() {
+    let mut operations = history_of(&[
+        "1 put a x [0,-] -> unknown",
+        "2 get a [1,2] -> x v1",
+        "3 put a y [3,-] -> unknown",
+        "1 put a x [3,20] -> v9",
+        "2 get a [5,6] -> y v2",
+        "2 get a [21,22] -> x v3",
+    ]);
+    operations.iter_mut().for_each(hide_versions);
+    let verdict = check(&Input::new(&operations, Versions::OfTheHistory));
+    assert_eq!(verdict.class(), Class::Pass, "{verdict}");
+}
+
 /// One step of a run that is linearizable by construction.
 #[derive(Debug, Clone)]
 struct Plan {
@@ -268,7 +284,7 @@ const N_PROCESSES: u64 = 8;
 fn plan() -> impl Strategy<Value = Plan> {
     (
         0..6u8,
-        0..5u8,
+        0..3u8,
         any::<bool>(),
         0..400u64,
         1..400u64,
@@ -442,6 +458,15 @@ fn mutate(operations: &mut [RegisterOperation], kind: u8, at: usize, other: usiz
     }
 }
 
+/// As from a service that tells no versions: far more orders are then possible.
+fn hide_versions(operation: &mut RegisterOperation) {
+    match &mut operation.answer {
+        Answer::Written { version } => *version = None,
+        Answer::Read(Some(seen)) => seen.version = None,
+        Answer::Read(None) | Answer::Conflict | Answer::Failed | Answer::Unknown => {}
+    }
+}
+
 fn calls_of(operations: &[RegisterOperation]) -> Vec<Call<RegisterOp>> {
     calls(&operations.iter().collect::<Vec<_>>()).0
 }
@@ -463,12 +488,23 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    // Short histories are cheap, and a search that was wrong in one rare shape took 1,133 of them
+    // to be found.
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
     #[test]
     fn the_search_agrees_with_brute_force_on_broken_histories(
         plans in prop::collection::vec(plan(), 2..8),
         mutations in prop::collection::vec((0..3u8, any::<Index>(), any::<Index>()), 0..3),
+        hides_versions in any::<bool>(),
     ) {
         let mut operations = run(&plans);
+        if hides_versions {
+            operations.iter_mut().for_each(hide_versions);
+        }
         for (kind, at, other) in mutations {
             let (at, other) = (at.index(plans.len()), other.index(plans.len()));
             mutate(&mut operations, kind, at, other);
