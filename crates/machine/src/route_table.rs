@@ -9,7 +9,7 @@ use nihilo_types::route::Route;
 use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Share};
 use nihilo_types::shard::shard_of;
 
-use crate::state::State;
+use crate::state::{State, host_label};
 
 /// Builds the whole table as of `index`.
 pub fn build(state: &State, index: LogIndex) -> RouteTable {
@@ -24,7 +24,7 @@ pub fn build(state: &State, index: LogIndex) -> RouteTable {
 }
 
 /// Returns `table` moved on to `index`, with the hosts of the changed routes made anew. Routes
-/// that are gone leave the table.
+/// that are gone leave the table; what they kept from others goes to those.
 pub fn update(
     table: &RouteTable,
     state: &State,
@@ -33,26 +33,77 @@ pub fn update(
 ) -> RouteTable {
     let mut next = table.clone();
     next.index = index;
-    next.hosts
-        .retain(|_, entry| !changed.contains(&entry.route));
+    let mut freed = Vec::new();
+    next.hosts.retain(|_, entry| {
+        let stays = !changed.contains(&entry.route);
+        if !stays {
+            let label = host_label(&entry.route.name, entry.tag.as_deref());
+            freed.push(entry.route.sibling(label));
+        }
+        stays
+    });
     for route in changed.iter().filter_map(|key| state.route(key)) {
         add_route(&mut next, state, route);
+    }
+    for label in freed {
+        add_host(&mut next, state, &label);
     }
     next
 }
 
 fn add_route(table: &mut RouteTable, state: &State, route: &Route) {
-    if route.status.traffic.is_empty() {
+    let key = route.metadata.key();
+    add_host(table, state, &key);
+    for tag in tags_of(route) {
+        let label = host_label(&key.name, Some(tag));
+        add_host(table, state, &key.sibling(label));
+    }
+}
+
+/// Puts in whoever holds the host with this first label; nobody may.
+fn add_host(table: &mut RouteTable, state: &State, label: &ObjectKey) {
+    let Some((route, tag)) = holder(state, label) else {
+        return;
+    };
+    let key = route.metadata.key();
+    let host = state.host_of(&key, tag);
+    let entry = host_entry(state, route, tag);
+    if tag.is_some() && entry.split.is_empty() {
         return;
     }
-    let key = route.metadata.key();
-    let index = LogIndex(route.status.assigned_at);
+    table.hosts.insert(host.into(), Arc::new(entry));
+}
+
+/// The one route that a host belongs to, by the state alone: a tag's host may read like another
+/// route's own, or another tag's. A route's own name wins, then the longest route name.
+fn holder<'a>(state: &'a State, label: &'a ObjectKey) -> Option<(&'a Route, Option<&'a str>)> {
+    let assigned = |name: &str| {
+        let route = state.route(&label.sibling(name))?;
+        (!route.status.traffic.is_empty()).then_some(route.as_ref())
+    };
+    if let Some(route) = assigned(&label.name) {
+        return Some((route, None));
+    }
+    label.name.match_indices('-').find_map(|(at, _)| {
+        let (tag, name) = (&label.name[..at], &label.name[at + 1..]);
+        let route = assigned(name)?;
+        tags_of(route)
+            .any(|own| own == tag)
+            .then_some((route, Some(tag)))
+    })
+}
+
+fn tags_of(route: &Route) -> impl Iterator<Item = &str> {
+    let tags = route.status.traffic.iter().map(|entry| entry.tag.as_str());
+    tags.filter(|tag| !tag.is_empty())
+}
+
+fn host_entry(state: &State, route: &Route, tag: Option<&str>) -> HostEntry {
     let targets = targets_of(state, route);
-    let target = |name: &str| targets.get(name).cloned();
     let mut split = Vec::new();
     let mut tags = BTreeMap::new();
     for entry in &route.status.traffic {
-        let Some(target) = target(&entry.revision_name) else {
+        let Some(target) = targets.get(entry.revision_name.as_str()) else {
             continue;
         };
         if entry.share() > 0 {
@@ -62,33 +113,24 @@ fn add_route(table: &mut RouteTable, state: &State, route: &Route) {
             });
         }
         if !entry.tag.is_empty() {
-            tags.insert(Arc::from(entry.tag.as_str()), target);
+            tags.insert(Arc::from(entry.tag.as_str()), target.clone());
         }
     }
-    for (tag, target) in &tags {
-        let host = state.host_of(&key, Some(tag));
-        let entry = HostEntry {
-            route: key.clone(),
-            index,
-            tag: Some(tag.clone()),
-            split: vec![Share {
-                percent: 100,
-                target: target.clone(),
-            }],
-            tags: BTreeMap::new(),
+    if let Some(tag) = tag {
+        let whole = |target: Arc<RevisionTarget>| Share {
+            percent: 100,
+            target,
         };
-        table.hosts.insert(host.into(), Arc::new(entry));
+        split = tags.remove(tag).map(whole).into_iter().collect();
+        tags.clear();
     }
-    let main = HostEntry {
-        route: key.clone(),
-        index,
-        tag: None,
+    HostEntry {
+        route: route.metadata.key(),
+        index: LogIndex(route.status.assigned_at),
+        tag: tag.map(Arc::from),
         split,
         tags,
-    };
-    table
-        .hosts
-        .insert(state.host_of(&key, None).into(), Arc::new(main));
+    }
 }
 
 /// One shared target per revision that the route's assignment names.

@@ -172,7 +172,8 @@ impl State {
                 self.owners.insert(shard, decode(key, value)?);
             }
             tag::REPLY => {
-                let id = first.ok_or_else(malformed)?;
+                // A client's own words, 0x00 included: all that follows the tag.
+                let (_, id) = key.split_once('\0').ok_or_else(malformed)?;
                 self.replies.insert(id.into(), decode(key, value)?);
             }
             _ => return Err(RowError::UnknownKind { key: key.into() }),

@@ -252,10 +252,16 @@ impl State {
             .cluster
             .as_deref()
             .map_or("localhost", |cluster| &cluster.domain);
-        match tag {
-            Some(tag) => format!("{tag}-{}.{}.{domain}", route.name, route.namespace),
-            None => format!("{}.{}.{domain}", route.name, route.namespace),
-        }
+        let label = host_label(&route.name, tag);
+        format!("{label}.{}.{domain}", route.namespace)
+    }
+}
+
+/// First label of a route's host, or of the host of one of its tags.
+pub(crate) fn host_label(route: &str, tag: Option<&str>) -> String {
+    match tag {
+        Some(tag) => format!("{tag}-{route}"),
+        None => route.to_owned(),
     }
 }
 

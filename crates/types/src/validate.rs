@@ -312,7 +312,7 @@ fn traffic(service: &str, targets: &[TrafficTarget], invalid: &mut Invalid) {
         );
         invalid.add(text, path);
     }
-    let sum: u32 = targets.iter().map(TrafficTarget::share).sum();
+    let sum: u64 = targets.iter().map(|target| u64::from(target.share())).sum();
     if sum != 100 {
         invalid.add(format!("Traffic targets sum to {sum}, want 100"), path);
     }

@@ -134,3 +134,14 @@ fn an_own_revision_name_must_change_with_the_template() {
         "{text}"
     );
 }
+
+#[test]
+fn percents_that_add_up_beyond_32_bits_are_refused() {
+    let mut service = good();
+    service.spec.traffic = vec![TrafficTarget::latest(u32::MAX), TrafficTarget::latest(101)];
+    let text = super::service(&service).unwrap_err().to_string();
+    assert!(
+        text.contains("Traffic targets sum to 4294967396, want 100"),
+        "{text}"
+    );
+}

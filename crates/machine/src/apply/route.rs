@@ -69,7 +69,7 @@ impl State {
 
     /// An assignment names existing revisions of this Service and sums to 100.
     fn check_assignment(&self, key: &ObjectKey, traffic: &[TrafficTarget]) -> Result<()> {
-        let sum: u32 = traffic.iter().map(TrafficTarget::share).sum();
+        let sum: u64 = traffic.iter().map(|target| u64::from(target.share())).sum();
         if sum != 100 {
             return Err(Rejection::Invalid(format!(
                 "Traffic targets sum to {sum}, want 100"

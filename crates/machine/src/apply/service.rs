@@ -1,5 +1,6 @@
 //! `PutService`, `DeleteService`, `RecordService`: a Service and its children as one transaction.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use nihilo_types::condition::{Assertion, Conditions, types};
@@ -11,6 +12,7 @@ use nihilo_types::revision::{Revision, RevisionStatus, RoutingState};
 use nihilo_types::route::{Route, RouteSpec, RouteStatus};
 use nihilo_types::service::{Service, ServiceStatus};
 use nihilo_types::shard::shard_of;
+use nihilo_types::template::RevisionTemplate;
 use nihilo_types::{defaults, validate};
 
 use super::{Context, MAX_REVISIONS_PER_SERVICE, MAX_SERVICES, Result, check_shard, event_kind};
@@ -48,7 +50,12 @@ impl State {
                 change: Change::Unchanged,
             });
         }
-        self.check_revision_name(&key, stored.as_deref(), &wanted)?;
+        if stored
+            .as_deref()
+            .is_none_or(|stored| stored.spec.template != wanted.spec.template)
+        {
+            self.check_new_revision(&key, &wanted)?;
+        }
 
         let service = next_service(stored.as_deref(), &wanted, put, context);
         let change = if stored.is_some() {
@@ -72,32 +79,27 @@ impl State {
         })
     }
 
-    /// An own revision name must be new, or name a revision of ours with the same spec.
-    fn check_revision_name(
-        &self,
-        key: &ObjectKey,
-        stored: Option<&Service>,
-        wanted: &Service,
-    ) -> Result<()> {
-        let count = self
-            .revisions_of
-            .get(key)
-            .map_or(0, |revisions| revisions.len());
-        if count >= MAX_REVISIONS_PER_SERVICE {
+    /// The name that the template's revision will have must be new, or name a revision of ours
+    /// with the same spec: a generated one may meet another's own name.
+    fn check_new_revision(&self, key: &ObjectKey, wanted: &Service) -> Result<()> {
+        let configuration = self.configurations.get(key);
+        let generation = configuration.map_or(1, |stored| {
+            let modified = stored.spec != wanted.spec.configuration_spec();
+            stored.metadata.generation + u64::from(modified)
+        });
+        let name = revision_name(&key.name, generation, &wanted.spec.template);
+        let taken = self.revisions.get(&key.sibling(name.as_str()));
+        if taken
+            .is_some_and(|taken| taken.root() != *key || taken.spec != wanted.spec.template.spec)
+        {
+            return Err(Rejection::RevisionNameTaken(name));
+        }
+        let n_revisions = self.revisions_of(key).count();
+        if taken.is_none() && n_revisions >= MAX_REVISIONS_PER_SERVICE {
             let text = format!("at most {MAX_REVISIONS_PER_SERVICE} revisions of a service");
             return Err(Rejection::LimitReached(text));
         }
-        let name = &wanted.spec.template.metadata.name;
-        let unchanged = stored.is_some_and(|s| s.spec.template == wanted.spec.template);
-        if name.is_empty() || unchanged {
-            return Ok(());
-        }
-        match self.revisions.get(&key.sibling(name.as_str())) {
-            Some(taken) if taken.root() != *key || taken.spec != wanted.spec.template.spec => {
-                Err(Rejection::RevisionNameTaken(name.clone()))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn next_configuration(
@@ -169,12 +171,12 @@ impl State {
         uids: &Uids,
         context: &mut Context,
     ) -> String {
-        let template = &configuration.spec.template;
         let generation = configuration.metadata.generation;
-        let name = match template.metadata.name.as_str() {
-            "" => child_revision(&configuration.metadata.name, generation),
-            own => own.to_owned(),
-        };
+        let name = revision_name(
+            &configuration.metadata.name,
+            generation,
+            &configuration.spec.template,
+        );
         let root = service.metadata.key();
         let key = root.sibling(name.as_str());
         let (mut revision, existed) = match self.revisions.get(&key) {
@@ -277,8 +279,11 @@ impl State {
                 change: EventKind::Deleted,
             });
         }
-        if let Some(members) = self.services_in.get_mut(&shard_of(key)) {
-            members.remove(key);
+        if let Entry::Occupied(mut members) = self.services_in.entry(shard_of(key)) {
+            members.get_mut().remove(key);
+            if members.get().is_empty() {
+                members.remove();
+            }
         }
         self.services.remove(key);
         context.row(rows::delete(rows::object_key(tag::SERVICE, key)));
@@ -349,6 +354,14 @@ impl State {
         self.store_configuration(key, configuration, &created, context);
         self.store_service(key, service, &created, context);
         Ok(Outcome::Done)
+    }
+}
+
+/// The template's own name, or the one generated for this generation.
+fn revision_name(configuration: &str, generation: u64, template: &RevisionTemplate) -> String {
+    match template.metadata.name.as_str() {
+        "" => child_revision(configuration, generation),
+        own => own.to_owned(),
     }
 }
 

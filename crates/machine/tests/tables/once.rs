@@ -1,5 +1,4 @@
 //! A write with a request id takes effect once, however often it is sent (02-store §12).
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use nihilo_machine::command::{
     CLUSTER_VERSION, DeleteService, Envelope, Expect, InitCluster, PutService, RequestKey, Uids,

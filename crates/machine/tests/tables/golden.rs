@@ -1,0 +1,170 @@
+//! The bytes of every command, reply and row, as this release writes them. A difference is a
+//! change of an interface: logs and snapshots of earlier releases must still be read.
+
+use nihilo_machine::command::{CloseSession, DownCause, Expect, NodeDown, Reassign};
+use nihilo_machine::{Command, Rejection, Reply};
+use nihilo_types::id::{LogIndex, SessionId};
+use nihilo_types::route::TrafficTarget;
+
+use crate::world::{World, delete, digest, fenced, init, key, open, put, step};
+
+/// One line each: what it is, a tab, its JSON.
+const GOLDEN: &str = include_str!("golden/v1.txt");
+
+fn commands(world: &World) -> Vec<(&'static str, Command)> {
+    let traffic = vec![TrafficTarget::revision("hello-00001", 100)];
+    let moves = vec![step(nihilo_types::id::ShardId(40), 4, 3)];
+    vec![
+        ("InitCluster", init()),
+        (
+            "PutService",
+            put("hello", Expect::Version(LogIndex(5)), "demo/hello"),
+        ),
+        ("DeleteService", delete("hello", Expect::Any)),
+        (
+            "RecordService",
+            Command::RecordService(world.record_service("hello", "hello-00001")),
+        ),
+        (
+            "RecordRevision",
+            Command::RecordRevision(world.record_revision("hello-00001", false)),
+        ),
+        (
+            "AssignTraffic",
+            Command::AssignTraffic(world.assign("hello", traffic)),
+        ),
+        (
+            "RecordRoute",
+            Command::RecordRoute(world.record_route("hello")),
+        ),
+        (
+            "RecordScale",
+            Command::RecordScale(world.record_scale("hello-00001", 2)),
+        ),
+        ("OpenSession", open(3, "boot-1")),
+        (
+            "CloseSession",
+            Command::CloseSession(CloseSession {
+                session: SessionId(2),
+                moves: moves.clone(),
+            }),
+        ),
+        (
+            "NodeDown",
+            Command::NodeDown(NodeDown {
+                session: SessionId(2),
+                cause: DownCause::Refused,
+                moves: moves.clone(),
+            }),
+        ),
+        ("Reassign", Command::Reassign(Reassign { moves })),
+    ]
+}
+
+fn replies(world: &World) -> Vec<(&'static str, Reply)> {
+    let mut all: Vec<_> = commands(world)
+        .into_iter()
+        .map(|(name, command)| (name, world.clone().apply(command).reply))
+        .collect();
+    let refusals = [
+        ("Invalid", Rejection::Invalid("no".into())),
+        ("AlreadyExists", Rejection::AlreadyExists(key("hello"))),
+        ("NotFound", Rejection::NotFound(key("hello"))),
+        (
+            "Conflict",
+            Rejection::Conflict {
+                key: key("hello"),
+                have: LogIndex(5),
+            },
+        ),
+        ("Fenced", fenced(3, 6)),
+        ("RequestIdReused", Rejection::RequestIdReused),
+        ("SessionClosed", Rejection::SessionClosed(SessionId(2))),
+        ("AlreadyInitialised", Rejection::AlreadyInitialised),
+        ("StaleMove", Rejection::StaleMove),
+        (
+            "RevisionNameTaken",
+            Rejection::RevisionNameTaken("hello-a".into()),
+        ),
+        ("LimitReached", Rejection::LimitReached("at most 1".into())),
+    ];
+    all.extend(refusals.map(|(name, refusal)| {
+        let reply = Reply {
+            index: LogIndex(6),
+            result: Err(refusal),
+        };
+        (name, reply)
+    }));
+    all
+}
+
+/// A state with a row of every kind.
+fn furnished() -> World {
+    let mut world = World::with_hello();
+    world.must(Command::RecordScale(world.record_scale("hello-00001", 2)));
+    world.index += 1;
+    let mut entry = crate::world::envelope(world.index, delete("nobody", Expect::Any));
+    entry.request = nihilo_machine::command::RequestKey::new("r1", "delete", b"nobody");
+    world.state.apply(LogIndex(world.index), &entry);
+    world
+}
+
+fn written() -> String {
+    let world = World::with_hello();
+    let mut lines = Vec::new();
+    for (name, command) in commands(&world) {
+        lines.push(format!(
+            "command {name}\t{}",
+            serde_json::to_string(&command).unwrap()
+        ));
+    }
+    for (name, reply) in replies(&world) {
+        lines.push(format!(
+            "reply {name}\t{}",
+            serde_json::to_string(&reply).unwrap()
+        ));
+    }
+    for (key, value) in digest(&furnished().state) {
+        lines.push(format!("row {}\t{value}", key.replace('\0', "/")));
+    }
+    lines.join("\n") + "\n"
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "leaves the new bytes for a review"
+)]
+fn this_release_writes_these_bytes() {
+    let written = written();
+    if written == GOLDEN {
+        return;
+    }
+    let new = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("v1.txt");
+    std::fs::write(&new, &written).unwrap();
+    let differs = |(new, old): &(&str, &str)| new != old;
+    let (new_line, old_line) = (written.lines().chain([""]))
+        .zip(GOLDEN.lines().chain([""]))
+        .find(differs)
+        .unwrap_or(("(the rest)", "(the rest)"));
+    panic!(
+        "writes\n{new_line}\ninstead of\n{old_line}\nall of it is in {}",
+        new.display()
+    );
+}
+
+#[test]
+fn what_was_written_is_read_back_as_the_same() {
+    let mut n_read = 0;
+    for line in GOLDEN.lines() {
+        let (what, json) = line.split_once('\t').unwrap();
+        let again = match what.split_once(' ').unwrap().0 {
+            "command" => serde_json::to_string(&serde_json::from_str::<Command>(json).unwrap()),
+            "reply" => serde_json::to_string(&serde_json::from_str::<Reply>(json).unwrap()),
+            _ => continue,
+        };
+        assert_eq!(again.unwrap(), json, "{what}");
+        n_read += 1;
+    }
+    assert!(n_read >= 35, "only {n_read} lines were read");
+}

@@ -1,0 +1,129 @@
+//! The gateways' table: derived from the state alone, however it was reached.
+
+use std::collections::BTreeMap;
+
+use nihilo_machine::command::{Expect, Reassign};
+use nihilo_machine::route_table::{build, update};
+use nihilo_machine::{Command, State};
+use nihilo_types::id::{LogIndex, ObjectKey};
+use nihilo_types::route::TrafficTarget;
+use nihilo_types::route_table::RouteTable;
+use nihilo_types::shard::shard_of;
+
+use crate::world::{World, delete, key, put, step};
+
+/// Makes a Service with one revision, owned, and assigns its traffic with these tags.
+fn serve(world: &mut World, name: &str, tags: &[&str]) {
+    if world.state.service(&key(name)).is_none() {
+        world.must(put(name, Expect::Absent, "demo/hello"));
+    }
+    let shard = shard_of(&key(name));
+    let from = world.state.owner(shard).epoch.0;
+    world.must(Command::Reassign(Reassign {
+        moves: vec![step(shard, from, 2)],
+    }));
+    let revision = format!("{name}-00001");
+    let mut traffic = vec![TrafficTarget::revision(&revision, 100)];
+    traffic.extend(tags.iter().map(|tag| TrafficTarget {
+        tag: (*tag).into(),
+        ..TrafficTarget::revision(&revision, 0)
+    }));
+    world.must(Command::AssignTraffic(world.assign(name, traffic)));
+}
+
+/// Host to the route that holds it.
+fn holders(state: &State) -> BTreeMap<String, String> {
+    let table = build(state, LogIndex(1));
+    let hosts = table.hosts.iter();
+    hosts
+        .map(|(host, entry)| {
+            let host = host.trim_end_matches(".default.localhost");
+            (host.to_owned(), entry.route.name.to_string())
+        })
+        .collect()
+}
+
+fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let owned = |(host, route): &(&str, &str)| ((*host).to_owned(), (*route).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+#[test]
+fn a_host_that_two_could_claim_has_one_holder() {
+    let mut world = World::founded();
+    serve(&mut world, "b", &["a"]);
+    assert_eq!(holders(&world.state), of(&[("b", "b"), ("a-b", "b")]));
+    // A route's own name wins, whoever came first.
+    serve(&mut world, "a-b", &[]);
+    assert_eq!(holders(&world.state), of(&[("b", "b"), ("a-b", "a-b")]));
+    world.must(delete("a-b", Expect::Any));
+    assert_eq!(holders(&world.state), of(&[("b", "b"), ("a-b", "b")]));
+    // Of two tags the longer route name wins.
+    serve(&mut world, "c", &["a-b"]);
+    serve(&mut world, "b-c", &["a"]);
+    let tags = holders(&world.state);
+    assert_eq!(tags.get("a-b-c").map(String::as_str), Some("b-c"));
+}
+
+#[test]
+fn a_tag_host_serves_its_revision_only() {
+    let mut world = World::founded();
+    serve(&mut world, "hello", &["v1"]);
+    let table = build(&world.state, LogIndex(9));
+    let entry = &table.hosts["v1-hello.default.localhost"];
+    assert_eq!(entry.tag.as_deref(), Some("v1"));
+    assert_eq!(entry.split.len(), 1);
+    assert_eq!(entry.split[0].percent, 100);
+    assert!(entry.tags.is_empty());
+    let main = &table.hosts["hello.default.localhost"];
+    assert_eq!(
+        main.split.iter().map(|share| share.percent).sum::<u32>(),
+        100
+    );
+    assert!(main.tags.contains_key("v1"));
+    assert_eq!(main.index, LogIndex(world.index));
+}
+
+/// One change of the routes of `a`, `b`, `a-b`, `b-a` with tags of the same letters.
+#[derive(Debug, Clone)]
+enum Change {
+    Serve(&'static str, Vec<&'static str>),
+    Delete(&'static str),
+}
+
+fn change() -> impl proptest::strategy::Strategy<Value = Change> {
+    use proptest::prelude::*;
+    let name = || prop::sample::select(vec!["a", "b", "a-b", "b-a", "a-b-a"]);
+    let tags = prop::sample::subsequence(vec!["a", "b", "a-b"], 0..=3);
+    prop_oneof![
+        3 => (name(), tags).prop_map(|(name, tags)| Change::Serve(name, tags)),
+        1 => name().prop_map(Change::Delete),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_table_that_was_moved_on_equals_one_built_anew(
+        changes in proptest::collection::vec(change(), 1..12),
+    ) {
+        let mut world = World::founded();
+        let mut table = RouteTable::default();
+        for change in changes {
+            let name = match change {
+                Change::Serve(name, tags) => {
+                    serve(&mut world, name, &tags);
+                    name
+                }
+                Change::Delete(name) => {
+                    world.apply(delete(name, Expect::Any));
+                    name
+                }
+            };
+            let changed: [ObjectKey; 1] = [key(name)];
+            let index = LogIndex(world.index);
+            table = update(&table, &world.state, &changed, index);
+            proptest::prop_assert_eq!(&table, &build(&world.state, index));
+        }
+    }
+}

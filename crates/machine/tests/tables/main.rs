@@ -1,0 +1,11 @@
+//! The state machine by tables and properties: command in, reply and exact changes out.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod actors;
+mod golden;
+mod hosts;
+mod once;
+mod replay;
+mod service;
+mod sessions;
+mod world;
