@@ -3,7 +3,7 @@ SHELL := /bin/bash
 ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
 DATA := .nihilo
 
-.PHONY: help up down demo test check fix deps-installed
+.PHONY: help up down demo test check fix image compose-up compose-down deps-installed
 
 help:
 	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo    run the demo again'
 	@echo 'make test    format check, clippy, all tests; P=machine for one crate'
 	@echo 'make check   everything of it but the tests'
+	@echo 'make image   build the container image nihilo:dev; compose-up and compose-down use it'
 	@echo 'make fix     format and apply clippy'"'"'s fixes'
 
 up: deps-installed
@@ -34,6 +35,19 @@ check: deps-installed
 fix:
 	cargo fmt --all
 	$(ENV) cargo clippy --fix --allow-dirty --workspace --all-targets
+
+image: deps-installed
+	$(ENV) cargo xtask image
+
+# The plugin where there is one, else the program of compose's first version.
+COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+compose-up:
+	$(COMPOSE) -f cluster/docker-compose.yml up --detach
+
+# The volumes stay: add --volumes to forget the cluster.
+compose-down:
+	$(COMPOSE) -f cluster/docker-compose.yml down
 
 # RocksDB's bindings need libclang; without the prebuilt library they need a C++ compiler too.
 deps-installed:

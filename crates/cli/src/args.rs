@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, cluster, demo, instance, logs, node, ps, revision, route, service, traffic, why,
+    apply, cluster, demo, health, instance, logs, node, ps, revision, route, service, traffic, why,
 };
 use crate::dev;
 
@@ -77,6 +77,8 @@ pub(crate) enum Command {
     /// The cluster itself.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Whether a node works, as an exit code; for container health checks.
+    Health(health::HealthArgs),
     /// One node of a cluster.
     #[command(subcommand)]
     Node(node::NodeCommand),

@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod meta;
 pub mod names;
 pub mod node_config;
+pub mod node_env;
 pub mod revision;
 pub mod route;
 pub mod route_table;

@@ -101,7 +101,7 @@ impl NodeConfig {
         serde_saphyr::to_string(self).expect("a configuration renders as YAML")
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let Some(me) = self.members.iter().find(|member| member.id == self.node_id) else {
             return Err(format!(
                 "node-id = `{}` is not one of `members`",
@@ -130,6 +130,29 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Every default, and no members yet.
+    pub(crate) fn of_one(name: String, node_id: u64, data_dir: PathBuf) -> Self {
+        Self {
+            name,
+            node_id,
+            data_dir,
+            listen: loopback(),
+            advertise: String::new(),
+            gateway_port: gateway_port(),
+            admin_port: admin_port(),
+            peer_port: peer_port(),
+            members: Vec::new(),
+            cluster: cluster_name(),
+            domain: loopback_domain(),
+            external_port: None,
+            profile: Profile::default(),
+            autoscaler: BTreeMap::new(),
+            capacity: capacity(),
+            instance_ports: instance_ports(),
+            shutdown_grace: shutdown_grace(),
+        }
     }
 
     /// Host that others reach this node by.

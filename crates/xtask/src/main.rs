@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask help`.
 
 mod deps;
+mod image;
 mod run;
 mod test;
 mod tidy;
@@ -26,6 +27,8 @@ enum Command {
     },
     /// Fails on an edge between crates that the architecture does not have.
     Deps,
+    /// Builds the container image out of the local binary; needs Docker, but no registry.
+    Image(image::ImageArgs),
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check => test::check(),
         Command::Test { package } => test::test(package.as_deref()),
         Command::Deps => deps::check(),
+        Command::Image(args) => image::run(&args),
         Command::Tidy => tidy::check(),
     }
 }

@@ -10,11 +10,27 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    let output = cargo_output(&["metadata", "--locked", "--no-deps", "--format-version", "1"])?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output)?;
+    let directory = metadata["target_directory"].as_str();
+    Ok(directory
+        .context("cargo metadata has no target directory")?
+        .into())
+}
+
 /// Runs `cargo` with `args` in the workspace's root.
 pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<()> {
+    cargo_with(args, &[])
+}
+
+/// The same, with some variables set.
+pub(crate) fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     eprintln!("$ cargo {}", args.join(" "));
     let status = Command::new("cargo")
         .args(args)
+        .envs(variables.iter().copied())
         .current_dir(root())
         .status();
     let status = status.context("cargo does not start")?;

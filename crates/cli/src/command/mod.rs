@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod cluster;
 pub(crate) mod demo;
+pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod logs;
 pub(crate) mod node;
@@ -25,6 +26,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
     match cli.command {
         Command::Dev(args) => dev::run(&args, hooks),
         Command::Node(command) => node::run(command, hooks),
+        Command::Health(args) => runtime()?.block_on(health::run(global, args)),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
@@ -58,6 +60,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Dev(_)
         | Command::Demo(_)
         | Command::Node(_)
+        | Command::Health(_)
         | Command::DemoApp { .. }
         | Command::Version => unreachable!("dispatched before"),
     }

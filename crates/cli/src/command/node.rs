@@ -1,20 +1,26 @@
 //! `nihilo node start`: one node in this process.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_env;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
 
 use crate::Hooks;
 use crate::failure::{Failure, Result, exit};
 
+const FILE: &str = "node.yaml";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Run a node until it is told to stop.
     Start {
-        #[arg(long, value_name = "FILE", default_value = "node.yaml")]
-        config: PathBuf,
+        /// Its configuration; default: the variables NIHILO_… if NIHILO_MEMBERS is set, else
+        /// ./node.yaml.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Stop when this process, which must be the parent, ends.
         #[arg(long, hide = true, value_name = "PID")]
         parent: Option<i32>,
@@ -30,7 +36,10 @@ pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
         parent,
         own_session,
     } = command;
-    let config = read(&config)?;
+    let config = match config {
+        Some(file) => read(&file)?,
+        None => unnamed(&std::env::vars().collect())?,
+    };
     if let Some(parent) = parent {
         die_with(parent)?;
     }
@@ -53,13 +62,21 @@ pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
     })
 }
 
+/// The configuration of a node that no file was named for.
+fn unnamed(variables: &BTreeMap<String, String>) -> Result<NodeConfig> {
+    if variables.contains_key(node_env::MEMBERS) {
+        return node_env::read(variables).map_err(|error| Failure::usage(error.0));
+    }
+    read(Path::new(FILE))
+}
+
 /// # Errors
 /// Usage: the file cannot be read or is not a node's configuration.
 pub(crate) fn read(file: &Path) -> Result<NodeConfig> {
     let shown = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::usage(format!("cannot read {shown}: {error}"))
-            .hint("nihilo dev --nodes 3 writes one for each node")
+            .hint("nihilo dev --nodes 3 writes one for each node; containers set NIHILO_MEMBERS")
     })?;
     NodeConfig::parse(&text, &shown).map_err(|error| Failure::usage(error.0))
 }
@@ -94,5 +111,25 @@ mod tests {
         let failure = read(&file).unwrap_err();
         assert_eq!(failure.code, 2);
         assert!(failure.to_string().contains("node-idd"), "{failure}");
+    }
+
+    #[test]
+    fn variables_count_where_they_name_members_and_no_file_is_named() {
+        let variable = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut variables = BTreeMap::from([
+            variable("NIHILO_NODE_NAME", "node1"),
+            variable("NIHILO_DATA_DIR", "/data"),
+        ]);
+        // No file of that name lies in this crate's directory.
+        assert!(unnamed(&variables).unwrap_err().to_string().contains(FILE));
+        variables.extend([variable(node_env::MEMBERS, "1=node1")]);
+        assert_eq!(unnamed(&variables).unwrap().peer_address(), "node1:7071");
+        variables.extend([variable("NIHILO_MEMBER", "1=node1")]);
+        let failure = unnamed(&variables).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(
+            failure.to_string().contains("NIHILO_MEMBER is not known"),
+            "{failure}"
+        );
     }
 }

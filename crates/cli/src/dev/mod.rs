@@ -1,5 +1,7 @@
 //! `nihilo dev`: a cluster on this machine, in the foreground or detached.
 
+#[cfg(test)]
+mod compose_test;
 pub(crate) mod layout;
 pub(crate) mod process;
 pub(crate) mod ready;

@@ -18,6 +18,8 @@ use crate::peer::channels::Channels;
 
 /// A member that does not answer within this is shown as unreachable.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
+/// A leader that was silent for longer may have published a newer route table.
+const MAX_SILENCE_MS: u64 = 1_000;
 const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
@@ -40,7 +42,9 @@ impl ClusterApi {
             .filter(|(report, _)| report.state.is_counted())
             .count();
         let session = *self.control.session().borrow();
-        let age = self.control.leader_contact_age_ms();
+        // A leader needs no contact with itself, but with a majority.
+        let in_touch = self.raft.leads_with_quorum()
+            || matches!(self.control.leader_contact_age_ms(), Some(age) if age <= MAX_SILENCE_MS);
         pb::NodeStatus {
             role: status.role.as_str().into(),
             term: status.term,
@@ -51,7 +55,7 @@ impl ClusterApi {
             table: self.control.table_acknowledged().0,
             store: failure.map_or_else(|| "ok".into(), |cause| cause.to_string()),
             roles: vec!["control".into(), "gateway".into(), "agent".into()],
-            table_stale: session == SessionId(0) || age.is_none_or(|age| age > 1_000),
+            table_stale: session == SessionId(0) || !in_touch,
             ..self.me.clone()
         }
     }

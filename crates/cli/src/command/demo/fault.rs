@@ -54,7 +54,7 @@ fn layout_dir(stage: &Stage, node: &NodeStatus) -> std::path::PathBuf {
 }
 
 /// The process to kill, if it is beyond doubt that it is a node of the local cluster.
-fn local_process(stage: &Stage, node: &NodeStatus) -> Result<Running> {
+pub(crate) fn local_process(stage: &Stage, node: &NodeStatus) -> Result<Running> {
     let refuse = |why: String| {
         Failure::new(
             exit::CONFLICT,

@@ -59,6 +59,10 @@ fn cluster(stage: &mut Stage) -> Result<()> {
         )
         .hint("nihilo cluster status"));
     }
+    // Found out now, not when the demo is half over.
+    for node in &status.nodes {
+        fault::local_process(stage, node)?;
+    }
     stage.say(&format!(
         "cluster ready: {n_nodes} nodes, leader {} (term {})",
         status.leader_name, status.term

@@ -1,0 +1,248 @@
+//! The configuration of one node out of `NIHILO_…` variables, as a container is given it.
+//!
+//! Every node of such a cluster listens on the same ports, because each has an address of its own;
+//! a cluster that needs other ports per member, or names that are not hosts, uses `node.yaml`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::node_config::{ConfigError, Member, NodeConfig, Profile};
+
+/// Variables that begin with this are ours; one that is not known is refused, like a key of the
+/// file.
+pub const PREFIX: &str = "NIHILO_";
+/// Set where a node is configured by its environment.
+pub const MEMBERS: &str = "NIHILO_MEMBERS";
+/// Read by the command line and the log filter, of no meaning here.
+const OF_OTHERS: [&str; 3] = ["NIHILO_LOG", "NIHILO_SERVER", "NIHILO_NAMESPACE"];
+
+/// Reads and checks a configuration.
+///
+/// `NIHILO_MEMBERS` (`1=node1,2=node2,3=node3`: id and host, the host being the name too),
+/// `NIHILO_NODE_NAME` and `NIHILO_DATA_DIR` must be there; the others are the keys of `node.yaml`
+/// in capitals, with the same defaults. `NIHILO_AUTOSCALER` is a list of `key=value`.
+///
+/// # Errors
+/// The first variable that is missing, unknown or malformed.
+pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigError> {
+    let mut variables = Variables::new(variables);
+    let (name, data_dir) = (
+        variables.needed("NODE_NAME")?,
+        variables.needed("DATA_DIR")?,
+    );
+    let hosts: Vec<(u64, String)> = variables.pairs("MEMBERS")?;
+    let ids = hosts.iter().map(|(id, host)| (host.as_str(), *id));
+    let node_id = ids.collect::<BTreeMap<_, _>>().get(name.as_str()).copied();
+    let node_id = node_id.ok_or_else(|| {
+        ConfigError(format!(
+            "NIHILO_NODE_NAME = `{name}` is not one of NIHILO_MEMBERS"
+        ))
+    })?;
+    let defaults = NodeConfig::of_one(name.clone(), node_id, data_dir.into());
+    let admin_port = variables.or("ADMIN_PORT", defaults.admin_port)?;
+    let peer_port = variables.or("PEER_PORT", defaults.peer_port)?;
+    let member = |(id, host): (u64, String)| Member {
+        id,
+        peer: format!("{host}:{peer_port}"),
+        admin: format!("{host}:{admin_port}"),
+        name: host,
+    };
+    let config = NodeConfig {
+        listen: variables.or("LISTEN", defaults.listen)?,
+        advertise: variables.or("ADVERTISE", name.clone())?,
+        gateway_port: variables.or("GATEWAY_PORT", defaults.gateway_port)?,
+        admin_port,
+        peer_port,
+        members: hosts.into_iter().map(member).collect(),
+        cluster: variables.or("CLUSTER", defaults.cluster)?,
+        domain: variables.or("DOMAIN", defaults.domain)?,
+        external_port: variables.parsed("EXTERNAL_PORT")?,
+        profile: variables.or("PROFILE", defaults.profile)?,
+        autoscaler: variables.pairs("AUTOSCALER")?.into_iter().collect(),
+        capacity: variables.or("CAPACITY", defaults.capacity)?,
+        instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
+        shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
+        name,
+        node_id,
+        data_dir: defaults.data_dir,
+    };
+    variables.all_known()?;
+    config
+        .check()
+        .map_err(|why| ConfigError(format!("environment: {why}")))?;
+    Ok(config)
+}
+
+/// What is set, less what has been read. An empty value counts as not set, as compose files write
+/// it.
+struct Variables<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Variables<'a> {
+    fn new(all: &'a BTreeMap<String, String>) -> Self {
+        let ours = all.iter().filter_map(|(key, value)| {
+            let key = key.as_str();
+            let name = key.strip_prefix(PREFIX)?;
+            (!OF_OTHERS.contains(&key) && !value.is_empty()).then_some((name, value.as_str()))
+        });
+        Self(ours.collect())
+    }
+
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.0.remove(name) else {
+            return Ok(None);
+        };
+        let parsed = text.parse().map(Some);
+        parsed.map_err(|why| ConfigError(format!("{PREFIX}{name} = `{text}`: {why}")))
+    }
+
+    fn or<T: FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        name: &str,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        Ok(self.parsed(name)?.unwrap_or(default))
+    }
+
+    fn needed(&mut self, name: &str) -> Result<String, ConfigError> {
+        let found = self.parsed(name)?;
+        found.ok_or_else(|| ConfigError(format!("{PREFIX}{name} is not set")))
+    }
+
+    /// A list of `key=value`, separated by commas; none if it is not set.
+    fn pairs<K: FromStr>(&mut self, name: &str) -> Result<Vec<(K, String)>, ConfigError> {
+        let Some(text) = self.0.remove(name) else {
+            return Ok(Vec::new());
+        };
+        let pair = |item: &str| {
+            let (key, value) = item.split_once('=')?;
+            let value = value.trim();
+            (!value.is_empty()).then_some((key.trim().parse().ok()?, value.to_owned()))
+        };
+        text.split(',')
+            .map(|item| pair(item).ok_or_else(|| ConfigError(format!("{PREFIX}{name}: `{item}`"))))
+            .collect()
+    }
+
+    fn all_known(&self) -> Result<(), ConfigError> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(ConfigError(format!("{PREFIX}{name} is not known"))),
+        }
+    }
+}
+
+impl FromStr for Profile {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "calm" => Ok(Self::Calm),
+            "balanced" => Ok(Self::Balanced),
+            "fast" => Ok(Self::Fast),
+            _ => Err("must be auto, calm, balanced or fast"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIVEN: [(&str, &str); 3] = [
+        ("NIHILO_NODE_NAME", "node2"),
+        ("NIHILO_MEMBERS", "1=node1, 2=node2,3=node3"),
+        ("NIHILO_DATA_DIR", "/data"),
+    ];
+
+    fn with(more: &[(&str, &str)]) -> Result<NodeConfig, String> {
+        let all = GIVEN.iter().chain(more);
+        let all = all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        read(&all.collect()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn three_variables_make_a_node_that_is_reached_by_its_name() {
+        let config = with(&[]).unwrap();
+        assert_eq!((config.node_id, config.name.as_str()), (2, "node2"));
+        assert_eq!(config.peer_address(), "node2:7071");
+        let members: Vec<_> = config
+            .members
+            .iter()
+            .map(|m| (m.id, m.peer.as_str()))
+            .collect();
+        assert_eq!(
+            members,
+            [(1, "node1:7071"), (2, "node2:7071"), (3, "node3:7071")]
+        );
+        assert!(!config.is_founder());
+        let file = NodeConfig::parse(&config.to_yaml(), "node.yaml").unwrap();
+        assert_eq!(file, config);
+    }
+
+    #[test]
+    fn every_other_key_of_the_file_has_its_variable() {
+        let config = with(&[
+            ("NIHILO_LISTEN", "0.0.0.0"),
+            ("NIHILO_ADVERTISE", "10.0.0.2"),
+            ("NIHILO_GATEWAY_PORT", "80"),
+            ("NIHILO_ADMIN_PORT", "1"),
+            ("NIHILO_PEER_PORT", "2"),
+            ("NIHILO_CLUSTER", "prod"),
+            ("NIHILO_DOMAIN", "example.com"),
+            ("NIHILO_EXTERNAL_PORT", "443"),
+            ("NIHILO_PROFILE", "fast"),
+            ("NIHILO_AUTOSCALER", "stable-window=6s,initial-scale=0"),
+            ("NIHILO_CAPACITY", "7"),
+            ("NIHILO_INSTANCE_PORTS", "30000"),
+            ("NIHILO_SHUTDOWN_GRACE", "5"),
+        ]);
+        let text = "name: node2\nnode-id: 2\ndata-dir: /data\nlisten: 0.0.0.0\nadvertise: \
+                    10.0.0.2\ngateway-port: 80\nadmin-port: 1\npeer-port: 2\nmembers:\n- {id: 1, \
+                    name: node1, peer: 'node1:2', admin: 'node1:1'}\n- {id: 2, name: node2, peer: \
+                    'node2:2', admin: 'node2:1'}\n- {id: 3, name: node3, peer: 'node3:2', admin: \
+                    'node3:1'}\ncluster: prod\ndomain: example.com\nexternal-port: 443\nprofile: \
+                    fast\nautoscaler: {stable-window: 6s, initial-scale: '0'}\ncapacity: \
+                    7\ninstance-ports: 30000\nshutdown-grace: 5\n";
+        assert_eq!(
+            config,
+            NodeConfig::parse(text, "node.yaml").map_err(|e| e.0)
+        );
+    }
+
+    #[test]
+    fn mistakes_name_the_variable() {
+        let cases = [
+            ("NIHILO_MEMBRES", "x", "NIHILO_MEMBRES is not known"),
+            ("NIHILO_ADMIN_PORT", "70700", "NIHILO_ADMIN_PORT = `70700`"),
+            ("NIHILO_PROFILE", "quick", "must be auto, calm"),
+            ("NIHILO_MEMBERS", "1=node1,node2", "NIHILO_MEMBERS: `node2`"),
+            ("NIHILO_MEMBERS", "1=node2,1=node3", "same id"),
+            (
+                "NIHILO_NODE_NAME",
+                "node4",
+                "`node4` is not one of NIHILO_MEMBERS",
+            ),
+            ("NIHILO_DATA_DIR", "", "NIHILO_DATA_DIR is not set"),
+            ("NIHILO_CAPACITY", "0", "capacity = `0`"),
+        ];
+        for (variable, value, want) in cases {
+            let error = with(&[(variable, value)]).unwrap_err();
+            assert!(error.contains(want), "{variable}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_others_read_and_what_is_empty_does_not_matter() {
+        let more = [
+            ("NIHILO_LOG", "debug"),
+            ("NIHILO_SERVER", "a:1"),
+            ("NIHILO_EXTERNAL_PORT", ""),
+            ("PATH", "/bin"),
+        ];
+        assert_eq!(with(&more), with(&[]));
+    }
+}
