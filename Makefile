@@ -3,7 +3,7 @@ SHELL := /bin/bash
 ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
 DATA := .nihilo
 
-.PHONY: help up down demo test check fix deps-installed
+.PHONY: help up down demo test check sim fix deps-installed
 
 help:
 	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo    run the demo again'
 	@echo 'make test    format check, clippy, all tests; P=machine for one crate'
 	@echo 'make check   everything of it but the tests'
+	@echo 'make sim     2,000 simulated clusters; SEED=7 for one of them, SEEDS=100 for fewer'
 	@echo 'make fix     format and apply clippy'"'"'s fixes'
 
 up: deps-installed
@@ -30,6 +31,9 @@ test: deps-installed
 
 check: deps-installed
 	$(ENV) cargo xtask check
+
+sim:
+	$(ENV) cargo xtask sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
 
 fix:
 	cargo fmt --all

@@ -2,6 +2,7 @@
 
 mod deps;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -26,6 +27,18 @@ enum Command {
     },
     /// Fails on an edge between crates that the architecture does not have.
     Deps,
+    /// Runs simulated clusters: many seeds, or one.
+    Sim {
+        /// Only this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds, from 0.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// With `--seed`: prints every event.
+        #[arg(long)]
+        trace: bool,
+    },
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -35,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check => test::check(),
         Command::Test { package } => test::test(package.as_deref()),
         Command::Deps => deps::check(),
+        Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),
         Command::Tidy => tidy::check(),
     }
 }
