@@ -3,6 +3,7 @@
 mod deps;
 mod image;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -29,6 +30,18 @@ enum Command {
     Deps,
     /// Builds the container image out of the local binary; needs Docker, but no registry.
     Image(image::ImageArgs),
+    /// Runs simulated clusters: many seeds, or one.
+    Sim {
+        /// Only this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds, from 0.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// With `--seed`: prints every event.
+        #[arg(long)]
+        trace: bool,
+    },
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -39,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test { package } => test::test(package.as_deref()),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
+        Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),
         Command::Tidy => tidy::check(),
     }
 }
