@@ -1,35 +1,40 @@
 //! The Autoscaler actor of one revision: statistics of all gateways in, wanted instances out.
 
+mod explain;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nihilo_machine::command::{Fence, ScaleUpdate};
-use nihilo_scale::config::{Metric, RevisionScale};
+use nihilo_scale::config::RevisionScale;
 use nihilo_scale::decider::{Decider, Decision, Observed};
 use nihilo_scale::fast::FastFloor;
 use nihilo_scale::to_zero::{self, Active, Question, Reachability};
 use nihilo_scale::window::Window;
 use nihilo_types::autoscaler::{DataPath, ScaleRecord};
 use nihilo_types::condition::ConditionStatus;
-use nihilo_types::id::{ObjectKey, SessionId};
-use nihilo_types::instance::InstanceState;
+use nihilo_types::id::ObjectKey;
 use nihilo_types::revision::{Revision, RoutingState};
 
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
+use crate::gateways::{Gateways, HELD_MS, all_gateways_heard};
 use crate::key::EntityKey;
-use crate::placement::is_counted;
-use crate::table::{RowState, StatRow, View};
+use crate::rows::{is_counted, is_ready, is_staying, own_rows};
+use crate::table::{InstanceRow, View};
 
 /// Seconds are closed, and decisions taken, this often while anything is non-zero.
 const TICK_MS: u64 = 1_000;
 const TICK: &str = "tick";
 const LOOK: &str = "look";
-/// A gateway not heard for longer is unknown, not zero (04-autoscaler §3.4).
-const HELD_MS: u64 = 3_000;
+/// A record that the log does not show by then is written again: it may have been dropped.
+const WRITE_AGAIN_MS: u64 = 5_000;
 
 #[derive(Debug)]
 pub struct AutoscalerActor {
     key: ObjectKey,
+    /// The life that all of this is about; empty before the revision was seen.
+    uid: Arc<str>,
     settings: RevisionScale,
     decider: Decider,
     stable: Window,
@@ -40,34 +45,43 @@ pub struct AutoscalerActor {
     want: i32,
     path: DataPath,
     proxy_since_ms: u64,
-    gateways: BTreeMap<SessionId, GatewayShare>,
-    /// Waiting requests by gateway, from demand edges until the next report.
-    demand: BTreeMap<SessionId, u64>,
+    gateways: Gateways,
+    loaded_ms: u64,
     next_tick_ms: u64,
+    /// The newest second in the windows.
+    closed_second: u64,
+    /// A tick was asked for: when it comes late, time was lost and not slept away.
+    is_ticking: bool,
+    looked_at: Option<Seen>,
     told: Option<(u32, DataPath)>,
     recorded: ScaleRecord,
+    recorded_at_ms: u64,
 }
 
-/// The newest that one gateway has said.
-#[derive(Debug, Clone, Copy, Default)]
-struct GatewayShare {
-    seq: u64,
-    concurrency: f64,
-    rps: f64,
-    in_flight: u64,
+/// What calls for a decision when it changes, besides demand, ticks and timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    n_ready: u32,
+    reachability: Reachability,
+    is_complete: bool,
 }
 
 impl AutoscalerActor {
     pub fn load(key: &ObjectKey, view: View<'_>, now_ms: u64) -> Self {
-        let recorded = view.state.scale(key).as_ref().clone();
+        let mut recorded = view.state.scale(key).as_ref().clone();
+        // The state machine's to set; nothing that this actor compares.
+        recorded.active_since_ms = 0;
         let settings = settings_of(key, view);
-        let n_ready = count_ready(key, view);
-        let decider = match recorded.desired > 0 || n_ready > 0 {
-            true => Decider::resume(&settings, now_ms, n_ready, recorded.desired),
-            false => Decider::new(&settings, now_ms, n_ready),
+        let revision = view.state.revision(key);
+        // What boots counts as wanted: the log may not show yet why it was started.
+        let n_staying = revision.map_or(0, |r| count(view, key, r, is_staying));
+        let decider = match recorded.desired > 0 || n_staying > 0 {
+            true => Decider::resume(&settings, now_ms, n_staying, recorded.desired),
+            false => Decider::new(&settings, now_ms, 0),
         };
         Self {
             key: key.clone(),
+            uid: revision.map_or("", |r| r.metadata.uid.as_str()).into(),
             stable: Window::new(settings.stable_seconds(), settings.aggregation),
             panic: Window::new(settings.panic_seconds(), settings.aggregation),
             decider,
@@ -81,11 +95,15 @@ impl AutoscalerActor {
             want: first_want(&recorded, &settings),
             path: recorded.data_path,
             proxy_since_ms: now_ms,
-            gateways: BTreeMap::new(),
-            demand: BTreeMap::new(),
+            gateways: Gateways::default(),
+            loaded_ms: now_ms,
             next_tick_ms: now_ms + TICK_MS,
+            closed_second: now_ms / 1000,
+            is_ticking: false,
+            looked_at: None,
             told: None,
             recorded,
+            recorded_at_ms: now_ms,
             settings,
         }
     }
@@ -95,8 +113,12 @@ impl AutoscalerActor {
         let Some(revision) = view.state.revision(&self.key) else {
             return outputs;
         };
-        self.reconfigure(view, now_ms);
-        self.take_reports(view);
+        if *self.uid != *revision.metadata.uid {
+            // The name was issued anew: nothing of its earlier life holds.
+            *self = Self::load(&self.key, view, now_ms);
+        }
+        let reconfigured = self.reconfigure(view, now_ms);
+        self.gateways.take_reports(&self.key, view);
         if let Event::Demand {
             gateway,
             n_waiting,
@@ -104,40 +126,46 @@ impl AutoscalerActor {
             ..
         } = event
         {
-            self.demand.insert(*gateway, *n_waiting.max(in_flight));
-            self.raise_floor(view, now_ms);
+            self.gateways.demand(*gateway, *n_waiting.max(in_flight));
+            self.raise_floor(view, revision, now_ms);
         }
         let ticked = now_ms >= self.next_tick_ms;
         if ticked {
-            self.close_second(view, now_ms);
-            self.next_tick_ms = now_ms + TICK_MS;
+            self.tick(view, revision, now_ms);
         }
+        let seen = Seen {
+            n_ready: count(view, &self.key, revision, is_ready),
+            reachability: reachability_of(revision),
+            is_complete: view.table.complete,
+        };
         // Statistics alone decide nothing before their second is closed.
-        let only_statistics = *event == Event::Changed && !ticked && self.told.is_some();
-        if !only_statistics || self.readiness_changed(view) {
-            self.evaluate(view, revision, now_ms, &mut outputs);
+        let only_statistics = *event == Event::Changed && !ticked && !reconfigured;
+        if !only_statistics || self.looked_at != Some(seen) {
+            self.looked_at = Some(seen);
+            self.evaluate(view, revision, seen, now_ms, &mut outputs);
         }
-        if self.is_busy(view) {
+        self.is_ticking = self.is_busy(view);
+        if self.is_ticking {
             outputs.timer(TICK, self.next_tick_ms.saturating_sub(now_ms));
         }
         outputs
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        !self.is_busy(view)
+        view.state.revision(&self.key).is_none() || !self.is_busy(view)
     }
 
     fn is_busy(&self, view: View<'_>) -> bool {
         let instances = view.table.of(&self.key).any(|(_, row)| is_counted(row));
-        let traffic = self.gateways.values().any(|share| share.in_flight > 0);
         let inactive = self.active.status == ConditionStatus::False;
-        self.want != 0 || instances || traffic || !inactive
+        self.want != 0 || instances || self.gateways.has_traffic() || !inactive
     }
 
-    fn reconfigure(&mut self, view: View<'_>, now_ms: u64) {
+    /// Returns whether there was something new.
+    fn reconfigure(&mut self, view: View<'_>, now_ms: u64) -> bool {
         let settings = settings_of(&self.key, view);
         if settings == self.settings {
-            return;
+            return false;
         }
         self.stable.resize(settings.stable_seconds(), now_ms / 1000);
         self.panic.resize(settings.panic_seconds(), now_ms / 1000);
@@ -145,83 +173,55 @@ impl AutoscalerActor {
         self.panic.aggregate_by(settings.aggregation);
         self.decider.reconfigure(&self.settings, &settings);
         self.settings = settings;
+        true
     }
 
-    /// Takes what the gateways reported since the last turn.
-    fn take_reports(&mut self, view: View<'_>) {
-        let Some(rows) = view.table.stats.get(&self.key) else {
-            return;
-        };
-        for (gateway, rows) in rows {
-            let share = self.gateways.entry(*gateway).or_default();
-            let fresh: Vec<&StatRow> = rows.iter().filter(|row| row.seq > share.seq).collect();
-            let Some(newest) = fresh.last() else { continue };
-            let area: u64 = fresh.iter().map(|row| row.area_us).sum();
-            let used: u64 = fresh.iter().map(|row| row.used_us).sum();
-            let started: u64 = fresh.iter().map(|row| row.n_started).sum();
-            let used = used.max(1) as f64;
-            share.concurrency = area as f64 / used;
-            share.rps = started as f64 * 1e6 / used;
-            share.in_flight = newest.in_flight;
-            share.seq = newest.seq;
-            self.demand.remove(gateway);
+    fn tick(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
+        let window_ms = self.settings.stable_window_ms;
+        self.gateways.settle(view, now_ms, window_ms);
+        self.close_seconds(view, revision, now_ms);
+        // Ticks keep their phase, so that each closes one second.
+        self.next_tick_ms += TICK_MS;
+        if !self.is_ticking || self.next_tick_ms <= now_ms {
+            self.next_tick_ms = now_ms + TICK_MS;
         }
+        // The order is a level, told again each second: the Revision may have been loaded anew
+        // since, and a message can be dropped.
+        self.told = None;
     }
 
-    /// Adds the second that has ended to the windows: the sum over gateways, each counted once.
-    fn close_second(&mut self, view: View<'_>, now_ms: u64) {
-        let open = |id: &SessionId| view.state.session(*id).is_some();
-        self.gateways.retain(|id, _| open(id));
-        self.demand.retain(|id, _| open(id));
-        for (id, share) in &mut self.gateways {
-            // A batch that does not list the revision says exactly zero.
-            let newest = view.table.heard.get(id).map_or(0, |heard| heard.seq);
-            if newest > share.seq + 1 {
-                *share = GatewayShare {
-                    seq: share.seq,
-                    ..GatewayShare::default()
-                };
+    /// Adds the seconds that have ended to the windows: the sum over gateways, each counted once.
+    /// A late tick stands for every second since the last one, none is left out or taken twice.
+    /// What a new owner has not been told yet is no zero.
+    fn close_seconds(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
+        let second = now_ms / 1000;
+        let value = self.gateways.value(self.settings.metric);
+        let n_ready = count(view, &self.key, revision, is_ready);
+        let first = match self.is_ticking {
+            true => (self.closed_second + 1).max(second.saturating_sub(self.stable.seconds())),
+            false => second,
+        };
+        let silent = value == 0.0 && n_ready == 0;
+        let is_early = now_ms < self.loaded_ms + HELD_MS && !all_gateways_heard(view);
+        if !silent && !is_early {
+            for ended in first..=second {
+                self.stable.record(ended, value);
+                self.panic.record(ended, value);
             }
         }
-        let value: f64 = self
-            .gateways
-            .values()
-            .map(|share| match self.settings.metric {
-                Metric::Concurrency => share.concurrency,
-                Metric::Rps => share.rps,
-            })
-            .sum();
-        let silent = value == 0.0 && count_ready(&self.key, view) == 0;
-        if !silent {
-            self.stable.record(now_ms / 1000, value);
-            self.panic.record(now_ms / 1000, value);
-        }
+        self.closed_second = second;
     }
 
-    /// An open gateway that was not heard lately: its share is held, and nothing may fall.
-    fn is_degraded(&self, view: View<'_>, now_ms: u64) -> bool {
-        self.gateways.keys().any(|id| {
-            let heard = view.table.heard.get(id).map_or(0, |heard| heard.at_ms);
-            view.state.session(*id).is_some() && heard + HELD_MS < now_ms
-        })
-    }
-
-    fn raise_floor(&mut self, view: View<'_>, now_ms: u64) {
-        let n_ready = count_ready(&self.key, view);
+    fn raise_floor(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
+        let n_ready = count(view, &self.key, revision, is_ready);
         if n_ready > 0 && !self.settings.fast_scale {
             return;
         }
-        let waiting: u64 = self.demand.values().sum();
-        let others = self
-            .gateways
-            .iter()
-            .filter(|(id, _)| !self.demand.contains_key(id));
-        let in_flight: u64 = others.map(|(_, share)| share.in_flight).sum();
         let settings = &self.settings;
         let up = (settings.max_scale_up_rate * f64::from(n_ready.max(1))).ceil() as i32;
         self.floor.demand(
             now_ms,
-            waiting + in_flight,
+            self.gateways.n_requests(),
             settings.concurrency_target,
             settings.activation_scale,
             up,
@@ -229,29 +229,23 @@ impl AutoscalerActor {
         );
     }
 
-    fn readiness_changed(&self, view: View<'_>) -> bool {
-        count_ready(&self.key, view) != self.recorded.ready
-    }
-
     fn evaluate(
         &mut self,
         view: View<'_>,
         revision: &Revision,
+        seen: Seen,
         now_ms: u64,
         outputs: &mut Outputs,
     ) {
-        let n_ready = count_ready(&self.key, view);
-        let reachability = reachability_of(revision);
-        let decision = self.decide(n_ready, reachability, now_ms);
-        let degraded = self.is_degraded(view, now_ms) || !view.table.complete;
+        let decision = self.decide(seen, now_ms);
+        let window_ms = self.settings.stable_window_ms;
+        let degraded = self.gateways.is_incomplete(view, now_ms, window_ms) || !seen.is_complete;
         let mut decided = decision
             .map_or(-1, |d| d.desired)
             .max(self.floor.at(now_ms));
         if degraded {
             decided = decided.max(self.want);
         }
-        let threshold = self.settings.min_scale.max(self.settings.initial_scale);
-        self.initialized |= i64::from(n_ready) >= i64::from(threshold);
         let wanted = to_zero::wanted(
             &self.settings,
             Question {
@@ -259,11 +253,11 @@ impl AutoscalerActor {
                 decided,
                 active: self.active,
                 initialized: self.initialized,
-                reachability,
+                reachability: seen.reachability,
                 proxy_since_ms: (self.path == DataPath::Proxy).then_some(self.proxy_since_ms),
             },
         );
-        self.move_active(wanted.n, n_ready, now_ms);
+        self.move_active(wanted.n, seen.n_ready, now_ms);
         if wanted.apply && wanted.n >= 0 {
             self.want = wanted.n;
         }
@@ -275,27 +269,26 @@ impl AutoscalerActor {
             outputs.timer(LOOK, at.saturating_sub(now_ms).max(1));
         }
         self.tell(outputs);
-        self.record(view, revision, n_ready, outputs);
-        self.explain(decision.as_ref(), n_ready, degraded, now_ms, outputs);
+        self.record(view, revision, seen.n_ready, now_ms, outputs);
+        self.explain(decision.as_ref(), seen.n_ready, degraded, now_ms, outputs);
     }
 
-    fn decide(
-        &mut self,
-        n_ready: u32,
-        reachability: Reachability,
-        now_ms: u64,
-    ) -> Option<Decision> {
+    /// `None` while the ready instances cannot be counted: not all agents have answered.
+    fn decide(&mut self, seen: Seen, now_ms: u64) -> Option<Decision> {
         let second = now_ms / 1000;
         let observed = Observed {
             now_ms,
             stable: self.stable.average(second),
             panic: self.panic.average(second),
-            n_ready: Some(n_ready),
-            reachable: reachability != Reachability::Unreachable,
+            n_ready: seen.is_complete.then_some(seen.n_ready),
+            reachable: seen.reachability != Reachability::Unreachable,
         };
         self.decider.decide(&self.settings, observed)
     }
 
+    /// The condition first, by the threshold as it was; then the threshold may have been reached
+    /// for the first time. In this order upstream takes a revision with initial scale 0 for
+    /// inactive at once.
     fn move_active(&mut self, want: i32, n_ready: u32, now_ms: u64) {
         let (status, reason) = to_zero::active(
             &self.settings,
@@ -314,14 +307,19 @@ impl AutoscalerActor {
             reason,
             since_ms,
         };
+        let threshold = self.settings.min_scale.max(self.settings.initial_scale);
+        self.initialized |= i64::from(n_ready) >= i64::from(threshold);
     }
 
+    /// Without a decision the path stays, unless nothing is wanted.
     fn choose_path(&mut self, want: i32, decision: Option<&Decision>, now_ms: u64) {
-        let has_room = decision.is_some_and(|decision| decision.excess_burst >= 0.0);
-        let path = if want > 0 && has_room {
-            DataPath::Serve
-        } else {
-            DataPath::Proxy
+        let has_room = match decision {
+            Some(decision) => decision.excess_burst >= 0.0,
+            None => self.path == DataPath::Serve,
+        };
+        let path = match want > 0 && has_room {
+            true => DataPath::Serve,
+            false => DataPath::Proxy,
         };
         if path == DataPath::Proxy && self.path == DataPath::Serve {
             self.proxy_since_ms = now_ms;
@@ -341,7 +339,14 @@ impl AutoscalerActor {
         }
     }
 
-    fn record(&mut self, view: View<'_>, revision: &Revision, ready: u32, outputs: &mut Outputs) {
+    fn record(
+        &mut self,
+        view: View<'_>,
+        revision: &Revision,
+        ready: u32,
+        now_ms: u64,
+        outputs: &mut Outputs,
+    ) {
         let record = ScaleRecord {
             desired: self.want,
             ready,
@@ -351,10 +356,13 @@ impl AutoscalerActor {
             active_since_ms: 0,
             initialized: self.initialized,
         };
-        if record == self.recorded {
+        let is_late = self.recorded_at_ms + WRITE_AGAIN_MS <= now_ms;
+        let is_lost = is_late && !shows(&view.state.scale(&self.key), &record);
+        if record == self.recorded && !is_lost {
             return;
         }
         self.recorded = record.clone();
+        self.recorded_at_ms = now_ms;
         outputs.effect(Effect::RecordScale(ScaleUpdate {
             fence: Fence {
                 shard: view.table.shard,
@@ -364,43 +372,6 @@ impl AutoscalerActor {
             uid: revision.metadata.uid.as_str().into(),
             record,
         }));
-    }
-
-    /// The decision with its inputs, for `nihilo why`.
-    fn explain(
-        &self,
-        decision: Option<&Decision>,
-        n_ready: u32,
-        degraded: bool,
-        now_ms: u64,
-        outputs: &mut Outputs,
-    ) {
-        let second = now_ms / 1000;
-        let (needs, excess, in_panic) = decision.map_or(((0, 0), 0.0, false), |d| {
-            ((d.stable_need, d.panic_need), d.excess_burst, d.in_panic)
-        });
-        let report = format!(
-            "{{\"revision\":\"{}\",\"want\":{},\"ready\":{n_ready},\"stable\":{},\"panic\":{},\
-             \"target\":{},\"stableNeed\":{},\"panicNeed\":{},\"inPanic\":{in_panic},\
-             \"excessBurst\":{excess},\"fastFloor\":{},\"degraded\":{degraded},\"active\":\"{:?}\",\
-             \"reason\":\"{}\",\"dataPath\":\"{:?}\"}}",
-            self.key,
-            self.want,
-            self.stable.average(second),
-            self.panic.average(second),
-            self.settings.target,
-            needs.0,
-            needs.1,
-            self.floor.at(now_ms),
-            self.active.status,
-            self.active.reason,
-            self.path,
-        );
-        let revision = self.key.clone();
-        outputs.effect(Effect::Explain {
-            revision,
-            report: report.into(),
-        });
     }
 }
 
@@ -420,11 +391,24 @@ fn settings_of(key: &ObjectKey, view: View<'_>) -> RevisionScale {
     RevisionScale::resolve(annotations, limit, &view.settings.scale)
 }
 
-fn count_ready(key: &ObjectKey, view: View<'_>) -> u32 {
-    let ready = view.table.of(key).filter(|(_, row)| {
-        matches!(&row.state, RowState::Reported(report) if report.state == InstanceState::Ready)
-    });
-    u32::try_from(ready.count()).unwrap_or(u32::MAX)
+fn count(
+    view: View<'_>,
+    key: &ObjectKey,
+    revision: &Revision,
+    is: impl Fn(&InstanceRow) -> bool,
+) -> u32 {
+    let rows = own_rows(view, key, revision).filter(|(_, row)| is(row));
+    u32::try_from(rows.count()).unwrap_or(u32::MAX)
+}
+
+/// Whether the log holds the record, but for what the state machine sets by itself.
+fn shows(stored: &ScaleRecord, record: &ScaleRecord) -> bool {
+    let written = ScaleRecord {
+        active_since_ms: stored.active_since_ms,
+        initialized: stored.initialized || record.initialized,
+        ..record.clone()
+    };
+    *stored == written
 }
 
 fn reachability_of(revision: &Revision) -> Reachability {

@@ -5,6 +5,8 @@
 pub mod autoscaler;
 pub mod effect;
 pub mod event;
+mod failures;
+mod gateways;
 pub mod keeper;
 pub mod key;
 pub mod liveness;
@@ -12,6 +14,7 @@ pub mod placement;
 pub mod reconcile;
 pub mod revision;
 pub mod route;
+pub mod rows;
 pub mod service;
 pub mod table;
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
 use nihilo_types::instance::InstanceState;
 
+use crate::rows::is_counted;
 use crate::table::{InstanceRow, RowState, View};
 
 /// Returns the node session for the next instance of `revision`: spread over nodes, then least
@@ -36,15 +37,6 @@ pub fn place(
             )
         })
         .map(|session| session.id)
-}
-
-/// Whether a row takes a place under max-scale.
-pub fn is_counted(row: &InstanceRow) -> bool {
-    match &row.state {
-        RowState::Requested | RowState::Stranded { .. } => true,
-        RowState::Refused(_) => false,
-        RowState::Reported(report) => report.state.is_counted(),
-    }
 }
 
 /// Orders instances by how little is lost with them: not ready, idle, few requests, young.

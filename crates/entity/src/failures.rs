@@ -1,0 +1,196 @@
+//! Starts that failed and nodes that refused: which ends count, and how long to pause.
+//!
+//! Everything follows from the table's rows and their times, so that a reloaded actor, which sees
+//! them all at once, arrives where the one before it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nihilo_types::condition::types;
+use nihilo_types::id::{InstanceId, SessionId};
+use nihilo_types::instance::{Exit, InstanceReport};
+use nihilo_types::revision::Revision;
+
+use crate::rows::{is_leaving, is_ready};
+use crate::table::{InstanceRow, Refusal, RefusalKind, RowState};
+
+/// A node that refused is left alone for this.
+pub(crate) const AVOID_MS: u64 = 1_000;
+/// Pauses after failures in a row: none, then 1 s doubling to a minute (06-runtime §5.3).
+const BACKOFF_MIN_MS: u64 = 1_000;
+const BACKOFF_MAX_MS: u64 = 60_000;
+/// An instance that was ready for so long, and since the last failure, has ended the row.
+const HEALTHY_MS: u64 = 10_000;
+/// So has time without a failure; longer than the longest pause, so that a loop stays slow.
+const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
+
+/// One revision's ends and what follows from them.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    /// Ends that were looked at, so that each counts once.
+    seen: BTreeSet<InstanceId>,
+    /// Instances that were told to go, or seen going: however they end, it is no failure.
+    ordered: BTreeSet<InstanceId>,
+    /// Nodes that refused, until when.
+    avoid: BTreeMap<SessionId, u64>,
+    n_in_a_row: u32,
+    last_ms: u64,
+    start_not_before_ms: u64,
+    evidence: Option<Failure>,
+}
+
+/// The last failure, as the condition and waiting clients are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: &'static str,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Failures {
+    /// Takes in what the revision's rows show now.
+    pub(crate) fn look(
+        &mut self,
+        rows: &[(&InstanceId, &InstanceRow)],
+        revision: &Revision,
+        now_ms: u64,
+    ) {
+        let exists = |id: &InstanceId| rows.iter().any(|(other, _)| *other == id);
+        self.seen.retain(exists);
+        self.ordered.retain(exists);
+        let mut by_time = rows.to_vec();
+        by_time.sort_by_key(|(_, row)| row.since_ms);
+        for (id, row) in by_time {
+            if is_leaving(row) {
+                self.ordered.insert(id.clone());
+            }
+            match &row.state {
+                RowState::Refused(refusal) => self.look_at_refusal(id, row, refusal),
+                RowState::Reported(report) => self.look_at_exit(id, row, report, revision),
+                RowState::Requested | RowState::Stranded { .. } => {}
+            }
+        }
+        self.avoid.retain(|_, until| *until > now_ms);
+        self.forget(rows, now_ms);
+    }
+
+    fn look_at_refusal(&mut self, id: &InstanceId, row: &InstanceRow, refusal: &Refusal) {
+        if !self.seen.insert(id.clone()) {
+            return;
+        }
+        self.avoid.insert(row.session, row.since_ms + AVOID_MS);
+        match refusal.kind {
+            RefusalKind::Failed => {
+                let failure = Failure {
+                    kind: types::CONTAINER_HEALTHY,
+                    reason: "ContainerMissing".into(),
+                    message: refusal.text.clone(),
+                };
+                self.failed(failure, row.since_ms);
+            }
+            RefusalKind::NoCapacity | RefusalKind::Busy | RefusalKind::NotReady => {}
+        }
+    }
+
+    /// An end that nobody asked for is a failure.
+    fn look_at_exit(
+        &mut self,
+        id: &InstanceId,
+        row: &InstanceRow,
+        report: &InstanceReport,
+        revision: &Revision,
+    ) {
+        let Some(exit) = &report.exit else { return };
+        if !self.seen.insert(id.clone()) {
+            return;
+        }
+        if !self.ordered.contains(id) && !ended_well(exit, report) {
+            let image = revision.spec.container().map_or("", |c| c.image.as_str());
+            self.failed(failure_of_exit(exit, report, image), row.since_ms);
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, at_ms: u64) {
+        self.n_in_a_row += 1;
+        self.last_ms = self.last_ms.max(at_ms);
+        self.evidence = Some(failure);
+        if self.n_in_a_row > 1 {
+            let doublings = (self.n_in_a_row - 2).min(16);
+            let pause_ms = (BACKOFF_MIN_MS << doublings).min(BACKOFF_MAX_MS);
+            self.start_not_before_ms = self.start_not_before_ms.max(at_ms + pause_ms);
+        }
+    }
+
+    fn forget(&mut self, rows: &[(&InstanceId, &InstanceRow)], now_ms: u64) {
+        let is_healthy =
+            |row: &InstanceRow| row.since_ms >= self.last_ms && row.since_ms + HEALTHY_MS <= now_ms;
+        let mut ready = rows.iter().filter(|(_, row)| is_ready(row)).peekable();
+        if ready.peek().is_some() {
+            self.evidence = None;
+        }
+        if ready.any(|(_, row)| is_healthy(row)) || self.last_ms + FORGET_MS <= now_ms {
+            self.n_in_a_row = 0;
+        }
+    }
+
+    /// A stop was ordered.
+    pub(crate) fn ordered(&mut self, id: &InstanceId) {
+        self.ordered.insert(id.clone());
+    }
+
+    /// The next start, if it must wait: so many milliseconds from now.
+    pub(crate) fn pause_ms(&self, now_ms: u64) -> Option<u64> {
+        (self.start_not_before_ms > now_ms).then(|| self.start_not_before_ms - now_ms)
+    }
+
+    pub(crate) fn avoided(&self) -> BTreeSet<SessionId> {
+        self.avoid.keys().copied().collect()
+    }
+
+    pub(crate) fn evidence(&self) -> Option<&Failure> {
+        self.evidence.as_ref()
+    }
+}
+
+/// As a stop ends that was ordered before this actor was loaded: by the signal, by the app's own
+/// clean exit, or by a shell's or a JVM's way to pass the signal on.
+fn ended_well(exit: &Exit, report: &InstanceReport) -> bool {
+    let by_signal = matches!(exit, Exit::Signal(9 | 15) | Exit::Code(0 | 137 | 143));
+    by_signal && report.ready_after_ms > 0
+}
+
+fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure {
+    let output = report.last_output.join("\n");
+    let healthy = |reason: String, message: String| Failure {
+        kind: types::CONTAINER_HEALTHY,
+        reason,
+        message,
+    };
+    match exit {
+        Exit::Code(code) => {
+            let said = match (code, output.is_empty()) {
+                (0, true) => "container exited with no error".into(),
+                (_, true) => "no output".into(),
+                (_, false) => output,
+            };
+            healthy(
+                format!("ExitCode{code}"),
+                format!("Container failed with: {said}"),
+            )
+        }
+        Exit::Signal(signal) => healthy(
+            format!("Signal{signal}"),
+            format!("Container failed with: {output}"),
+        ),
+        Exit::OutOfMemory => healthy("OOMKilled".into(), output),
+        Exit::Unknown => healthy("ExitUnknown".into(), output),
+        Exit::StartFailed { cause, .. } => healthy(
+            "ContainerMissing".into(),
+            format!("Unable to fetch image {image:?}: {cause}"),
+        ),
+        Exit::NeverReady { after_ms } => Failure {
+            kind: types::RESOURCES_AVAILABLE,
+            reason: "ProgressDeadlineExceeded".into(),
+            message: format!("not listening on $PORT after {after_ms} ms\n{output}"),
+        },
+    }
+}
