@@ -23,7 +23,7 @@ use crate::table::{InstanceRow, RefusalKind, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
 const TERMINATION_GRACE_MS: u64 = 10_000;
-/// Bound of one boot; the progress deadline bounds the revision.
+/// Bound of one boot, unless the revision names a progress deadline.
 const BOOT_DEADLINE_MS: u64 = 60_000;
 /// A node that refused is left alone for this.
 const AVOID_MS: u64 = 1_000;
@@ -174,15 +174,21 @@ impl RevisionActor {
         }
     }
 
-    fn failed(&mut self, failure: Failure, now_ms: u64, outputs: &mut Outputs) {
+    fn failed(&mut self, mut failure: Failure, now_ms: u64, outputs: &mut Outputs) {
         self.n_failures += 1;
-        self.failure = Some(failure);
         if self.n_failures > 1 {
             let doublings = (self.n_failures - 2).min(16);
             let pause_ms = (BACKOFF_MIN_MS << doublings).min(BACKOFF_MAX_MS);
             self.start_not_before_ms = now_ms + pause_ms;
             outputs.timer(BACKOFF, pause_ms);
+            // Where people look: why it is down is one half, when it is tried again the other.
+            failure.message.push_str(&format!(
+                "\nfailed {} times in a row, not started again for {} s",
+                self.n_failures,
+                pause_ms / 1_000
+            ));
         }
+        self.failure = Some(failure);
     }
 
     /// Compares what counts with what is wanted, and orders the difference.
@@ -407,6 +413,10 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         .metadata
         .annotation("nihilo.dev/termination-grace-period")
         .and_then(parse_go_duration_ms);
+    let progress = revision
+        .metadata
+        .annotation(keys::PROGRESS_DEADLINE)
+        .and_then(parse_go_duration_ms);
     InstanceSpec {
         id,
         revision: revision.metadata.key(),
@@ -424,7 +434,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
-        boot_deadline_ms: BOOT_DEADLINE_MS,
+        boot_deadline_ms: progress.unwrap_or(BOOT_DEADLINE_MS),
         drain_deadline_ms: u64::from(revision.spec.timeout()) * 1000,
         termination_grace_ms: grace.unwrap_or(TERMINATION_GRACE_MS),
     }
@@ -470,7 +480,7 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
         Exit::NeverReady { after_ms } => Failure {
             kind: types::RESOURCES_AVAILABLE,
             reason: "ProgressDeadlineExceeded".into(),
-            message: format!("not listening on $PORT after {after_ms} ms\n{output}"),
+            message: format!("not ready after {} s\n{output}", after_ms / 1_000),
         },
     }
 }
