@@ -19,6 +19,9 @@ use crate::traffic_spec;
 
 /// A Service may pass through Ready=False on its way; longer than this and it is meant.
 const FALSE_GRACE: Duration = Duration::from_secs(2);
+/// A wait without news says so often what it waits for.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
 /// Lines of output shown of an instance that failed.
 const LAST_LINES: usize = 10;
 /// Lines and time spent on finding them.
@@ -36,8 +39,9 @@ pub(crate) struct WaitArgs {
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct WaitLimit {
-    /// Seconds to wait until it is ready.
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    /// Seconds to wait until it is ready; the cluster goes on by itself after that.
+    // Two boots that end at their deadline, and their failure told.
+    #[arg(long, default_value_t = 150, value_name = "SECONDS")]
     pub wait_timeout: u64,
 }
 
@@ -134,8 +138,9 @@ impl<'a> Waiter<'a> {
 
     async fn run(&mut self, deadline: Instant, progress: &mut Progress) -> Result<Service> {
         let mut failing_since = None;
+        let mut report_at = Instant::now() + REPORT_EVERY;
         loop {
-            let mut wake = deadline;
+            let mut wake = deadline.min(report_at);
             match verdict(&self.service, self.generation) {
                 Verdict::Ready => {
                     progress.report("Service", Some("Ready to serve.".into()));
@@ -152,6 +157,11 @@ impl<'a> Waiter<'a> {
             }
             if Instant::now() >= deadline {
                 return Err(self.timed_out());
+            }
+            if Instant::now() >= report_at {
+                report_at = Instant::now() + REPORT_EVERY;
+                self.report_boots(progress).await;
+                continue;
             }
             // Running into `wake` is no event: the loop looks again.
             if let Ok(event) = tokio::time::timeout_at(wake, self.watch.next()).await {
@@ -215,6 +225,21 @@ impl<'a> Waiter<'a> {
         Ok(())
     }
 
+    /// Says what the newest revision's instances are doing; nothing when that cannot be had.
+    async fn report_boots(&self, progress: &Progress) {
+        let meta = &self.service.metadata;
+        let client = self.client.with_timeout(REPORT_LIMIT);
+        let answer = client.instances(Some(&meta.namespace), &meta.name).await;
+        let Ok(answer) = answer else { return };
+        let newest = &self.service.status.latest_created_revision_name;
+        answer
+            .items
+            .iter()
+            .filter(|instance| instance.revision == *newest)
+            .filter_map(boot_message)
+            .for_each(|message| progress.say(&message));
+    }
+
     async fn failed(&self, condition: &Condition) -> Failure {
         let name = &self.service.metadata.name;
         let revision = &self.service.status.latest_created_revision_name;
@@ -231,8 +256,10 @@ impl<'a> Waiter<'a> {
             format!("service '{name}' is not ready: {reason}"),
         )
         .because(format!("revision  {revision}"));
-        if !condition.message.is_empty() {
-            failure = failure.because(format!("message   {}", output::plain(&condition.message)));
+        let mut label = "message ";
+        for line in condition.message.lines() {
+            failure = failure.because(format!("{label:<10}{}", output::plain(line)));
+            label = "";
         }
         let lines = last_output(
             self.client,
@@ -335,7 +362,26 @@ fn revision_message(revision: &Revision) -> Option<String> {
             types::READY,
         ],
     )?;
-    Some(format!("Revision {name}: {text}"))
+    let text: Vec<_> = text.lines().collect();
+    Some(format!("Revision {name}: {}", text.join(" | ")))
+}
+
+/// What keeps an instance from being ready, as far as its state tells.
+fn boot_message(instance: &pb::Instance) -> Option<String> {
+    let (id, node, seconds) = (&instance.id, &instance.node, instance.age_ms / 1_000);
+    match instance.state.as_str() {
+        "Preparing" | "Starting" => Some(format!(
+            "Instance {id}: starting on {node} for {seconds} s."
+        )),
+        "Booting" => {
+            let port = instance.address.rsplit(':').next().unwrap_or_default();
+            Some(format!(
+                "Instance {id}: runs on {node} for {seconds} s and does not listen on $PORT ({port}) \
+                 yet."
+            ))
+        }
+        _ => None,
+    }
 }
 
 fn route_message(route: &Route) -> Option<String> {
@@ -471,6 +517,26 @@ mod tests {
             revision_message(&revision).unwrap(),
             "Revision hello-00001: ready."
         );
+    }
+
+    #[test]
+    fn a_boot_that_takes_long_is_told_with_the_port_it_lacks() {
+        let instance = pb::Instance {
+            id: "hello-00001-a-1".into(),
+            node: "node2".into(),
+            state: "Booting".into(),
+            address: "127.0.0.1:20017".into(),
+            age_ms: 5_400,
+            ..pb::Instance::default()
+        };
+        let want = "Instance hello-00001-a-1: runs on node2 for 5 s and does not listen on $PORT \
+                    (20017) yet.";
+        assert_eq!(boot_message(&instance).unwrap(), want);
+        let ready = pb::Instance {
+            state: "Ready".into(),
+            ..instance
+        };
+        assert_eq!(boot_message(&ready), None);
     }
 
     #[test]

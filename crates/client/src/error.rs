@@ -113,7 +113,7 @@ fn exit_code(code: Code) -> i32 {
 fn hint(code: Code, reason: &str) -> Option<&'static str> {
     match (code, reason) {
         (_, "UNREACHABLE") => Some("nihilo dev --nodes 3 --detach, or name servers with --server"),
-        (_, "NO_QUORUM" | "NO_LEADER" | "TIMEOUT" | "STORE_FAILED") => {
+        (_, "NO_QUORUM" | "NO_LEADER" | "TIMEOUT" | "STORE_FAILED" | "DISK_LOW") => {
             Some("nihilo cluster status")
         }
         (_, "OUTCOME_UNKNOWN") => Some("repeat the command"),

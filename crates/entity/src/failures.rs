@@ -109,15 +109,21 @@ impl Failures {
         }
     }
 
-    fn failed(&mut self, failure: Failure, at_ms: u64) {
+    fn failed(&mut self, mut failure: Failure, at_ms: u64) {
         self.n_in_a_row += 1;
         self.last_ms = self.last_ms.max(at_ms);
-        self.evidence = Some(failure);
         if self.n_in_a_row > 1 {
             let doublings = (self.n_in_a_row - 2).min(16);
             let pause_ms = (BACKOFF_MIN_MS << doublings).min(BACKOFF_MAX_MS);
             self.start_not_before_ms = self.start_not_before_ms.max(at_ms + pause_ms);
+            // Where people look: why it is down is one half, when it is tried again the other.
+            failure.message.push_str(&format!(
+                "\nfailed {} times in a row, not started again for {} s",
+                self.n_in_a_row,
+                pause_ms / 1_000
+            ));
         }
+        self.evidence = Some(failure);
     }
 
     fn forget(&mut self, rows: &[(&InstanceId, &InstanceRow)], now_ms: u64) {
@@ -190,7 +196,7 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
         Exit::NeverReady { after_ms } => Failure {
             kind: types::RESOURCES_AVAILABLE,
             reason: "ProgressDeadlineExceeded".into(),
-            message: format!("not listening on $PORT after {after_ms} ms\n{output}"),
+            message: format!("not ready after {} s\n{output}", after_ms / 1_000),
         },
     }
 }

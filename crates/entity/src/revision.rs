@@ -28,7 +28,7 @@ use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
 const TERMINATION_GRACE_MS: u64 = 10_000;
-/// Bound of one boot; the progress deadline bounds the revision.
+/// Bound of one boot, unless the revision names a progress deadline.
 const BOOT_DEADLINE_MS: u64 = 60_000;
 const BACKOFF: &str = "backoff";
 
@@ -313,6 +313,10 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         .metadata
         .annotation("nihilo.dev/termination-grace-period")
         .and_then(parse_go_duration_ms);
+    let progress = revision
+        .metadata
+        .annotation(keys::PROGRESS_DEADLINE)
+        .and_then(parse_go_duration_ms);
     InstanceSpec {
         id,
         revision: revision.metadata.key(),
@@ -330,7 +334,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
-        boot_deadline_ms: BOOT_DEADLINE_MS,
+        boot_deadline_ms: progress.unwrap_or(BOOT_DEADLINE_MS),
         drain_deadline_ms: u64::from(revision.spec.timeout()) * 1000,
         termination_grace_ms: grace.unwrap_or(TERMINATION_GRACE_MS),
     }

@@ -48,7 +48,11 @@ pub struct GatewayConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("gateway address {address} cannot be used; is another process listening there?")]
+    #[error(
+        "gateway address {address} cannot be used; see who listens there with `ss -ltnp 'sport = \
+         :{}'`, or set another `gateway-port`",
+        address.port()
+    )]
     Bind {
         address: SocketAddr,
         source: std::io::Error,

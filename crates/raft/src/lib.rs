@@ -2,6 +2,7 @@
 //! linearizable reads on any node. Nothing outside sees openraft.
 
 pub mod clock;
+pub mod disk;
 pub mod network;
 pub mod node;
 pub mod peer_server;
@@ -11,7 +12,7 @@ pub mod reader;
 mod runtime;
 pub mod status;
 
-pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle};
+pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle, check_unused};
 pub use node::{RaftConfig, RaftNode, StartError};
 pub use peer_server::PeerServer;
 pub use profile::Timing;

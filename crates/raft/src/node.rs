@@ -19,10 +19,11 @@ use pb::raft_client::RaftClient;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tonic::transport::Channel;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::Raft;
 use crate::clock::LogClock;
+use crate::disk;
 use crate::network::{self, Network};
 use crate::peer_server::PeerServer;
 use crate::profile::Timing;
@@ -34,6 +35,8 @@ pub const MAX_PROPOSALS: usize = 4_096;
 const SNAPSHOT_EVERY: u64 = 20_000;
 const KEEP_LOGS: u64 = 10_000;
 const REPLICATION_LAG: u64 = 40_000;
+/// A failed store is reported again after this.
+const REPEAT_STORE_FAILED: Duration = Duration::from_secs(60);
 /// Tick lateness samples kept.
 const MAX_LATENESS_SAMPLES: usize = 65_536;
 
@@ -73,6 +76,7 @@ struct Inner {
     slots: Semaphore,
     log_clock: LogClock,
     lateness: Arc<Mutex<Vec<Duration>>>,
+    free_bytes: watch::Receiver<Option<u64>>,
     _runtime: RaftRuntime,
     /// Keeps the data directory ours.
     _lock: Arc<std::fs::File>,
@@ -117,8 +121,15 @@ impl RaftNode {
         };
         let status = follow_status(&runtime, &raft);
         let lateness = measure_lateness(&runtime, timing);
+        runtime.spawn(end_with_store(
+            raft.clone(),
+            failure.clone(),
+            config.data_dir.clone(),
+        ));
         info!(node = id, profile = timing.name, "raft started");
         let log_ms = state.read(|state| state.clock().log_ms);
+        let (free, free_bytes) = watch::channel(disk::free_bytes(&config.data_dir));
+        runtime.spawn(disk::watch(raft.clone(), id, config.data_dir, free));
         Ok(Self(Arc::new(Inner {
             raft,
             identity: config.identity,
@@ -132,6 +143,7 @@ impl RaftNode {
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
             lateness,
+            free_bytes,
             _runtime: runtime,
             _lock: lock,
         })))
@@ -210,6 +222,17 @@ impl RaftNode {
                 .is_some_and(|age| age < self.0.timing.election_max_ms)
     }
 
+    /// Whether the store of this process has failed: it takes no part in consensus any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.failure.borrow().is_some()
+    }
+
+    /// Free bytes of the store's disk, when they are too few to lead new writes.
+    pub fn low_disk(&self) -> Option<u64> {
+        let free = *self.0.free_bytes.borrow();
+        free.filter(|bytes| *bytes < disk::MIN_FREE_BYTES)
+    }
+
     /// Set once the store of this process has failed.
     pub fn failure(&self) -> Failure {
         self.0.failure.clone()
@@ -240,7 +263,7 @@ impl RaftNode {
         if status.borrow().role != Role::Leader {
             return Ok(status.borrow().leader);
         }
-        let target = to.or_else(|| self.most_advanced_follower());
+        let target = to.or_else(|| most_advanced_follower(&self.0.raft, me));
         let Some(target) = target else {
             return Ok(Some(me));
         };
@@ -250,17 +273,6 @@ impl RaftNode {
         // Not in time: the caller goes on without.
         drop(tokio::time::timeout(limit, changed).await);
         Ok(self.status().leader)
-    }
-
-    fn most_advanced_follower(&self) -> Option<u64> {
-        let metrics = self.0.raft.metrics().borrow_watched().clone();
-        let me = self.0.identity.node_id;
-        metrics
-            .replication?
-            .into_iter()
-            .filter(|(id, _)| *id != me)
-            .max_by_key(|(_, matched)| matched.map(|id| id.index))
-            .map(|(id, _)| id)
     }
 
     /// Ends this node's part in consensus; leadership is not handed over here.
@@ -300,6 +312,17 @@ impl RaftNode {
         clients.insert(id, client.clone());
         Some(client)
     }
+}
+
+/// Whom this node, as leader, could hand over to; `None` when it does not lead or is alone.
+pub(crate) fn most_advanced_follower(raft: &Raft, me: u64) -> Option<u64> {
+    let metrics = raft.metrics().borrow_watched().clone();
+    metrics
+        .replication?
+        .into_iter()
+        .filter(|(id, _)| *id != me)
+        .max_by_key(|(_, matched)| matched.map(|id| id.index))
+        .map(|(id, _)| id)
 }
 
 fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartError> {
@@ -346,6 +369,27 @@ fn follow_status(runtime: &Runtime, raft: &Raft) -> watch::Receiver<RaftStatus> 
         }
     });
     receiver
+}
+
+/// Ends this node's part in consensus once its store has failed, whatever the failed write was,
+/// and says so until the process ends: a node in this state needs a person.
+async fn end_with_store(raft: Raft, mut failure: Failure, data_dir: PathBuf) {
+    let cause = match failure.wait_for(Option::is_some).await {
+        Ok(cause) => cause.clone().unwrap_or_default(),
+        // The store was closed in good order.
+        Err(_) => return,
+    };
+    // Already stopped by the same failure is what is wanted.
+    drop(raft.shutdown().await);
+    loop {
+        error!(
+            %cause,
+            data_dir = %data_dir.display(),
+            "store-failed: this node votes, acknowledges and leads no more; its traffic goes on; \
+             remove the cause and restart it"
+        );
+        tokio::time::sleep(REPEAT_STORE_FAILED).await;
+    }
 }
 
 /// Samples how late a sleep of one tick ends: late ticks are what makes false elections.

@@ -30,6 +30,9 @@ impl PeerServer {
     }
 
     fn check(&self, identity: Option<&pb::Identity>) -> Result<(), Status> {
+        if self.0.has_failed() {
+            return Err(Status::unavailable("store-failed: this node takes no part"));
+        }
         let identity = identity.ok_or_else(|| Status::invalid_argument("no identity"))?;
         let mine = self.0.identity();
         if identity.cluster_id != mine.cluster_id || identity.target_node != mine.node_id {

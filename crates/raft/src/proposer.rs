@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::clock::wall_ms;
+use crate::disk::MIN_FREE_BYTES;
 use crate::node::RaftNode;
 
 /// What is certain about a write that has no reply.
@@ -34,6 +35,9 @@ pub enum ProposeError {
     Overloaded,
     #[error("no leader with a quorum was reached in time")]
     NoLeader,
+    /// The leader's words: which node, and how much is left.
+    #[error("{DISK_LOW}: {0}")]
+    DiskLow(String),
     #[error("the store of this node has failed")]
     Stopped,
     /// The leader was lost, or did not answer, after it took the entry.
@@ -45,9 +49,10 @@ impl ProposeError {
     pub fn outcome(&self) -> Outcome {
         match self {
             ProposeError::TooLarge { .. } => Outcome::Rejected,
-            ProposeError::Overloaded | ProposeError::NoLeader | ProposeError::Stopped => {
-                Outcome::NotApplied
-            }
+            ProposeError::Overloaded
+            | ProposeError::NoLeader
+            | ProposeError::DiskLow(_)
+            | ProposeError::Stopped => Outcome::NotApplied,
             ProposeError::Unanswered(_) => Outcome::MaybeApplied,
         }
     }
@@ -57,6 +62,7 @@ impl ProposeError {
             ProposeError::TooLarge { .. } => false,
             ProposeError::Overloaded
             | ProposeError::NoLeader
+            | ProposeError::DiskLow(_)
             | ProposeError::Stopped
             | ProposeError::Unanswered(_) => true,
         }
@@ -66,7 +72,9 @@ impl ProposeError {
     pub(crate) fn to_status(&self) -> Status {
         match self {
             ProposeError::TooLarge { .. } => Status::invalid_argument(self.to_string()),
-            ProposeError::Overloaded => Status::resource_exhausted(self.to_string()),
+            ProposeError::Overloaded | ProposeError::DiskLow(_) => {
+                Status::resource_exhausted(self.to_string())
+            }
             ProposeError::NoLeader | ProposeError::Stopped => {
                 Status::failed_precondition(self.to_string())
             }
@@ -109,6 +117,9 @@ impl RaftNode {
         let deadline = Instant::now() + limit;
         let mut status = self.status_watch();
         loop {
+            if self.has_failed() {
+                return Err(ProposeError::Stopped);
+            }
             let seen = status.borrow_and_update().clone();
             let attempt = match seen.leader {
                 Some(leader) if leader == self.identity().node_id => {
@@ -161,6 +172,9 @@ impl RaftNode {
         request: RequestKey,
         deadline: Instant,
     ) -> Attempt {
+        if let Some(error) = self.refuse_on_low_disk(&command) {
+            return Attempt::Failed(error);
+        }
         let applied_ms = self.state().read(|state| state.clock().log_ms);
         let envelope = Envelope {
             cluster_version: CLUSTER_VERSION,
@@ -180,6 +194,22 @@ impl RaftNode {
             Ok(Err(error)) => refused(&error),
             Err(_) => Attempt::Failed(ProposeError::Unanswered("deadline passed".into())),
         }
+    }
+
+    /// What people ask for waits for space; what the cluster needs to run, and deleting, do not.
+    fn refuse_on_low_disk(&self, command: &Command) -> Option<ProposeError> {
+        let free = self.low_disk()?;
+        let grows = matches!(command, Command::PutService(_));
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        grows.then(|| {
+            ProposeError::DiskLow(format!(
+                "node {} leads and has {} MiB free on its disk, {} MiB are needed; free some \
+                 there, or hand leadership to another node",
+                self.identity().node_id,
+                mib(free),
+                mib(MIN_FREE_BYTES)
+            ))
+        })
     }
 
     async fn forward(
@@ -209,6 +239,8 @@ impl RaftNode {
     }
 }
 
+/// Begins the text of a refusal for want of space, between nodes too.
+const DISK_LOW: &str = "disk-low";
 /// The same leader is asked again after this: it may have lacked its quorum for a moment.
 const RETRY_SAME_LEADER: Duration = Duration::from_millis(20);
 /// Bound of a forwarded proposal at the leader; the forwarder's own deadline may be shorter.
@@ -226,6 +258,11 @@ fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attem
 fn forwarding_failed(status: &Status) -> Attempt {
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied => Attempt::Elsewhere,
+        Code::ResourceExhausted if status.message().starts_with(DISK_LOW) => {
+            let text = status.message().trim_start_matches(DISK_LOW);
+            let text = text.trim_start_matches(": ").to_owned();
+            Attempt::Failed(ProposeError::DiskLow(text))
+        }
         Code::ResourceExhausted => Attempt::Failed(ProposeError::Overloaded),
         // The dial itself failed: nothing was sent.
         Code::Unavailable if status.message().contains("tcp connect error") => Attempt::Elsewhere,

@@ -14,6 +14,8 @@ use crate::node::RaftNode;
 pub enum ReadError {
     #[error("no leader with a quorum was reached in time")]
     NoLeader,
+    #[error("the store of this node has failed")]
+    Stopped,
     #[error("this node has not applied index {index} in time")]
     Behind { index: LogIndex },
 }
@@ -26,19 +28,25 @@ impl RaftNode {
     /// call, with the index that proves it.
     ///
     /// # Errors
-    /// No leader, or this node stays behind, within `limit`.
+    /// No leader, or this node stays behind, within `limit`; at once when its store has failed.
     pub async fn read_index(&self, limit: Duration) -> Result<LogIndex, ReadError> {
         let deadline = Instant::now() + limit;
         let mut status = self.status_watch();
         let index = loop {
+            if self.has_failed() {
+                return Err(ReadError::Stopped);
+            }
             let leader = status.borrow_and_update().leader;
             if let Some(index) = self.ask_read_index(leader, deadline).await {
                 break LogIndex(index);
             }
             let changed = status.wait_for(|now| now.leader != leader);
             let retry = tokio::time::timeout(RETRY, changed);
-            if tokio::time::timeout_at(deadline, retry).await.is_err() {
-                return Err(ReadError::NoLeader);
+            match tokio::time::timeout_at(deadline, retry).await {
+                // Raft has ended: nothing changes any more.
+                Ok(Ok(Err(_))) => return Err(ReadError::Stopped),
+                Ok(_) => {}
+                Err(_) => return Err(ReadError::NoLeader),
             }
         };
         let mut applied = self.applied();

@@ -49,10 +49,12 @@ impl RaftStatus {
             ServerState::Learner => Role::Learner,
             ServerState::Shutdown => Role::Stopped,
         };
+        // What a stopped core last knew of leadership is no knowledge any more.
+        let leads_or_follows = role != Role::Stopped;
         Self {
             role,
             term: metrics.current_term,
-            leader: metrics.current_leader,
+            leader: metrics.current_leader.filter(|_| leads_or_follows),
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.map_or(0, |id| id.index),
             voters: metrics.membership_config.voter_ids().collect(),

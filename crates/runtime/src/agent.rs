@@ -9,11 +9,14 @@ use std::time::Duration;
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::node_config::BootDelay;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::driver::AnyDriver;
+use crate::fake::FakeDriver;
 use crate::life::{self, Order};
 use crate::logs::Output;
 use crate::ports::Admission;
@@ -34,7 +37,18 @@ pub struct AgentConfig {
     /// Everything of the agent lives below it.
     pub dir: PathBuf,
     pub capacity: u32,
-    pub first_port: u16,
+    pub driver: DriverConfig,
+}
+
+/// How instances are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverConfig {
+    Process {
+        /// Ports are given to programs from here on.
+        first_port: u16,
+    },
+    /// Simulated: see [`crate::fake`].
+    Fake(BootDelay),
 }
 
 /// Why an order was refused. Nothing was changed.
@@ -68,7 +82,7 @@ impl std::fmt::Debug for Agent {
 
 pub(crate) struct Inner {
     config: AgentConfig,
-    pub(crate) driver: ProcessDriver,
+    driver: AnyDriver,
     pub(crate) admission: Arc<dyn Admission>,
     startstop: StartStopLog,
     table: Mutex<Table>,
@@ -100,8 +114,7 @@ impl Agent {
             std::fs::remove_dir_all(&instances)?;
         }
         std::fs::create_dir_all(&instances)?;
-        let executable = config.executable.clone();
-        let driver = ProcessDriver::new(executable, config.node_name.clone(), config.first_port)?;
+        let driver = driver(&config)?;
         Ok(Self(Arc::new(Inner {
             driver,
             admission,
@@ -165,7 +178,15 @@ impl Agent {
         let report = instance.report.clone();
         table.instances.insert(spec.id.clone(), instance);
         drop(table);
-        tokio::spawn(life::run(self.0.clone(), spec, receiver));
+        let inner = self.0.clone();
+        match self.0.driver.clone() {
+            AnyDriver::Process(driver) => {
+                tokio::spawn(life::run(inner, driver, spec, receiver));
+            }
+            AnyDriver::Fake(driver) => {
+                tokio::spawn(life::run(inner, driver, spec, receiver));
+            }
+        }
         Ok(report)
     }
 
@@ -266,6 +287,21 @@ impl Agent {
         };
         drop(tokio::time::timeout(grace, all_gone).await);
     }
+}
+
+fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
+    Ok(match config.driver {
+        DriverConfig::Process { first_port } => {
+            let (executable, name) = (config.executable.clone(), config.node_name.clone());
+            AnyDriver::Process(Arc::new(ProcessDriver::new(
+                executable,
+                name,
+                first_port,
+                &config.dir,
+            )?))
+        }
+        DriverConfig::Fake(boot) => AnyDriver::Fake(Arc::new(FakeDriver::new(boot))),
+    })
 }
 
 impl Table {

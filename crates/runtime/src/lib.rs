@@ -1,9 +1,12 @@
 //! The node agent: runs instances, says truthfully what runs, and obeys only current owners.
 //!
-//! One driver so far, `process`. Instances die with the node's process (`kill`); adoption after a
-//! restart belongs to a later step, so output goes through pipes, not FIFOs.
+//! Two drivers: `process` for programs, `fake` for simulated instances. Instances die with the
+//! node's process (`kill`); adoption after a restart belongs to a later step, so output goes
+//! through pipes, not FIFOs.
 
 pub mod agent;
+pub mod driver;
+pub mod fake;
 pub mod launch;
 pub mod life;
 pub mod logs;
@@ -11,4 +14,4 @@ pub mod ports;
 pub mod process;
 pub mod startstop;
 
-pub use agent::{Agent, AgentConfig, AgentError};
+pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 
 /// Bytes of output kept in memory per instance.
 pub const RING_BYTES: usize = 64 * 1024;
-/// Longer lines are cut.
+/// Longer lines are split.
 pub const MAX_LINE: usize = 16 * 1024;
 /// A file grows to this, twice.
 pub const MAX_FILE_BYTES: u64 = 5 * 1024 * 1024;
@@ -81,7 +81,7 @@ impl Output {
         inner.ring.iter().skip(skip).map(text).collect()
     }
 
-    fn push(&self, stderr: bool, line: Vec<u8>) {
+    pub(crate) fn push(&self, stderr: bool, line: Vec<u8>) {
         let mut inner = self.0.lock();
         inner.write(&line);
         let line = LogLine {
@@ -115,8 +115,11 @@ impl Output {
                 }
             };
             reader.consume(used);
-            if ended || line.len() >= MAX_LINE {
-                line.truncate(MAX_LINE);
+            while line.len() > MAX_LINE {
+                let rest = line.split_off(MAX_LINE);
+                self.push(stderr, std::mem::replace(&mut line, rest));
+            }
+            if ended {
                 self.push(stderr, std::mem::take(&mut line));
             }
         }
@@ -159,4 +162,28 @@ pub(crate) fn wall_ms() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_line_is_split_and_loses_nothing_wherever_reads_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().join("x.log"));
+        let (head, tail) = (vec![b'a'; 100], vec![b'a'; 2 * MAX_LINE]);
+        let end: &[u8] = b"\nshort\nlast";
+        let stream = head.as_slice().chain(tail.as_slice()).chain(end);
+        output.clone().read(stream, false).await;
+        let lengths: Vec<_> = output
+            .follow()
+            .0
+            .iter()
+            .map(|line| line.line.len())
+            .collect();
+        assert_eq!(lengths, [MAX_LINE, MAX_LINE, 100, 5, 4]);
+    }
 }

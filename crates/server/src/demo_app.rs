@@ -59,6 +59,10 @@ async fn terminated() {
 }
 
 async fn serve(name: &str) -> i32 {
+    // Before it listens: from then on a SIGTERM is this app's to obey or, for one, to ignore.
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return 70;
+    };
     let port = std::env::var("PORT")
         .ok()
         .and_then(|port| port.parse().ok())
@@ -75,11 +79,10 @@ async fn serve(name: &str) -> i32 {
         }
     };
     let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(terminated());
     loop {
         tokio::select! {
             biased;
-            () = &mut stop, if name != "ignore-term" => break,
+            _ = term.recv(), if name != "ignore-term" => break,
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
                 let app = name.to_owned();

@@ -13,10 +13,10 @@ use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, RaftConfig, RaftNode};
-use nihilo_runtime::{Agent, AgentConfig};
+use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::NodeId;
-use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
@@ -60,6 +60,8 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            // Its own complaint would panic where the log cannot be written: on a full disk.
+            .log_internal_errors(false)
             .try_init(),
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -103,6 +105,8 @@ impl Node {
     async fn start(config: NodeConfig) -> anyhow::Result<Self> {
         let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
         let node = NodeId(config.node_id);
+        // Before the ports: a second process on the directory is told so, not of its ports.
+        nihilo_raft::check_unused(&config.data_dir)?;
         let peer = bind(&config, config.peer_port, "peer").await?;
         let admin = bind(&config, config.admin_port, "admin").await?;
         let raft = start_raft(&config).await?;
@@ -146,6 +150,7 @@ impl Node {
             grace: Duration::from_secs(config.shutdown_grace.into()),
             pid_file: config.data_dir.join("nihilo.pid"),
         };
+        node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id);
         node.serve_admin(admin, &config, scale, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
@@ -184,6 +189,18 @@ impl Node {
             }
         });
         Ok(())
+    }
+
+    /// A node whose store has failed does not hear of new owners, so it starts nothing for an old
+    /// one; what runs goes on.
+    fn obey_no_owner_without_store(&self) {
+        let (agent, mut failure) = (self.agent.clone(), self.raft.failure());
+        nihilo_actors::task::spawn("store-failure", async move {
+            // An error means that the store was closed in good order.
+            if failure.wait_for(Option::is_some).await.is_ok() {
+                agent.set_accepting(false);
+            }
+        });
     }
 
     fn serve_peers(&self, listener: TcpListener, config: &NodeConfig, cluster_id: Arc<str>) {
@@ -305,8 +322,8 @@ async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpL
     let address = format!("{}:{port}", config.listen);
     TcpListener::bind(&address).await.with_context(|| {
         format!(
-            "{what} address {address} cannot be used; is another process listening there? Try \
-             another `{what}-port`"
+            "{what} address {address} cannot be used; see who listens there with `ss -ltnp 'sport = \
+             :{port}'`, or set another `{what}-port`"
         )
     })
 }
@@ -356,7 +373,12 @@ fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Age
         executable: std::env::current_exe()?,
         dir: dir.clone(),
         capacity: config.capacity,
-        first_port: config.instance_ports,
+        driver: match config.driver {
+            DriverKind::Process => DriverConfig::Process {
+                first_port: config.instance_ports,
+            },
+            DriverKind::Fake => DriverConfig::Fake(config.fake_boot.unwrap_or_default()),
+        },
     };
     std::fs::create_dir_all(&dir)?;
     Agent::new(agent, Arc::new(AdmissionPort(local)))

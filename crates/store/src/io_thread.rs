@@ -12,8 +12,9 @@ use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
+use crate::high_water::{HighWater, Mark};
 use crate::keys;
-use crate::type_config::TypeConfig;
+use crate::type_config::{TypeConfig, Vote};
 
 /// Operations that may wait for the thread; the next one waits for a place.
 pub(crate) const QUEUE: usize = 4_096;
@@ -30,6 +31,7 @@ pub(crate) enum Op {
     },
     /// Durable before the answer.
     Vote {
+        vote: Vote,
         bytes: Vec<u8>,
         done: Done,
     },
@@ -83,6 +85,7 @@ pub type Failure = watch::Receiver<Option<Arc<str>>>;
 #[derive(Debug, Clone)]
 pub(crate) struct IoHandle {
     thread: Arc<IoThread>,
+    failed: Arc<watch::Sender<Option<Arc<str>>>>,
     pub(crate) failure: Failure,
     pub(crate) stats: Arc<Mutex<IoStats>>,
 }
@@ -107,13 +110,15 @@ impl Drop for IoThread {
 }
 
 impl IoHandle {
-    pub(crate) fn spawn(db: Arc<DB>) -> io::Result<Self> {
+    pub(crate) fn spawn(db: Arc<DB>, high_water: HighWater) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
+        let failed = Arc::new(failed);
         let stats = Arc::new(Mutex::new(IoStats::default()));
         let writer = Writer {
             db,
-            failed,
+            high_water,
+            failed: failed.clone(),
             stats: stats.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -125,9 +130,15 @@ impl IoHandle {
         });
         Ok(Self {
             thread,
+            failed,
             failure,
             stats,
         })
+    }
+
+    /// Ends the store of this process for a reason that is not the disk's.
+    pub(crate) fn poison(&self, cause: &str) {
+        poison(&self.failed, cause);
     }
 
     /// Hands an operation over; waits only for a place in the queue.
@@ -147,9 +158,21 @@ impl IoHandle {
     }
 }
 
+/// The first cause stays: what fails after it fails because of it.
+fn poison(failed: &watch::Sender<Option<Arc<str>>>, cause: &str) {
+    failed.send_if_modified(|known| {
+        let is_first = known.is_none();
+        if is_first {
+            *known = Some(cause.into());
+        }
+        is_first
+    });
+}
+
 struct Writer {
     db: Arc<DB>,
-    failed: watch::Sender<Option<Arc<str>>>,
+    high_water: HighWater,
+    failed: Arc<watch::Sender<Option<Arc<str>>>>,
     stats: Arc<Mutex<IoStats>>,
 }
 
@@ -159,7 +182,7 @@ enum Answer {
 }
 
 impl Writer {
-    fn run(self, mut queue: mpsc::Receiver<Op>) {
+    fn run(mut self, mut queue: mpsc::Receiver<Op>) {
         while let Some(first) = queue.blocking_recv() {
             let mut ops = vec![first];
             while ops.len() < MAX_MERGED {
@@ -173,11 +196,12 @@ impl Writer {
     }
 
     /// One batch, one write, then every answer in the order of the operations.
-    fn execute(&self, ops: Vec<Op>) {
+    fn execute(&mut self, ops: Vec<Op>) {
         let mut batch = WriteBatch::default();
         let mut answers = Vec::new();
         let mut sync = false;
         let mut n_entries = 0;
+        let marks = Marks::of(self.high_water.mark(), &ops);
         for op in ops {
             n_entries += match &op {
                 Op::Append { entries, .. } => entries.len() as u64,
@@ -188,7 +212,7 @@ impl Writer {
                 answers.push(answer);
             }
         }
-        let result = self.write(batch, sync, n_entries);
+        let result = self.write(batch, sync, n_entries, &marks);
         for answer in answers {
             let result = result
                 .as_ref()
@@ -216,7 +240,7 @@ impl Writer {
                 }
                 Some(Answer::Callback(callback))
             }
-            Op::Vote { bytes, done } => {
+            Op::Vote { bytes, done, .. } => {
                 batch.put_cf(cf(keys::META), keys::VOTE, bytes);
                 Some(Answer::Done(done))
             }
@@ -266,20 +290,20 @@ impl Writer {
     }
 
     /// No retry after a failure: the next fsync could succeed with the data gone.
-    fn write(&self, batch: WriteBatch, sync: bool, n_entries: u64) -> Result<(), String> {
+    fn write(
+        &mut self,
+        batch: WriteBatch,
+        sync: bool,
+        n_entries: u64,
+        marks: &Marks,
+    ) -> Result<(), String> {
         if let Some(cause) = self.failed.borrow().as_ref() {
             return Err(format!("store failed earlier: {cause}"));
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
         let started = Instant::now();
-        let result = self
-            .db
-            .write_opt(batch, &options)
-            .map_err(|error| error.to_string());
+        let result = self.write_both(batch, sync, marks);
         if let Err(cause) = &result {
-            error!(cause, path = %self.db.path().display(), "store-failed");
-            self.failed.send_replace(Some(cause.as_str().into()));
+            poison(&self.failed, cause);
         } else if sync {
             let mut stats = self.stats.lock();
             stats.n_fsyncs += 1;
@@ -290,5 +314,95 @@ impl Writer {
             stats.fsyncs.push(started.elapsed());
         }
         result
+    }
+
+    /// The mark falls before its tail goes, and rises after the log is durable.
+    fn write_both(&mut self, batch: WriteBatch, sync: bool, marks: &Marks) -> Result<(), String> {
+        let of_mark = |error: io::Error| format!("high-water: {error}");
+        if marks.lowest != self.high_water.mark() {
+            self.high_water.lower(marks.lowest).map_err(of_mark)?;
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|error| error.to_string())?;
+        if marks.after != self.high_water.mark() {
+            self.high_water.write(marks.after).map_err(of_mark)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the high-water mark goes with one batch.
+#[derive(Debug, PartialEq, Eq)]
+struct Marks {
+    /// What stays true whether the batch is written or not.
+    lowest: Mark,
+    after: Mark,
+}
+
+impl Marks {
+    fn of(before: Mark, ops: &[Op]) -> Self {
+        let (mut lowest, mut after) = (before, before);
+        for op in ops {
+            match op {
+                Op::Append { entries, .. } => {
+                    after.last = entries.last().map(|(index, _)| *index).or(after.last);
+                }
+                Op::Truncate { from, .. } => {
+                    let kept = from.checked_sub(1);
+                    after.last = after.last.min(kept);
+                    lowest.last = lowest.last.min(kept);
+                }
+                Op::Vote { vote, .. } => after.vote = Some(*vote),
+                Op::Committed { .. }
+                | Op::Purge { .. }
+                | Op::State { .. }
+                | Op::Install { .. }
+                | Op::Identity { .. } => {}
+            }
+        }
+        Self { lowest, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(indexes: std::ops::RangeInclusive<u64>) -> Op {
+        Op::Append {
+            entries: indexes.map(|index| (index, Vec::new())).collect(),
+            callback: IOFlushed::noop(),
+        }
+    }
+
+    fn truncate(from: u64) -> Op {
+        let (done, _) = oneshot::channel();
+        Op::Truncate { from, to: 99, done }
+    }
+
+    fn last(last: impl Into<Option<u64>>) -> Mark {
+        Mark {
+            vote: None,
+            last: last.into(),
+        }
+    }
+
+    #[test]
+    fn the_mark_rises_with_what_is_appended() {
+        let marks = Marks::of(last(4), &[append(5..=7), append(8..=8)]);
+        assert_eq!((marks.lowest, marks.after), (last(4), last(8)));
+    }
+
+    #[test]
+    fn the_mark_falls_first_when_a_tail_is_discarded() {
+        let marks = Marks::of(last(9), &[truncate(6), append(6..=7)]);
+        assert_eq!((marks.lowest, marks.after), (last(5), last(7)));
+        let all = Marks::of(last(9), &[truncate(0)]);
+        assert_eq!((all.lowest, all.after), (last(None), last(None)));
+        let above = Marks::of(last(4), &[append(5..=9), truncate(7)]);
+        assert_eq!((above.lowest, above.after), (last(4), last(6)));
     }
 }

@@ -5,6 +5,7 @@
 //! the store of this process is poisoned: it never acknowledges, votes or applies again.
 
 pub mod convert;
+mod high_water;
 pub mod io_thread;
 pub mod keys;
 pub mod log;
@@ -14,6 +15,6 @@ pub mod state;
 pub mod type_config;
 
 pub use log::LogStore;
-pub use open::{Identity, OpenError, Store};
+pub use open::{Identity, OpenError, Store, check_unused};
 pub use state::{Compacted, StateHandle, StateMachine};
 pub use type_config::{ApplyReply, EntryBytes, Node, TypeConfig};

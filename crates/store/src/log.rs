@@ -132,7 +132,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.log.lock().vote = Some(*vote);
         let bytes = convert::vote_to(vote).encode_to_vec();
-        self.io.durable(|done| Op::Vote { bytes, done }).await
+        let vote = *vote;
+        self.io.durable(|done| Op::Vote { vote, bytes, done }).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

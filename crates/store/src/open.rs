@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nihilo_machine::State;
 use nihilo_wire::internal as pb;
@@ -11,7 +12,9 @@ use openraft::entry::RaftEntry;
 use prost::Message;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options};
 use rustix::fs::{FlockOperation, flock};
+use tracing::warn;
 
+use crate::high_water::{self, Found, HighWater, Mark};
 use crate::io_thread::{Failure, IoHandle, IoStats, Op};
 use crate::log::{Log, LogStore, decode_entry};
 use crate::state::{Position, StateHandle, StateMachine};
@@ -30,7 +33,10 @@ pub struct Identity {
 pub enum OpenError {
     #[error("data directory `{dir}` is in use by process {pid}; stop it first")]
     InUse { dir: PathBuf, pid: String },
-    #[error("data directory `{dir}` cannot be used")]
+    #[error(
+        "data directory `{dir}` cannot be used; it must be writable for this user, or set another \
+         `data-dir`"
+    )]
     Directory {
         dir: PathBuf,
         source: std::io::Error,
@@ -41,17 +47,35 @@ pub enum OpenError {
         source: rocksdb::Error,
     },
     #[error(
-        "log-damaged: {what} in `{dir}`; this node must not take part again: remove it from the \
-         cluster, wipe the directory and join under a new id"
+        "no space is left on the disk of `{dir}`; free some and start again: nothing that was \
+         acknowledged is lost"
+    )]
+    NoSpace { dir: PathBuf, source: Cause },
+    #[error(
+        "log-damaged: {what}, in `{dir}`; nothing was changed, and this node must not take part \
+         with it again: restore the directory from a copy made while the node was stopped, or \
+         remove the node from the cluster, wipe the directory and join under a new id"
     )]
     Damaged { dir: PathBuf, what: String },
-    #[error("data directory `{dir}` belongs to {found}, not to {wanted}")]
+    #[error(
+        "data directory `{dir}` belongs to {found}, not to {wanted}; correct `data-dir`, \
+         `node-id` or `cluster` in the configuration"
+    )]
     WrongIdentity {
         dir: PathBuf,
         found: String,
         wanted: String,
     },
 }
+
+/// A process that has just ended still holds its files for a moment.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// What the library said.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
 
 /// An open store. Dropping all parts of it closes the database.
 #[derive(Debug)]
@@ -79,9 +103,11 @@ impl Store {
                 .expect("loading does not panic")?
         };
         check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
-        let io = IoHandle::spawn(opened.db).map_err(|source| OpenError::Directory {
-            dir: dir.to_owned(),
-            source,
+        let io = IoHandle::spawn(opened.db, opened.high_water).map_err(|source| {
+            OpenError::Directory {
+                dir: dir.to_owned(),
+                source,
+            }
         })?;
         if opened.identity.is_none() {
             let bytes = encode_identity(identity);
@@ -121,17 +147,23 @@ impl Store {
 
 struct Opened {
     db: Arc<DB>,
+    high_water: HighWater,
     log: Log,
     state: State,
     position: Position,
     identity: Option<Identity>,
 }
 
+/// Whether a process could open `dir` now, as far as others are concerned.
+///
+/// # Errors
+/// In use, or not writable.
+pub fn check_unused(dir: &Path) -> Result<(), OpenError> {
+    lock(dir).map(drop)
+}
+
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    let failed = |source| OpenError::Directory {
-        dir: dir.to_owned(),
-        source,
-    };
+    let failed = |source| directory(dir, source);
     std::fs::create_dir_all(dir).map_err(failed)?;
     let mut file = OpenOptions::new()
         .create(true)
@@ -140,7 +172,12 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .open(dir.join("lock"))
         .map_err(failed)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() < deadline {
+            std::thread::sleep(LOCK_RETRY);
+            continue;
+        }
         let mut pid = String::new();
         // The pid is a courtesy; without it the error stands all the same.
         drop(file.read_to_string(&mut pid));
@@ -154,9 +191,9 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn options() -> Options {
+fn options(is_new: bool) -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
+    options.create_if_missing(is_new);
     options.create_missing_column_families(true);
     // A torn, unacknowledged tail must start; the log scan finds holes below it.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
@@ -172,7 +209,124 @@ fn options() -> Options {
 }
 
 fn load(dir: &Path) -> Result<Opened, OpenError> {
-    let options = options();
+    let is_there = std::fs::metadata(dir.join("db/CURRENT")).is_ok();
+    let high_water = match find_mark(dir)? {
+        Some(found) => found,
+        None if is_there => {
+            let file = high_water::path(dir);
+            return Err(damaged(dir, format!("`{}` is missing", file.display())));
+        }
+        // Before the database, and so before anything can be acknowledged here.
+        None => HighWater::create(dir).map_err(|source| directory(dir, source))?,
+    };
+    let mark = high_water.mark();
+    let (db, contents) = if mark.is_blank() {
+        // Nothing was ever acknowledged here, so that an empty database is no loss.
+        let db = open_database(dir, Mode::New)?;
+        let contents = read(dir, &db, &mark)?;
+        (db, contents)
+    } else {
+        // Proven before anything is opened for writing: recovery drops what it cannot read.
+        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?, &mark)?;
+        (open_database(dir, Mode::Present)?, contents)
+    };
+    let Contents {
+        log,
+        state,
+        position,
+        identity,
+    } = contents;
+    Ok(Opened {
+        db: Arc::new(db),
+        high_water,
+        log,
+        state,
+        position,
+        identity,
+    })
+}
+
+/// Everything that a database holds.
+struct Contents {
+    log: Log,
+    state: State,
+    position: Position,
+    identity: Option<Identity>,
+}
+
+/// Reads it all, so that every checksum is looked at, and holds it against the mark.
+fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
+    let broken = |what: String| damaged(dir, what);
+    let mut log = load_log(db).map_err(broken)?;
+    let position = match get(db, keys::STATE_META, keys::APPLIED).map_err(broken)? {
+        Some(bytes) => Position::decode(&bytes).map_err(broken)?,
+        None => Position::default(),
+    };
+    check_mark(mark, &mut log, &position).map_err(|what| {
+        let files = write_ahead_files(db.path());
+        broken(format!(
+            "{what}: its write-ahead log ({files}) is damaged or cut"
+        ))
+    })?;
+    let state = load_state(db).map_err(broken)?;
+    let identity = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
+        Some(bytes) => Some(decode_identity(&bytes).map_err(broken)?),
+        None => None,
+    };
+    Ok(Contents {
+        log,
+        state,
+        position,
+        identity,
+    })
+}
+
+fn damaged(dir: &Path, what: String) -> OpenError {
+    OpenError::Damaged {
+        dir: dir.to_owned(),
+        what,
+    }
+}
+
+fn directory(dir: &Path, source: std::io::Error) -> OpenError {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => OpenError::NoSpace {
+            dir: dir.to_owned(),
+            source: Cause(source.to_string()),
+        },
+        _ => OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        },
+    }
+}
+
+fn find_mark(dir: &Path) -> Result<Option<HighWater>, OpenError> {
+    match HighWater::find(dir).map_err(|source| directory(dir, source))? {
+        Found::Mark(found) => Ok(Some(found)),
+        Found::Nothing => Ok(None),
+        Found::Damaged => {
+            let file = high_water::path(dir);
+            Err(damaged(dir, format!("`{}` is damaged", file.display())))
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Made if it is not there.
+    New,
+    ReadOnly,
+    Present,
+}
+
+fn open_database(dir: &Path, mode: Mode) -> Result<DB, OpenError> {
+    let path = dir.join("db");
+    let current = path.join("CURRENT");
+    if mode != Mode::New && std::fs::metadata(&current).is_err() {
+        return Err(damaged(dir, format!("`{}` is missing", current.display())));
+    }
+    let options = options(mode == Mode::New);
     let families = keys::FAMILIES.map(|name| {
         let mut family = options.clone();
         if name == keys::LOG {
@@ -182,34 +336,61 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         }
         ColumnFamilyDescriptor::new(name, family)
     });
-    let path = dir.join("db");
-    let db = DB::open_cf_descriptors(&options, &path, families).map_err(|source| {
-        OpenError::Database {
-            dir: path.clone(),
+    let opened = match mode {
+        Mode::ReadOnly => DB::open_cf_descriptors_read_only(&options, &path, families, false),
+        Mode::New | Mode::Present => DB::open_cf_descriptors(&options, &path, families),
+    };
+    opened.map_err(|source| not_opened(dir, &path, source))
+}
+
+/// RocksDB's errors name the file; what they mean for this node is decided here.
+fn not_opened(dir: &Path, path: &Path, source: rocksdb::Error) -> OpenError {
+    let text = source.to_string();
+    match source.kind() {
+        rocksdb::ErrorKind::IOError if text.contains("No space left") => OpenError::NoSpace {
+            dir: dir.to_owned(),
+            source: Cause(text),
+        },
+        // Not the lock file, which another process holds: a file that the database names.
+        rocksdb::ErrorKind::IOError if text.contains("No such file") => damaged(dir, text),
+        rocksdb::ErrorKind::Corruption => damaged(dir, text),
+        _ => OpenError::Database {
+            dir: path.to_owned(),
             source,
-        }
-    })?;
-    let damaged = |what: String| OpenError::Damaged {
-        dir: path.clone(),
-        what,
-    };
-    let log = load_log(&db).map_err(&damaged)?;
-    let position = match get(&db, keys::STATE_META, keys::APPLIED).map_err(&damaged)? {
-        Some(bytes) => Position::decode(&bytes).map_err(&damaged)?,
-        None => Position::default(),
-    };
-    let state = load_state(&db).map_err(&damaged)?;
-    let identity = match get(&db, keys::META, keys::IDENTITY).map_err(&damaged)? {
-        Some(bytes) => Some(decode_identity(&bytes).map_err(&damaged)?),
-        None => None,
-    };
-    Ok(Opened {
-        db: Arc::new(db),
-        log,
-        state,
-        position,
-        identity,
-    })
+        },
+    }
+}
+
+/// Whether the log reaches what was acknowledged. A vote that only the mark has is taken over:
+/// adopting one that was never answered is safe, forgetting one that was is not.
+fn check_mark(mark: &Mark, log: &mut Log, position: &Position) -> Result<(), String> {
+    let last = log.entries.last_key_value().map(|(index, _)| *index);
+    let covered = log.purged.max(position.last).map(|id| id.index);
+    let reached = last.max(covered);
+    if mark.last > reached {
+        let shown = |index: Option<u64>| index.map_or("none".into(), |index| index.to_string());
+        return Err(format!(
+            "the log ends at entry {}, but {} was acknowledged",
+            shown(reached),
+            shown(mark.last)
+        ));
+    }
+    if mark.vote > log.vote {
+        warn!(vote = ?mark.vote, "the database had lost this node's last vote; it was restored");
+        log.vote = mark.vote;
+    }
+    Ok(())
+}
+
+fn write_ahead_files(path: &Path) -> String {
+    let entries = std::fs::read_dir(path).into_iter().flatten();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".log"))
+        .map(|name| format!("`{}`", path.join(name).display()))
+        .collect();
+    names.sort();
+    names.join(", ")
 }
 
 fn get(db: &DB, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {

@@ -210,15 +210,16 @@ impl StateMachine {
     /// An entry that this build cannot apply, and a panic in doing so, stop the store: skipping
     /// would make this replica another one.
     fn apply_command(&self, index: LogIndex, bytes: &[u8]) -> io::Result<Applied> {
-        let envelope = codec::decode_entry(bytes).map_err(|failure| {
-            error!(%index, %failure, "store-failed: log entry cannot be read");
-            io::Error::other(failure)
-        })?;
+        let poisoned = |cause: String| {
+            error!(cause, "store-failed");
+            self.io.poison(&cause);
+            io::Error::other(cause)
+        };
+        let envelope = codec::decode_entry(bytes)
+            .map_err(|failure| poisoned(format!("log entry {index} cannot be read: {failure}")))?;
         let mut state = self.handle.0.state.write();
-        catch_unwind(AssertUnwindSafe(|| state.apply(index, &envelope))).map_err(|_| {
-            error!(%index, "store-failed: applying the entry panicked");
-            io::Error::other(format!("applying entry {index} panicked"))
-        })
+        catch_unwind(AssertUnwindSafe(|| state.apply(index, &envelope)))
+            .map_err(|_| poisoned(format!("applying log entry {index} panicked")))
     }
 }
 

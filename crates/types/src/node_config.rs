@@ -5,6 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// Instances of one node, at most: one port each out of a block of so many.
+const MAX_PROCESSES: u32 = 1_000;
+/// Simulated instances cost a socket and a task each.
+const MAX_FAKES: u32 = 10_000;
+const MAX_FAKE_BOOT_MS: u32 = 60_000;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NodeConfig {
@@ -46,6 +52,12 @@ pub struct NodeConfig {
     /// Instances this node runs at most. Default 100.
     #[serde(default = "capacity")]
     pub capacity: u32,
+    /// What runs instances: `process` or `fake`. Default `process`.
+    #[serde(default)]
+    pub driver: DriverKind,
+    /// Range that simulated boot times are drawn from; only with `driver: fake`. Default 20 to 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fake_boot: Option<BootDelay>,
     /// First port given to instances; a node uses up to 1,000 from there. Default 20000.
     #[serde(default = "instance_ports")]
     pub instance_ports: u16,
@@ -74,6 +86,33 @@ pub enum Profile {
     Calm,
     Balanced,
     Fast,
+}
+
+/// What runs instances (06-runtime §1.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverKind {
+    /// Programs of this host.
+    #[default]
+    Process,
+    /// Simulated instances inside the node's process, for tests and benchmarks.
+    Fake,
+}
+
+/// Bounds of a simulated boot, in milliseconds; equal ones make it fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BootDelay {
+    pub min_ms: u32,
+    /// At most 60,000, the longest boot that owners wait for.
+    pub max_ms: u32,
+}
+
+impl Default for BootDelay {
+    fn default() -> Self {
+        let (min_ms, max_ms) = (20, 20);
+        Self { min_ms, max_ms }
+    }
 }
 
 /// A configuration that cannot be used, and what to do.
@@ -117,16 +156,46 @@ impl NodeConfig {
         if self.node_id == 0 || self.members.iter().any(|member| member.id == 0) {
             return Err("node ids start at 1".into());
         }
+        if self.listen.parse::<std::net::IpAddr>().is_err() {
+            return Err(format!("listen = `{}`, must be an IP address", self.listen));
+        }
+        let ports = [self.gateway_port, self.admin_port, self.peer_port];
+        if ports[0] == ports[1] || ports[1] == ports[2] || ports[0] == ports[2] {
+            return Err(format!(
+                "gateway-port, admin-port and peer-port = `{}`, `{}`, `{}`, must differ",
+                ports[0], ports[1], ports[2]
+            ));
+        }
         let mut ids: Vec<_> = self.members.iter().map(|member| member.id).collect();
         ids.sort_unstable();
         ids.dedup();
         if ids.len() != self.members.len() {
             return Err("two members have the same id".into());
         }
-        if self.capacity == 0 || self.capacity > 1_000 {
+        let max_capacity = match self.driver {
+            DriverKind::Process => MAX_PROCESSES,
+            DriverKind::Fake => MAX_FAKES,
+        };
+        if self.capacity == 0 || self.capacity > max_capacity {
             return Err(format!(
-                "capacity = `{}`, must be in [`1`, `1000`]",
+                "capacity = `{}`, must be in [`1`, `{max_capacity}`]",
                 self.capacity
+            ));
+        }
+        self.check_fake_boot()
+    }
+
+    fn check_fake_boot(&self) -> Result<(), String> {
+        let Some(boot) = self.fake_boot else {
+            return Ok(());
+        };
+        if self.driver != DriverKind::Fake {
+            return Err("fake-boot needs `driver: fake`".into());
+        }
+        if boot.min_ms > boot.max_ms || boot.max_ms > MAX_FAKE_BOOT_MS {
+            return Err(format!(
+                "fake-boot = `{}` to `{}`, must rise and be in [`0`, `{MAX_FAKE_BOOT_MS}`]",
+                boot.min_ms, boot.max_ms
             ));
         }
         Ok(())
@@ -150,6 +219,8 @@ impl NodeConfig {
             profile: Profile::default(),
             autoscaler: BTreeMap::new(),
             capacity: capacity(),
+            driver: DriverKind::default(),
+            fake_boot: None,
             instance_ports: instance_ports(),
             shutdown_grace: shutdown_grace(),
         }
@@ -235,6 +306,14 @@ mod tests {
             text.contains("node.yaml") && text.contains("gatewayport"),
             "{text}"
         );
+        let boot = format!("{TEXT}fake-boot: {{min-ms: 1, max-ms: 5}}\n");
+        let process = NodeConfig::parse(&boot, "node.yaml").unwrap_err().0;
+        assert!(
+            process.contains("fake-boot needs `driver: fake`"),
+            "{process}"
+        );
+        let fake = NodeConfig::parse(&format!("{boot}driver: fake\n"), "node.yaml").unwrap();
+        assert_eq!(fake.driver, DriverKind::Fake);
         let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
         assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
     }

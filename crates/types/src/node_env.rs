@@ -60,6 +60,9 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         profile: variables.or("PROFILE", defaults.profile)?,
         autoscaler: variables.pairs("AUTOSCALER")?.into_iter().collect(),
         capacity: variables.or("CAPACITY", defaults.capacity)?,
+        // For tests and benchmarks, which write files.
+        driver: defaults.driver,
+        fake_boot: defaults.fake_boot,
         instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         name,

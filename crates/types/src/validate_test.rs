@@ -145,3 +145,48 @@ fn percents_that_add_up_beyond_32_bits_are_refused() {
         "{text}"
     );
 }
+
+#[test]
+fn every_form_of_a_bad_name_is_refused_where_it_stands() {
+    let long = "a".repeat(64);
+    let bad = [
+        "Hello",
+        "1hello",
+        "-hello",
+        "hello-",
+        "hello_1",
+        "hello.1",
+        "hello 1",
+        "h\u{e9}llo",
+        &long,
+    ];
+    for name in bad {
+        let mut service = good();
+        service.metadata.name = name.into();
+        let text = super::service(&service).unwrap_err().to_string();
+        assert!(
+            text.contains("not a DNS 1035 label") && text.contains(": metadata.name"),
+            "{text}"
+        );
+
+        let mut service = good();
+        service.spec.template.metadata.name = format!("hello-{name}");
+        // Behind the prefix a name may begin as it likes.
+        let begins_badly = ["1hello", "-hello"].contains(&name);
+        assert_eq!(super::service(&service).is_ok(), begins_badly, "{name}");
+
+        let mut service = good();
+        service.spec.traffic = vec![TrafficTarget {
+            tag: name.into(),
+            ..TrafficTarget::latest(100)
+        }];
+        let text = super::service(&service).unwrap_err().to_string();
+        assert!(text.contains("spec.traffic[0].tag"), "{text}");
+    }
+    for namespace in ["Not-Good", "a_b", "-a", "", &long] {
+        let mut service = good();
+        service.metadata.namespace = namespace.into();
+        let text = super::service(&service).unwrap_err().to_string();
+        assert!(text.contains(": metadata.namespace"), "{text}");
+    }
+}

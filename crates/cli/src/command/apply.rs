@@ -41,18 +41,18 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
 }
 
 fn read(file: &str) -> Result<Vec<Service>> {
-    let text = if file == "-" {
+    // One byte more than is allowed, so that the parser sees that it is too much.
+    let limit = u64::try_from(manifest::MAX_BYTES)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    let read_all = |input: &mut dyn Read| {
         let mut text = String::new();
-        // One byte more than is allowed, so that the parser sees that it is too much.
-        let limit = u64::try_from(manifest::MAX_BYTES)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
-        std::io::stdin()
-            .take(limit)
-            .read_to_string(&mut text)
-            .map(|_| text)
+        input.take(limit).read_to_string(&mut text).map(|_| text)
+    };
+    let text = if file == "-" {
+        read_all(&mut std::io::stdin())
     } else {
-        std::fs::read_to_string(file)
+        std::fs::File::open(file).and_then(|mut file| read_all(&mut file))
     };
     let shown = if file == "-" { "stdin" } else { file };
     let text = text.map_err(|error| Failure::usage(format!("cannot read {shown}: {error}")))?;
@@ -105,5 +105,13 @@ mod tests {
         assert_eq!(failure.code, 2);
         assert!(failure.to_string().contains("hello.yaml"), "{failure}");
         assert_eq!(read("/nonexistent/x.yaml").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn a_manifest_that_is_too_large_is_not_read_to_its_end() {
+        let endless = read("/dev/zero").unwrap_err();
+        assert_eq!(endless.code, 2);
+        let limit = manifest::MAX_BYTES.to_string();
+        assert!(endless.to_string().contains(&limit), "{endless}");
     }
 }

@@ -84,6 +84,9 @@ async fn status(context: &Context, output: OutputArgs) -> Result<()> {
         output::note("warning: no quorum; this is what one node knows of itself");
     }
     let status = Status::from(answer);
+    for node in status.nodes.iter().filter(|node| node.has_failed()) {
+        output::note(&failed_store(node));
+    }
     output::one(output.output, &status, names, |status| {
         output::table(
             &HEAD,
@@ -159,6 +162,24 @@ impl From<pb::NodeStatus> for Node {
             age_ms: node.started_ms_ago,
         }
     }
+}
+
+impl Node {
+    /// A node that does not answer says nothing of its store.
+    fn has_failed(&self) -> bool {
+        !self.store.is_empty() && self.store != "ok"
+    }
+}
+
+fn failed_store(node: &Node) -> String {
+    format!(
+        "warning: the store of {name} has failed: {cause}\n  it votes and acknowledges no more, its \
+         traffic goes on\n  hint: remove the cause, then stop {name} (process {pid}) and start it \
+         again",
+        name = node.name,
+        cause = node.store,
+        pid = node.pid
+    )
 }
 
 fn names(status: &Status) -> String {
@@ -242,6 +263,22 @@ node1  follower     4     1201     3    2          127.0.0.1:7071  5s
 node2  LEADER       4     1204     -    2          127.0.0.1:7171  5s
 node3  unreachable  -     -        -    -          127.0.0.1:7271  -";
         assert_eq!(output::table(&HEAD, &rows), want);
+    }
+
+    #[test]
+    fn a_failed_store_is_told_with_its_cause_and_the_next_step() {
+        let failed = pb::NodeStatus {
+            store: "no space left on device".into(),
+            ..node(2, "store-failed", 7)
+        };
+        let text = failed_store(&failed.clone().into());
+        assert!(
+            text.contains("node2 has failed: no space left on device"),
+            "{text}"
+        );
+        assert!(text.contains("stop node2 (process 100)"), "{text}");
+        assert!(Node::from(failed).has_failed());
+        assert!(!Node::from(node(3, "unreachable", 0)).has_failed());
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::Hooks;
 use crate::failure::{Failure, Result, exit};
 
 const FILE: &str = "node.yaml";
+/// Far above any configuration, far below what would hurt to read.
+const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -74,11 +76,25 @@ fn unnamed(variables: &BTreeMap<String, String>) -> Result<NodeConfig> {
 /// Usage: the file cannot be read or is not a node's configuration.
 pub(crate) fn read(file: &Path) -> Result<NodeConfig> {
     let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let bytes = std::fs::read(file).map_err(|error| {
         Failure::usage(format!("cannot read {shown}: {error}"))
             .hint("nihilo dev --nodes 3 writes one for each node; containers set NIHILO_MEMBERS")
     })?;
-    NodeConfig::parse(&text, &shown).map_err(|error| Failure::usage(error.0))
+    if bytes.len() > MAX_CONFIG_BYTES {
+        let found = bytes.len();
+        let text =
+            format!("{shown}: {found} bytes, at most {MAX_CONFIG_BYTES} make a configuration");
+        return Err(Failure::usage(text).hint(repair(&shown)));
+    }
+    let Ok(text) = String::from_utf8(bytes) else {
+        return Err(Failure::usage(format!("{shown}: not a text file")).hint(repair(&shown)));
+    };
+    NodeConfig::parse(&text, &shown).map_err(|error| Failure::usage(error.0).hint(repair(&shown)))
+}
+
+/// What is stored beside a broken configuration is whole: only the file needs care.
+fn repair(shown: &str) -> String {
+    format!("correct {shown}; its data directory is not touched meanwhile")
 }
 
 fn die_with(parent: i32) -> Result<()> {
@@ -131,5 +147,44 @@ mod tests {
             failure.to_string().contains("NIHILO_MEMBER is not known"),
             "{failure}"
         );
+    }
+
+    #[test]
+    fn each_kind_of_corruption_names_the_file_and_the_next_step() {
+        let good = "name: node1\nnode-id: 1\ndata-dir: /tmp/x\nmembers:\n  - id: 1\n    name: \
+                    node1\n    peer: 127.0.0.1:7071\n    admin: 127.0.0.1:7070\n";
+        let cases: [(&str, Vec<u8>, &str); 8] = [
+            ("syntax", b"name: [node1\nnode-id: 1\n".to_vec(), ""),
+            (
+                "type",
+                good.replace("node-id: 1", "node-id: one").into(),
+                "node-id",
+            ),
+            ("key", format!("{good}capacty: 3\n").into(), "capacty"),
+            ("cut", good[..good.len() / 2].into(), ""),
+            ("empty", Vec::new(), ""),
+            ("binary", vec![0xff, 0xfe, 0, 1, 2, 3], "not a text file"),
+            ("zeros", vec![0; 4_096], ""),
+            (
+                "port",
+                format!("{good}admin-port: 70000\n").into(),
+                "admin-port",
+            ),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.yaml");
+        std::fs::write(&file, good).unwrap();
+        assert!(read(&file).is_ok());
+        for (name, bytes, named) in cases {
+            std::fs::write(&file, bytes).unwrap();
+            let failure = read(&file).unwrap_err();
+            let text = failure.to_string();
+            assert_eq!(failure.code, 2, "{name}: {text}");
+            assert!(
+                text.contains("node.yaml") && text.contains(named),
+                "{name}: {text}"
+            );
+            assert!(text.contains("hint: correct "), "{name}: {text}");
+        }
     }
 }

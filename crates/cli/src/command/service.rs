@@ -273,11 +273,10 @@ fn description(service: &Service, revisions: &[Revision]) -> String {
         format!("URL:  {}", status.url),
         "Traffic".into(),
     ];
-    lines.extend(
-        revisions
-            .iter()
-            .map(|revision| revision_line(service, revision)),
-    );
+    for revision in revisions {
+        lines.push(revision_line(service, revision));
+        lines.extend(failure_lines(revision));
+    }
     let conditions = status.conditions.0.iter().map(|condition| {
         let mark = match condition.status {
             ConditionStatus::True => "++",
@@ -285,8 +284,10 @@ fn description(service: &Service, revisions: &[Revision]) -> String {
             ConditionStatus::Unknown => "??",
         };
         let why = output::explained(condition);
+        // The rest of it stands below its revision.
+        let why = why.lines().next().unwrap_or_default();
         let why = if why.is_empty() {
-            why
+            String::new()
         } else {
             format!(" ({why})")
         };
@@ -301,6 +302,16 @@ fn description(service: &Service, revisions: &[Revision]) -> String {
         .map(|line| output::plain(line))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// What a failed revision says, its last output included, below its line.
+fn failure_lines(revision: &Revision) -> Vec<String> {
+    let ready = revision.status.conditions.get("Ready");
+    let Some(failed) = ready.filter(|ready| ready.status == ConditionStatus::False) else {
+        return Vec::new();
+    };
+    let lines = failed.message.lines().filter(|line| !line.is_empty());
+    lines.map(|line| format!("       | {line}")).collect()
 }
 
 /// `NNN%` serving share, `+` ready without traffic, `!` failed, `?` unknown.
@@ -330,7 +341,11 @@ fn revision_line(service: &Service, revision: &Revision) -> String {
         .map(|t| format!(" #{}", t.tag))
         .collect();
     let replicas = |n: Option<u32>| n.map_or_else(|| "-".into(), |n: u32| n.to_string());
-    let [_, _, reason] = condition_cells(&status.conditions);
+    let [_, _, explained] = condition_cells(&status.conditions);
+    let ready = status.conditions.get("Ready");
+    // A failure's message stands on lines of its own.
+    let failed = ready.filter(|ready| ready.status == ConditionStatus::False);
+    let reason = failed.map_or(explained, |failed| failed.reason.clone());
     let line = format!(
         "{bullet:>5}  {latest}{}{tags} [{}] ({})  {}/{} ready  {reason}",
         meta.name,
@@ -378,7 +393,9 @@ mod tests {
             ..TrafficTarget::revision("hello-00002", 100)
         };
         service.status.traffic = vec![tagged];
-        let broken = Assertion::falsity("Ready", "ExitCode1", "");
+        let said = "Container failed with: starting\nno database\nfailed 3 times in a row, not \
+                    started again for 2 s";
+        let broken = Assertion::falsity("Ready", "ExitCode1", said);
         let mut serving = revision("hello-00002", "2", &Assertion::truth("Ready"));
         serving.status.actual_replicas = Some(1);
         serving.status.desired_replicas = Some(2);
@@ -392,6 +409,9 @@ Name: hello   Namespace: default   Age: ?   Generation: 3 (observed 3)   etag \"
 URL:  http://hello.default.localhost:8080
 Traffic
     !  @latest hello-00003 [3] (?)  -/- ready  ExitCode1
+       | Container failed with: starting
+       | no database
+       | failed 3 times in a row, not started again for 2 s
  100%  hello-00002 #stable [2] (?)  1/2 ready
     +  hello-00001 [1] (?)  -/- ready
 Conditions:  ++ Ready";

@@ -20,6 +20,8 @@ use crate::peer::channels::Channels;
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 /// A leader that was silent for longer may have published a newer route table.
 const MAX_SILENCE_MS: u64 = 1_000;
+/// Role of a node whose store has failed: it answers, and takes no part.
+const STORE_FAILED: &str = "store-failed";
 const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
@@ -45,8 +47,12 @@ impl ClusterApi {
         // A leader needs no contact with itself, but with a majority.
         let in_touch = self.raft.leads_with_quorum()
             || matches!(self.control.leader_contact_age_ms(), Some(age) if age <= MAX_SILENCE_MS);
+        let role = match failure {
+            Some(_) => STORE_FAILED,
+            None => status.role.as_str(),
+        };
         pb::NodeStatus {
-            role: status.role.as_str().into(),
+            role: role.into(),
             term: status.term,
             applied: self.raft.applied().borrow().0,
             session: session.0,
@@ -103,19 +109,26 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let nodes = self.nodes(request.into_inner().local).await;
+        // By what the members say of themselves: this node may be cut off, or out of it.
+        let leading = nodes
+            .iter()
+            .filter(|node| node.role == Role::Leader.as_str())
+            .max_by_key(|node| node.term);
         let raft = self.raft.status();
-        let leader = raft.leader.unwrap_or(0);
+        let term = leading.map_or(0, |node| node.term).max(raft.term);
+        let leader = leading
+            .filter(|node| node.term == term)
+            .map_or(raft.leader.unwrap_or(0), |node| node.id);
+        let leader_answers = leading.is_some_and(|node| node.term == term);
         let names: BTreeMap<u64, &str> = self
             .members
             .iter()
             .map(|member| (member.id, member.name.as_str()))
             .collect();
-        let leader_answers = nodes
+        let absent = [Role::Stopped.as_str(), STORE_FAILED];
+        let taking_part = nodes
             .iter()
-            .any(|node| node.role == Role::Leader.as_str() && node.term == raft.term);
-        let reachable = nodes
-            .iter()
-            .filter(|node| node.role != Role::Stopped.as_str())
+            .filter(|node| !absent.contains(&node.role.as_str()))
             .count();
         let (cluster, n_services, n_unowned) = self.raft.state().read(|state| {
             let unowned = state
@@ -127,7 +140,7 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         Ok(Response::new(pb::StatusResponse {
             cluster_id: self.raft.identity().cluster_id.clone(),
             cluster: cluster.map(|cluster| cluster.name).unwrap_or_default(),
-            term: raft.term,
+            term,
             leader,
             leader_name: names
                 .get(&leader)
@@ -136,7 +149,7 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
             nodes,
             n_services: u32::try_from(n_services).unwrap_or(u32::MAX),
             n_unowned_shards: u32::try_from(n_unowned).unwrap_or(u32::MAX),
-            quorum: leader_answers && reachable * 2 > self.members.len(),
+            quorum: leader_answers && taking_part * 2 > self.members.len(),
             version: env!("CARGO_PKG_VERSION").into(),
         }))
     }

@@ -53,6 +53,16 @@ pub fn rejected(rejection: &Rejection) -> Status {
 
 /// A write without an answer: what is certain about it decides the code.
 pub fn not_proposed(error: &ProposeError) -> Status {
+    match error {
+        ProposeError::DiskLow(_) => {
+            return status(Code::ResourceExhausted, "DISK_LOW", error.to_string());
+        }
+        ProposeError::Stopped => return unavailable("STORE_FAILED", error.to_string()),
+        ProposeError::TooLarge { .. }
+        | ProposeError::Overloaded
+        | ProposeError::NoLeader
+        | ProposeError::Unanswered(_) => {}
+    }
     match error.outcome() {
         Outcome::Rejected => status(Code::InvalidArgument, "MALFORMED", error.to_string()),
         Outcome::NotApplied => status(Code::Unavailable, "NO_QUORUM", error.to_string()),

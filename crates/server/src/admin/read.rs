@@ -23,6 +23,11 @@ pub async fn ready<T>(
     request: &Request<T>,
     by_default: Level,
 ) -> Result<(), Status> {
+    // What it has applied is not known to be true any more, and never gets newer.
+    if raft.failure().borrow().is_some() {
+        let text = "the store of this node has failed; ask another node";
+        return Err(error::unavailable("STORE_FAILED", text));
+    }
     let level = match request
         .metadata()
         .get("x-nihilo-read")

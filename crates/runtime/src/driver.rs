@@ -1,0 +1,109 @@
+//! What the agent needs of a way to run instances. `process` runs programs, `fake` simulates them;
+//! one conformance suite holds for both.
+//!
+//! A driver knows nothing of epochs, states or drains: the agent decides, the driver does. Whether
+//! an instance is ready is seen by the agent alone, by dialling its address, whatever runs it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nihilo_types::id::InstanceId;
+use nihilo_types::instance::{Exit, InstanceSpec};
+
+use crate::fake::FakeDriver;
+use crate::logs::Output;
+use crate::process::ProcessDriver;
+
+/// One way to run instances.
+///
+/// Dispatch is static: the agent matches [`AnyDriver`] once per instance.
+pub trait Driver: Send + Sync + 'static {
+    /// What the driver needs to go on with a started instance.
+    type Handle: Send + Sync + 'static;
+
+    /// Starts an instance whose output goes to `output`; returns before it is ready.
+    ///
+    /// # Errors
+    /// See [`StartError::outcome`] for what is certain then.
+    fn start(
+        &self,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> impl Future<Output = Result<Started<Self::Handle>, StartError>> + Send;
+
+    /// Returns how the instance ended, once it has. May be dropped and called again.
+    fn wait(&self, handle: &mut Self::Handle) -> impl Future<Output = Exit> + Send;
+
+    /// Asks the instance to end, and kills it when it has not after `grace`.
+    fn stop(&self, handle: &mut Self::Handle, grace: Duration)
+    -> impl Future<Output = Exit> + Send;
+
+    /// Leaves nothing of an ended instance on the host: descendants are killed, its last output is
+    /// read, its port is free. Returns `exit`, told better where its last words say more.
+    fn destroy(&self, handle: Self::Handle, exit: Exit) -> impl Future<Output = Exit> + Send;
+
+    /// Kills whatever may run of an instance that has no handle; needed after
+    /// [`StartOutcome::MaybeStarted`].
+    fn destroy_unknown(&self, id: &InstanceId) -> impl Future<Output = ()> + Send;
+
+    /// Says why an instance that runs is not ready, where the driver can tell.
+    fn explain_not_ready(&self, handle: &Self::Handle) -> Option<String>;
+}
+
+/// A started instance, not yet ready.
+#[derive(Debug)]
+pub struct Started<H> {
+    pub handle: H,
+    /// Where it will listen, on loopback.
+    pub address: SocketAddr,
+    pub pid: Option<u32>,
+}
+
+/// What is certain after a failed start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartOutcome {
+    NotStarted,
+    /// Something may run: it has to be destroyed before another start is tried.
+    MaybeStarted,
+}
+
+/// Why an instance was not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct StartError {
+    /// The step that failed: `image`, `working-dir`, `port`, `spawn`.
+    pub stage: &'static str,
+    pub cause: String,
+    outcome: StartOutcome,
+}
+
+impl StartError {
+    pub(crate) fn not_started(stage: &'static str, cause: impl Into<String>) -> Self {
+        Self {
+            stage,
+            cause: cause.into(),
+            outcome: StartOutcome::NotStarted,
+        }
+    }
+
+    pub(crate) fn maybe_started(stage: &'static str, cause: impl Into<String>) -> Self {
+        Self {
+            stage,
+            cause: cause.into(),
+            outcome: StartOutcome::MaybeStarted,
+        }
+    }
+
+    pub fn outcome(&self) -> StartOutcome {
+        self.outcome
+    }
+}
+
+/// The driver that a node was configured with.
+#[derive(Debug, Clone)]
+pub enum AnyDriver {
+    Process(Arc<ProcessDriver>),
+    Fake(Arc<FakeDriver>),
+}

@@ -1,0 +1,234 @@
+//! The fake driver: simulated sandboxes, thousands in one process, for tests and benchmarks of
+//! everything around them.
+//!
+//! An instance takes a drawn time to boot, then answers `200` on its own loopback listener, so
+//! readiness and requests take the same way as with a real program. The built-in apps' names say
+//! how it behaves: `demo/crash` ends at the end of its boot, `demo/never-ready` never listens,
+//! `demo/ignore-term` has to be killed, every other one serves.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use nihilo_types::id::InstanceId;
+use nihilo_types::image::Image;
+use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::node_config::BootDelay;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::driver::{Driver, StartError, Started};
+use crate::logs::Output;
+
+/// Connections that the kernel queues for one instance.
+const BACKLOG: u32 = 1_024;
+const SIGKILL: i32 = 9;
+
+#[derive(Debug)]
+pub struct FakeDriver {
+    boot: BootDelay,
+}
+
+/// A simulated instance; what it serves ends when this is dropped.
+#[derive(Debug)]
+pub struct FakeInstance {
+    behaviour: Behaviour,
+    booted_at: Instant,
+    output: Output,
+    server: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    Serve,
+    Crash,
+    NeverReady,
+    IgnoreTerm,
+}
+
+impl Drop for FakeInstance {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+    }
+}
+
+impl FakeDriver {
+    pub fn new(boot: BootDelay) -> Self {
+        Self { boot }
+    }
+
+    /// The same id boots equally long each time; ids spread evenly over the range.
+    fn boot_delay(&self, id: &InstanceId) -> Duration {
+        let span = self.boot.max_ms.saturating_sub(self.boot.min_ms) + 1;
+        let drawn = crc32c::crc32c(id.as_str().as_bytes()) % span;
+        Duration::from_millis((self.boot.min_ms + drawn).into())
+    }
+}
+
+impl Driver for FakeDriver {
+    type Handle = FakeInstance;
+
+    async fn start(
+        &self,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> Result<Started<FakeInstance>, StartError> {
+        let behaviour = behaviour(spec)?;
+        let (socket, address) =
+            reserve().map_err(|error| StartError::not_started("port", error.to_string()))?;
+        let booted_at = Instant::now() + self.boot_delay(&spec.id);
+        let server = match behaviour {
+            Behaviour::Serve | Behaviour::IgnoreTerm => {
+                Some(tokio::spawn(serve(socket, booted_at)))
+            }
+            Behaviour::Crash | Behaviour::NeverReady => None,
+        };
+        output.push(false, b"starting".to_vec());
+        Ok(Started {
+            handle: FakeInstance {
+                behaviour,
+                booted_at,
+                output: output.clone(),
+                server,
+            },
+            address,
+            pid: None,
+        })
+    }
+
+    async fn wait(&self, handle: &mut FakeInstance) -> Exit {
+        if handle.behaviour != Behaviour::Crash {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(handle.booted_at).await;
+        handle
+            .output
+            .push(false, b"connecting to database".to_vec());
+        handle
+            .output
+            .push(true, b"DATABASE_URL is not set".to_vec());
+        Exit::Code(1)
+    }
+
+    async fn stop(&self, handle: &mut FakeInstance, grace: Duration) -> Exit {
+        let exit = match handle.behaviour {
+            Behaviour::IgnoreTerm => {
+                tokio::time::sleep(grace).await;
+                Exit::Signal(SIGKILL)
+            }
+            Behaviour::Serve | Behaviour::Crash | Behaviour::NeverReady => Exit::Code(0),
+        };
+        if let Some(server) = handle.server.take() {
+            server.abort();
+            // Aborted is what was asked for.
+            drop(server.await);
+        }
+        exit
+    }
+
+    async fn destroy(&self, handle: FakeInstance, exit: Exit) -> Exit {
+        drop(handle);
+        exit
+    }
+
+    async fn destroy_unknown(&self, _id: &InstanceId) {
+        // Nothing outlives its handle.
+    }
+
+    fn explain_not_ready(&self, _handle: &FakeInstance) -> Option<String> {
+        None
+    }
+}
+
+fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
+    let failed = |cause: String| StartError::not_started("image", cause);
+    match Image::parse(&spec.image).map_err(failed)? {
+        Image::Demo(name) => Ok(match name.as_str() {
+            "crash" => Behaviour::Crash,
+            "never-ready" => Behaviour::NeverReady,
+            "ignore-term" => Behaviour::IgnoreTerm,
+            _ => Behaviour::Serve,
+        }),
+        Image::File(path) if std::fs::metadata(&path).is_err() => {
+            Err(failed(format!("no such file `{path}`")))
+        }
+        Image::File(_) => Ok(Behaviour::Serve),
+    }
+}
+
+/// A bound socket refuses connections until it listens: the port is taken, the app not yet there.
+fn reserve() -> std::io::Result<(TcpSocket, SocketAddr)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = socket.local_addr()?;
+    Ok((socket, address))
+}
+
+async fn serve(socket: TcpSocket, booted_at: Instant) {
+    tokio::time::sleep_until(booted_at).await;
+    let Ok(listener) = socket.listen(BACKLOG) else {
+        return;
+    };
+    accept(listener).await;
+}
+
+/// Connections end with the instance: they are tasks of this set.
+async fn accept(listener: TcpListener) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        // Ended ones are let go first, so that the set holds only what is open.
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                let connection = http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service_fn(answer));
+                connections.spawn(async move { drop(connection.await) });
+            }
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    // Read to its end, so that the connection can be used again.
+    drop(request.into_body().collect().await);
+    Ok(Response::new(Full::new(Bytes::from_static(b"fake\n"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::id::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn boot_times_are_in_range_and_repeatable() {
+        let (min_ms, max_ms) = (5, 50);
+        let driver = FakeDriver::new(BootDelay { min_ms, max_ms });
+        let ids = (0..200).map(|n| InstanceId::new("hello-00001", Epoch(7), n));
+        let delays: Vec<_> = ids.clone().map(|id| driver.boot_delay(&id)).collect();
+        let range = Duration::from_millis(5)..=Duration::from_millis(50);
+        assert!(delays.iter().all(|delay| range.contains(delay)));
+        let distinct: std::collections::BTreeSet<_> = delays.iter().collect();
+        assert!(distinct.len() > 20, "{} distinct delays", distinct.len());
+        let again: Vec<_> = ids.map(|id| driver.boot_delay(&id)).collect();
+        assert_eq!(delays, again);
+        let fixed = FakeDriver::new(BootDelay {
+            min_ms: 7,
+            max_ms: 7,
+        });
+        let id = InstanceId::new("hello-00001", Epoch(7), 1);
+        assert_eq!(fixed.boot_delay(&id), Duration::from_millis(7));
+    }
+}

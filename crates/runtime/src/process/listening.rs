@@ -1,0 +1,90 @@
+//! Which ports a process group listens on: an app that took another port than `$PORT` is the most
+//! common reason for one that never becomes ready, and it can be named.
+
+use std::collections::BTreeSet;
+
+/// Socket states in `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+
+/// Returns the TCP ports that the processes of a group listen on, in order.
+pub(super) fn ports_of_group(group: u32) -> Vec<u16> {
+    let inodes: BTreeSet<u64> = members(group).into_iter().flat_map(socket_inodes).collect();
+    let listening = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .into_iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .flat_map(|table| parse(&table));
+    let ports: BTreeSet<u16> = listening
+        .filter(|(_, inode)| inodes.contains(inode))
+        .map(|(port, _)| port)
+        .collect();
+    ports.into_iter().collect()
+}
+
+fn members(group: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| group_of(*pid) == Some(group))
+        .collect()
+}
+
+/// Fifth field of `stat`; the second, the program's name, may hold spaces and brackets.
+fn group_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(2)?.parse().ok()
+}
+
+fn socket_inodes(pid: u32) -> Vec<u64> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let target = std::fs::read_link(entry.ok()?.path()).ok()?;
+            let target = target.to_str()?;
+            target
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        })
+        .collect()
+}
+
+/// Listening sockets of a `/proc/net/tcp` table, as (port, inode).
+fn parse(table: &str) -> Vec<(u16, u64)> {
+    let row = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (_, port) = fields.get(1)?.rsplit_once(':')?;
+        if *fields.get(3)? != LISTEN {
+            return None;
+        }
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some((port, fields.get(9)?.parse().ok()?))
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_listening_sockets_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
+                     1: 0100007F:1F91 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4 30 10 -1\n";
+        assert_eq!(parse(table), [(8080, 4711)]);
+    }
+
+    #[test]
+    fn this_process_is_seen_listening() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let group = group_of(std::process::id()).unwrap();
+        assert!(ports_of_group(group).contains(&port));
+    }
+}

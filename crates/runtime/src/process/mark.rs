@@ -1,0 +1,116 @@
+//! Finding what belongs to an instance, wherever it went: by a mark in its environment.
+//!
+//! A process group is left by `setsid`; the environment that a program was started with is not.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nihilo_types::id::InstanceId;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tracing::warn;
+
+/// Carried by every process of an instance: `{mark of the node's directory}.{instance id}`.
+pub(super) const MARK_ENV: &str = "NIHILO_MARK";
+/// A program that forks faster than it is killed is given up after so many passes.
+const MAX_PASSES: usize = 10;
+/// Lets those that were killed go, before the next look.
+const PASS_PAUSE: Duration = Duration::from_millis(2);
+const MARK_FILE: &str = "mark";
+
+/// This node directory's own mark, so that nodes on one host leave each other's instances alone.
+#[derive(Debug, Clone)]
+pub(super) struct Mark(String);
+
+impl Mark {
+    /// Reads the mark of `dir`, or makes one.
+    pub(super) fn of(dir: &Path) -> std::io::Result<Self> {
+        let file = dir.join(MARK_FILE);
+        if let Ok(text) = std::fs::read_to_string(&file)
+            && !text.trim().is_empty()
+        {
+            return Ok(Self(text.trim().into()));
+        }
+        // The kernel's own random id: no generator is needed for one word.
+        let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let temporary = file.with_extension("new");
+        std::fs::write(&temporary, random.trim())?;
+        std::fs::rename(temporary, file)?;
+        Ok(Self(random.trim().into()))
+    }
+
+    pub(super) fn of_instance(&self, id: &InstanceId) -> String {
+        format!("{}.{id}", self.0)
+    }
+
+    /// Kills every process of one instance.
+    pub(super) fn kill_instance(&self, id: &InstanceId) -> usize {
+        kill_all(
+            &format!("{MARK_ENV}={}", self.of_instance(id)),
+            Match::Whole,
+        )
+    }
+
+    /// Kills every process of any instance that was ever started from this directory.
+    pub(super) fn kill_everything(&self) -> usize {
+        kill_all(&format!("{MARK_ENV}={}.", self.0), Match::Prefix)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Match {
+    Whole,
+    Prefix,
+}
+
+/// Returns how many were killed.
+fn kill_all(wanted: &str, how: Match) -> usize {
+    let mut n_killed = 0;
+    for pass in 0..MAX_PASSES {
+        let found = find(wanted, how);
+        if found.is_empty() {
+            return n_killed;
+        }
+        if pass > 0 {
+            std::thread::sleep(PASS_PAUSE);
+        }
+        n_killed += found
+            .into_iter()
+            .filter(|pid| kill(*pid, wanted, how))
+            .count();
+    }
+    warn!(
+        wanted,
+        "an instance's processes multiply faster than they can be killed"
+    );
+    n_killed
+}
+
+fn find(wanted: &str, how: Match) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(Pid::from_raw)
+        .filter(|pid| is_marked(*pid, wanted, how))
+        .collect()
+}
+
+fn is_marked(pid: Pid, wanted: &str, how: Match) -> bool {
+    // Gone, a zombie or somebody else's: not one of ours to kill.
+    let Ok(environment) = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else {
+        return false;
+    };
+    environment.split(|byte| *byte == 0).any(|entry| match how {
+        Match::Whole => entry == wanted.as_bytes(),
+        Match::Prefix => entry.starts_with(wanted.as_bytes()),
+    })
+}
+
+/// By descriptor, and looked at again behind it: the number may be another process's by now.
+fn kill(pid: Pid, wanted: &str, how: Match) -> bool {
+    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return false;
+    };
+    is_marked(pid, wanted, how) && pidfd_send_signal(&descriptor, Signal::KILL).is_ok()
+}

@@ -1,0 +1,547 @@
+//! One suite for every driver, through the agent that uses it: the states, the exits and the
+//! evidence an owner relies on. What only real programs can show follows below it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use nihilo_gateway::LocalInstances;
+use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig};
+use nihilo_server::ports::AdmissionPort;
+use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::node_config::BootDelay;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+const SHARD: ShardId = ShardId(7);
+const EPOCH: Epoch = Epoch(11);
+/// Far above what any step takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// An agent with one driver, in a directory of its own.
+struct Harness {
+    agent: Agent,
+    admission: LocalInstances,
+    dir: tempfile::TempDir,
+}
+
+impl Harness {
+    fn new(driver: DriverConfig) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let admission = LocalInstances::default();
+        let config = AgentConfig {
+            node_name: "node1".into(),
+            executable: env!("CARGO_BIN_EXE_nihilo").into(),
+            dir: dir.path().into(),
+            capacity: 3,
+            driver,
+        };
+        let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+        agent.set_accepting(true);
+        Self {
+            agent,
+            admission,
+            dir,
+        }
+    }
+
+    fn process() -> Self {
+        // Agents that run at the same time need ports of their own: to an agent, whatever listens
+        // on an instance's port is the instance.
+        static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
+        let block = u16::try_from(std::process::id() % 10).unwrap();
+        let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
+        let first_port = 20_000 + block * 1_000 + place % 50 * 20;
+        Self::new(DriverConfig::Process { first_port })
+    }
+
+    fn fake() -> Self {
+        let (min_ms, max_ms) = (5, 20);
+        Self::new(DriverConfig::Fake(BootDelay { min_ms, max_ms }))
+    }
+
+    fn start(&self, spec: &InstanceSpec) -> Result<InstanceReport, AgentError> {
+        self.agent.start(SHARD, EPOCH, 1, spec.clone())
+    }
+
+    fn drain(&self, id: &InstanceId) {
+        self.agent.stop(SHARD, EPOCH, 2, id, "test").unwrap();
+    }
+
+    /// Everything an instance has printed, byte for byte.
+    fn output(&self, id: &InstanceId) -> Vec<Vec<u8>> {
+        let all = self.agent.instances();
+        let (_, output) = all
+            .into_iter()
+            .find(|(report, _)| report.id == *id)
+            .unwrap();
+        output
+            .follow()
+            .0
+            .into_iter()
+            .map(|line| line.line)
+            .collect()
+    }
+
+    /// Starts an instance and returns how it ended.
+    async fn run(&self, spec: &InstanceSpec) -> InstanceReport {
+        let mut events = self.agent.subscribe();
+        self.start(spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Destroyed).await
+    }
+}
+
+/// The first report of `id` in `state`.
+async fn reached(
+    events: &mut Receiver<InstanceReport>,
+    id: &InstanceId,
+    state: InstanceState,
+) -> InstanceReport {
+    let wanted = async {
+        loop {
+            match events.recv().await {
+                Ok(report) if report.id == *id && report.state == state => return report,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => panic!("the agent is gone"),
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(LIMIT, wanted).await;
+    in_time.unwrap_or_else(|_| panic!("{id} has not reached {state:?}"))
+}
+
+fn spec(image: &str, counter: u64) -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId::new("hello-00001", EPOCH, counter),
+        revision: ObjectKey::new("default", "hello-00001"),
+        revision_uid: "uid".into(),
+        service: "hello".into(),
+        configuration: "hello".into(),
+        image: image.into(),
+        command: Vec::new(),
+        args: Vec::new(),
+        env: Vec::new(),
+        working_dir: String::new(),
+        h2c: false,
+        container_concurrency: 0,
+        boot_deadline_ms: 20_000,
+        drain_deadline_ms: 20_000,
+        termination_grace_ms: 10_000,
+    }
+}
+
+/// A program of the host's shell.
+fn shell(script: &str, counter: u64) -> InstanceSpec {
+    InstanceSpec {
+        args: vec!["-c".into(), script.into()],
+        ..spec("file:///bin/sh", counter)
+    }
+}
+
+fn answers(address: std::net::SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request).is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("HTTP/1.1 200")
+}
+
+/// Runs one check against every driver.
+async fn each_driver<F: Future<Output = ()>>(check: impl Fn(Harness) -> F) {
+    check(Harness::fake()).await;
+    check(Harness::process()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_starts_serves_and_stops() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = spec("demo/hello", 1);
+        harness.start(&spec).unwrap();
+        let booting = reached(&mut events, &spec.id, InstanceState::Booting).await;
+        let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+        assert_eq!(ready.address, booting.address);
+        assert!(
+            ready.ready_after_ms > 0 && ready.exit.is_none(),
+            "{ready:?}"
+        );
+        let address = ready.address.unwrap();
+        assert!(
+            tokio::task::spawn_blocking(move || answers(address))
+                .await
+                .unwrap()
+        );
+        assert!(harness.admission.admit(&spec.id).is_ok());
+        harness.drain(&spec.id);
+        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Code(0)));
+        assert!(TcpStream::connect(address).is_err());
+        assert!(harness.admission.admit(&spec.id).is_err());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_id_twice_is_one_instance() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = spec("demo/hello", 1);
+        harness.start(&spec).unwrap();
+        let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let again = harness.start(&spec).unwrap();
+        assert_eq!((again.state, again.pid), (InstanceState::Ready, ready.pid));
+        assert_eq!(harness.agent.instances().len(), 1);
+        let log = std::fs::read_to_string(harness.dir.path().join("startstop.log")).unwrap();
+        assert_eq!(log.matches("\"spawned\"").count(), 1, "{log}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_node_refuses_and_starts_nothing() {
+    each_driver(async |harness| {
+        for counter in 1..=3 {
+            harness.start(&spec("demo/hello", counter)).unwrap();
+        }
+        let refused = harness.start(&spec("demo/hello", 4));
+        assert!(matches!(
+            refused,
+            Err(AgentError::NoCapacity { running: 3, .. })
+        ));
+        assert_eq!(harness.agent.instances().len(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_program_is_named() {
+    each_driver(async |harness| {
+        let report = harness.run(&spec("file:///no/such/program", 1)).await;
+        let Some(Exit::StartFailed { stage, cause }) = &report.exit else {
+            panic!("{report:?}");
+        };
+        assert_eq!((stage.as_str(), report.pid), ("image", None));
+        assert!(cause.contains("no such file `/no/such/program`"), "{cause}");
+        assert_eq!(report.spawned_after_ms, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_start_leaves_its_last_lines() {
+    each_driver(async |harness| {
+        let report = harness.run(&spec("demo/crash", 1)).await;
+        assert_eq!(report.exit, Some(Exit::Code(1)));
+        assert_eq!(report.ready_after_ms, 0);
+        let last = report.last_output.last().unwrap();
+        assert_eq!(last, "DATABASE_URL is not set");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_never_listens_ends_at_its_deadline() {
+    each_driver(async |harness| {
+        let spec = InstanceSpec {
+            boot_deadline_ms: 300,
+            ..spec("demo/never-ready", 1)
+        };
+        let report = harness.run(&spec).await;
+        assert_eq!(report.exit, Some(Exit::NeverReady { after_ms: 300 }));
+        assert!(
+            report.age_ms >= 300 && report.ready_after_ms == 0,
+            "{report:?}"
+        );
+        let output = report.last_output.join("\n");
+        assert!(output.contains("starting"), "{output}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_ignores_sigterm_is_killed_after_its_grace() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = InstanceSpec {
+            termination_grace_ms: 200,
+            ..spec("demo/ignore-term", 1)
+        };
+        harness.start(&spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        harness.drain(&spec.id);
+        let stopping = reached(&mut events, &spec.id, InstanceState::Stopping).await;
+        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Signal(9)));
+        assert!(
+            gone.age_ms >= stopping.age_ms + 200,
+            "{stopping:?} {gone:?}"
+        );
+        assert!(TcpStream::connect(gone.address.unwrap()).is_err());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_during_boot_ends_it_before_it_was_ready() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = spec("demo/never-ready", 1);
+        harness.start(&spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Booting).await;
+        harness.drain(&spec.id);
+        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        // By its own clean exit, or by the signal where it came before the handler.
+        assert!(
+            matches!(gone.exit, Some(Exit::Code(0) | Exit::Signal(15))),
+            "{gone:?}"
+        );
+        assert_eq!(gone.ready_after_ms, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_for_requests_and_can_be_called_off() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = spec("demo/hello", 1);
+        harness.start(&spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let request = harness.admission.admit(&spec.id).unwrap();
+        harness.drain(&spec.id);
+        let draining = reached(&mut events, &spec.id, InstanceState::Draining).await;
+        assert_eq!(draining.in_flight, 1);
+        assert!(harness.admission.admit(&spec.id).is_err());
+        harness.agent.reopen(SHARD, EPOCH, 3, &spec.id).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        drop(harness.admission.admit(&spec.id).unwrap());
+        // Past SIGTERM there is no way back.
+        drop(request);
+        harness
+            .agent
+            .stop(SHARD, EPOCH, 4, &spec.id, "test")
+            .unwrap();
+        reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        let late = harness.agent.reopen(SHARD, EPOCH, 5, &spec.id);
+        assert_eq!(late, Err(AgentError::TooLate));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_takes_its_instances_along() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        for counter in 1..=2 {
+            let spec = spec("demo/hello", counter);
+            harness.start(&spec).unwrap();
+            reached(&mut events, &spec.id, InstanceState::Ready).await;
+        }
+        harness.agent.shutdown(LIMIT).await;
+        let left = harness.agent.instances();
+        assert!(
+            left.iter().all(|(report, _)| !report.state.is_counted()),
+            "{left:?}"
+        );
+        assert_eq!(
+            harness.start(&spec("demo/hello", 3)),
+            Err(AgentError::NotReady)
+        );
+    })
+    .await;
+}
+
+// Real programs only.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environment_is_built_from_nothing() {
+    let harness = Harness::process();
+    let spec = InstanceSpec {
+        env: vec![("GREETING".into(), "hello there".into())],
+        ..shell("env", 1)
+    };
+    let report = harness.run(&spec).await;
+    assert_eq!(report.exit, Some(Exit::Code(0)));
+    let lines = harness.output(&spec.id);
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| String::from_utf8_lossy(line))
+        .collect();
+    let port = report.address.unwrap().port();
+    for wanted in [
+        "GREETING=hello there",
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+        "HOST=127.0.0.1",
+        "K_SERVICE=hello",
+        "K_CONFIGURATION=hello",
+        "K_REVISION=hello-00001",
+        "NIHILO_NODE=node1",
+        &format!("PORT={port}"),
+        &format!("NIHILO_INSTANCE={}", spec.id),
+    ] {
+        assert!(
+            lines.iter().any(|line| line == wanted),
+            "{wanted} in {lines:#?}"
+        );
+    }
+    let ours = |name: &str| name.starts_with("K_") || name.starts_with("NIHILO_");
+    let shells = ["PWD", "SHLVL", "_", "OLDPWD"];
+    let known = ["GREETING", "PATH", "HOME", "HOST", "PORT"];
+    for line in &lines {
+        let name = line.split('=').next().unwrap();
+        assert!(
+            ours(name) || known.contains(&name) || shells.contains(&name),
+            "{line}"
+        );
+    }
+    assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
+    // What this test's own parent left open for everybody is not the node's to give.
+    let theirs = inheritable_descriptors();
+    let harness = Harness::process();
+    let _own = std::fs::File::open("/proc/self/stat").unwrap();
+    let spec = shell("ls /proc/$$/fd; cat", 1);
+    let report = harness.run(&spec).await;
+    // Standard input is at its end, so `cat` ends too.
+    assert_eq!(report.exit, Some(Exit::Code(0)));
+    for line in harness.output(&spec.id) {
+        let descriptor = String::from_utf8(line).unwrap();
+        let known = ["0", "1", "2"].contains(&descriptor.as_str());
+        assert!(known || theirs.contains(&descriptor), "{descriptor}");
+    }
+}
+
+/// Descriptors of this process that a program it executes would get.
+fn inheritable_descriptors() -> Vec<String> {
+    const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+    let entries = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let is_inheritable = |name: &String| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        Some(flags & CLOSE_ON_EXEC == 0)
+    };
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| is_inheritable(name).unwrap_or(false))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_working_directory_is_the_one_asked_for_or_named() {
+    let harness = Harness::process();
+    let spec_in = |dir: &Path, counter| InstanceSpec {
+        working_dir: dir.to_str().unwrap().into(),
+        ..shell("pwd", counter)
+    };
+    let here = spec_in(harness.dir.path(), 1);
+    harness.run(&here).await;
+    let shown = harness.output(&here.id);
+    assert_eq!(shown, [harness.dir.path().to_str().unwrap().as_bytes()]);
+    let nowhere = harness.run(&spec_in(Path::new("/no/such/dir"), 2)).await;
+    let Some(Exit::StartFailed { stage, cause }) = nowhere.exit else {
+        panic!("{nowhere:?}");
+    };
+    assert_eq!(stage, "working-dir");
+    assert!(
+        cause.contains("no such directory `/no/such/dir`"),
+        "{cause}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_does_not_exist_is_named() {
+    let harness = Harness::process();
+    let spec = InstanceSpec {
+        command: vec!["/no/such/command".into()],
+        ..spec("file:///bin/sh", 1)
+    };
+    let report = harness.run(&spec).await;
+    let Some(Exit::StartFailed { cause, .. }) = report.exit else {
+        panic!("{report:?}");
+    };
+    assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_is_kept_byte_for_byte_and_long_lines_are_cut() {
+    let harness = Harness::process();
+    let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
+                  printf 'no newline'";
+    let spec = shell(script, 1);
+    let report = harness.run(&spec).await;
+    let lines = harness.output(&spec.id);
+    let total: usize = lines
+        .iter()
+        .filter(|line| line.starts_with(b"x"))
+        .map(Vec::len)
+        .sum();
+    assert_eq!(total, 20_000);
+    assert!(lines.iter().all(|line| line.len() <= 16 * 1024));
+    assert!(lines.contains(&b"caf\xe9".to_vec()));
+    assert_eq!(lines.last().unwrap(), b"no newline");
+    // For people: escaped, and at most 1 KiB of each.
+    let shown = report.last_output.join("\n");
+    assert!(shown.contains("caf\u{fffd}"), "{shown}");
+    assert!(report.last_output.iter().all(|line| line.len() <= 1024));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn descendants_go_with_it_wherever_they_went() {
+    let harness = Harness::process();
+    // One stays in the group, one leaves it; both ignore what can be ignored.
+    let script = "trap '' TERM HUP\n\
+                  sleep 300 & echo $!\n\
+                  setsid sleep 300 & echo $!\n\
+                  wait";
+    let spec = InstanceSpec {
+        termination_grace_ms: 100,
+        boot_deadline_ms: 500,
+        ..shell(script, 1)
+    };
+    let report = harness.run(&spec).await;
+    assert!(
+        matches!(report.exit, Some(Exit::NeverReady { .. })),
+        "{report:?}"
+    );
+    let pids = harness.output(&spec.id);
+    assert_eq!(pids.len(), 2);
+    for pid in &pids {
+        let pid = std::str::from_utf8(pid).unwrap();
+        let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(left.is_empty(), "process {pid} outlived its instance");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_listens_elsewhere_is_told_so() {
+    let harness = Harness::process();
+    // The program overrides the port it was given: the usual mistake.
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = elsewhere.local_addr().unwrap().port();
+    drop(elsewhere);
+    let nihilo = env!("CARGO_BIN_EXE_nihilo");
+    let spec = InstanceSpec {
+        boot_deadline_ms: 1_500,
+        ..shell(&format!("PORT={port} exec {nihilo} demo-app hello"), 1)
+    };
+    let report = harness.run(&spec).await;
+    let last = report.last_output.last().unwrap();
+    let given = report.address.unwrap().port();
+    assert_eq!(
+        last,
+        &format!("the app listens on port {port}, not on $PORT ({given})")
+    );
+}
