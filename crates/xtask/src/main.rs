@@ -2,6 +2,7 @@
 
 mod deps;
 mod image;
+mod jepsen;
 mod run;
 mod test;
 mod tidy;
@@ -29,6 +30,14 @@ enum Command {
     Deps,
     /// Builds the container image out of the local binary; needs Docker, but no registry.
     Image(image::ImageArgs),
+    /// Real nodes under real faults; see `cargo xtask jepsen list`.
+    #[command(disable_help_flag = true)]
+    Jepsen {
+        /// Those of the harness: `[--workload W] [--nemesis N] [--minutes M] [--seed S]
+        /// [--trials K]`, or `matrix [--cells C]`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -37,6 +46,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Check => test::check(),
         Command::Test { package } => test::test(package.as_deref()),
+        Command::Jepsen { arguments } => jepsen::jepsen(&arguments),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
         Command::Tidy => tidy::check(),
