@@ -6,7 +6,7 @@ use nihilo_sim::checker::Evidence;
 
 use crate::backend::{LocalCluster, N_NODES, NodeIndex};
 use crate::clock::{boottime_ns, pause};
-use crate::judge::ADMIN;
+use crate::judge::CHANGE;
 use crate::nemesis::target::Role;
 use crate::seed::Random;
 use crate::trial::Trial;
@@ -171,11 +171,11 @@ async fn changed(
         Err(_elapsed) => Err(format!("not over after {} s", CHANGE_LIMIT.as_secs())),
     };
     match outcome {
-        Ok(()) => trial.confirm(ADMIN),
+        Ok(()) => trial.confirm(CHANGE),
         Err(why) => {
             let text = format!("the change under way failed: {why}");
             let object = format!("{} × {}", cell.stage, cell.role);
-            trial.find(ADMIN, Evidence::new(object, text).at(boottime_ns()));
+            trial.find(CHANGE, Evidence::new(object, text).at(boottime_ns()));
         }
     }
     if let Some(service) = deployed {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::Client;
+use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::backend::{LocalCluster, NodeIndex};
 use crate::clock::{self, boottime_ns};
-use crate::judge::{self, CONVERGENCE, Evidences, Fault, ORPHANS, WHOLE, node_name};
+use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
 use crate::proc_scan::{self, Scan};
 use crate::record::Recorder;
 use crate::workload::load::{Clients, Wanted};
@@ -113,8 +114,8 @@ impl Trial {
     pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("kill -9", Some(node));
         self.gone(node, at_ns);
-        self.cluster.kill(node).await?;
-        self.until_empty(node).await;
+        let childless_ns = self.cluster.kill(node).await?;
+        self.until_empty(node, childless_ns).await;
         Ok(())
     }
 
@@ -125,6 +126,12 @@ impl Trial {
     pub async fn terminate(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("terminate", Some(node));
         self.leave(node);
+        let grace = u64::from(self.cluster.nodes[node].config.shutdown_grace);
+        self.evidences.node_ends.push(NodeEnd {
+            node: node_name(node),
+            at_ns,
+            shutdown_grace_ns: grace * 1_000_000_000,
+        });
         self.evidences.faults.push(Fault {
             from_ns: at_ns,
             until_ns: u64::MAX,
@@ -134,7 +141,7 @@ impl Trial {
         // Its listener is closed from some moment on; a refused connection is what it owes then.
         self.down.insert(node, boottime_ns());
         ended?;
-        self.until_empty(node).await;
+        self.until_empty(node, None).await;
         Ok(())
     }
 
@@ -229,8 +236,9 @@ impl Trial {
         self.clients.use_gateways(&in_use);
     }
 
-    /// A dead node's instances must be gone with it.
-    async fn until_empty(&mut self, node: NodeIndex) {
+    /// A dead node's instances must be gone with it; `childless_ns`: when all that were its
+    /// children at its end were gone.
+    async fn until_empty(&mut self, node: NodeIndex, childless_ns: Option<u64>) {
         let (name, ledger) = (node_name(node), self.ledger.clone());
         let empty = clock::until(EMPTY_LIMIT, LOOK_EVERY, || {
             let left = instances_of(&ledger, &name);
@@ -242,13 +250,13 @@ impl Trial {
         });
         match empty.await {
             Ok(()) => {
-                let at_ns = boottime_ns();
+                let at_ns = childless_ns.unwrap_or_else(boottime_ns);
                 self.evidences
                     .seen_empty
                     .push(SeenEmpty { node: name, at_ns });
-                self.confirm(ORPHANS);
+                self.confirm(DIED);
             }
-            Err(left) => self.find(ORPHANS, Evidence::new(name, format!("left behind: {left}"))),
+            Err(left) => self.find(DIED, Evidence::new(name, format!("left behind: {left}"))),
         }
     }
 
@@ -281,13 +289,10 @@ impl Trial {
             ))
         });
         match zero.await {
-            Ok(()) => self.confirm(CONVERGENCE),
+            Ok(()) => self.confirm(AT_ZERO),
             Err(why) => {
                 let text = format!("not at zero: {why}");
-                self.find(
-                    CONVERGENCE,
-                    Evidence::new("instances", text).at(boottime_ns()),
-                );
+                self.find(AT_ZERO, Evidence::new("instances", text).at(boottime_ns()));
             }
         }
         Ok(since.elapsed())

@@ -66,12 +66,14 @@ impl LocalCluster {
         self.nodes[node].start(&self.binary)
     }
 
+    /// Returns when the last of its children was gone, if they are.
+    ///
     /// # Errors
     /// It does not run, or cannot be killed.
-    pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let ended = self.nodes[node].kill().await?;
+    pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<Option<u64>> {
+        let (ended, childless_ns) = self.nodes[node].kill().await?;
         self.ended.push(ended);
-        Ok(())
+        Ok(childless_ns)
     }
 
     /// # Errors
@@ -204,7 +206,10 @@ fn config(
         "cluster": "trial",
         "capacity": CAPACITY,
         "shutdown-grace": SHUTDOWN_GRACE,
-        "autoscaler": {"scale-to-zero-grace-period": TO_ZERO_GRACE},
+        "autoscaler": {
+            "scale-to-zero-grace-period": TO_ZERO_GRACE,
+            "allow-zero-initial-scale": "true",
+        },
         "members": Vec::<Member>::from_iter(Vec::clone(&members)),
     });
     let mut config = NodeConfig::parse(&yaml.to_string(), &name)?;

@@ -11,10 +11,13 @@ use nihilo_types::node_config::NodeConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::clock::boottime_ns;
+use crate::clock::{self, boottime_ns};
 
 /// A killed process is gone by then, unless the kernel is stuck.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// Children that outlive their node longer are found by the scan and reported.
+const CHILDREN_LIMIT: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// On top of a node's own grace.
 const EXTRA_GRACE: Duration = Duration::from_secs(10);
 
@@ -88,13 +91,36 @@ impl LocalNode {
         self.config.data_dir.join("node.log")
     }
 
-    /// kill -9; returns when the process is gone.
+    /// kill -9; returns when the process is gone, with the time at which the last of its children
+    /// was. They shall die with it, and everything that is judged by that wants the moment exactly.
     ///
     /// # Errors
     /// It does not run, or cannot be killed.
-    pub async fn kill(&mut self) -> anyhow::Result<Ended> {
+    pub async fn kill(&mut self) -> anyhow::Result<(Ended, Option<u64>)> {
+        let children = self.children();
         self.signal(Signal::KILL)?;
-        self.gone(KILL_LIMIT, true).await
+        let childless = clock::until(CHILDREN_LIMIT, LOOK_EVERY, || {
+            let left = children.iter().any(|pid| is_alive(*pid));
+            std::future::ready(if left {
+                Err(String::new())
+            } else {
+                Ok(boottime_ns())
+            })
+        });
+        let childless_ns = childless.await.ok();
+        Ok((self.gone(KILL_LIMIT, true).await?, childless_ns))
+    }
+
+    /// Processes that this one has started, instances for the most part.
+    fn children(&self) -> Vec<u32> {
+        let pid = self.child.as_ref().and_then(Child::id).unwrap_or(0);
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = threads.into_iter().flatten().flatten();
+        let lists = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let lists: Vec<String> = lists.collect();
+        let pids = lists.iter().flat_map(|list| list.split_whitespace());
+        pids.filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// SIGTERM; returns when the process is gone, which its own grace bounds.
@@ -174,6 +200,15 @@ impl Drop for LocalNode {
             drop(child.start_kill());
         }
     }
+}
+
+/// A zombie runs nothing any more.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn config_file(data_dir: &Path) -> PathBuf {

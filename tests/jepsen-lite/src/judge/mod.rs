@@ -7,9 +7,10 @@ mod logs;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{
     self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
 };
@@ -41,6 +42,8 @@ pub struct Evidences {
     pub seen_empty: Vec<SeenEmpty>,
     pub declared_down: Vec<DeclaredDown>,
     pub samples: Vec<ProcessSample>,
+    /// Nodes that were told to end.
+    pub node_ends: Vec<NodeEnd>,
     /// What the trial itself saw and a promise forbids, with the checker it belongs to.
     pub findings: Vec<(&'static str, Evidence)>,
     /// Things that the trial looked at and that were as promised, by checker.
@@ -49,42 +52,49 @@ pub struct Evidences {
     pub crashes: Vec<String>,
 }
 
-pub const CONVERGENCE: &str = "C11 convergence";
-pub const ORPHANS: &str = "C12 orphans";
-pub const ADMIN: &str = "A admin";
-pub const WHOLE: &str = "H whole again";
+/// What the trial itself looks at: after load nothing runs, by the kernel's and all nodes' word.
+pub const AT_ZERO: &str = "at zero after load";
+/// A killed node's instances are gone with it.
+pub const DIED: &str = "died with its node";
+/// A change by an operator that a fault met on its way succeeded.
+pub const CHANGE: &str = "change under way";
+/// A healed cluster is whole again in time.
+pub const WHOLE: &str = "whole again";
 
 /// Judges a trial by its evidences and the files below its folder.
-pub fn judge(
-    evidences: &Evidences,
-    ledger: &Path,
-    nodes: &[(String, std::path::PathBuf)],
-) -> Report {
+pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
     let mut report = Report::default();
-    match instance_ledger::read(ledger) {
-        Ok(lines) => {
-            report.add(request_ledger::NAME, requests(evidences, &lines));
-            report.add(drain::NAME, drain::check(&lines, &evidences.faults));
+    let (lines, records) = match (instance_ledger::read(ledger), node_records(nodes)) {
+        (Ok(lines), Ok(records)) => (lines, records),
+        (Err(error), _) | (_, Err(error)) => {
+            report.add("records", Verdict::harness_fault(format!("{error:#}")));
+            return report;
         }
-        Err(error) => report.add(
-            request_ledger::NAME,
-            Verdict::harness_fault(error.to_string()),
+    };
+    report.add(request_ledger::NAME, requests(evidences, &lines));
+    report.add(
+        drain::NAME,
+        drain::check(
+            &lines,
+            &records,
+            &evidences.seen_empty,
+            &evidences.node_ends,
         ),
-    }
+    );
     let available = availability::check(
         &evidences.requests,
         &evidences.gateway_gone,
         &evidences.faults,
     );
     report.add(availability::NAME, available);
-    report.add(instance_bound::NAME, bound(evidences, nodes));
+    report.add(instance_bound::NAME, bound(evidences, records));
     report.add(logs::NAME, logs::check(nodes, &evidences.crashes));
     seen_by_the_trial(evidences, &mut report);
     report
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, ADMIN, CONVERGENCE, ORPHANS] {
+    for name in [WHOLE, CHANGE, AT_ZERO, DIED] {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();
@@ -172,22 +182,12 @@ fn answer(answered: &Answered) -> ClientOutcome {
     }
 }
 
-fn bound(evidences: &Evidences, nodes: &[(String, std::path::PathBuf)]) -> Verdict {
+fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
     if evidences.max_scale.is_empty() {
         return Verdict::unknown("no revision has a max-scale");
     }
-    let mut records = Vec::new();
-    for (node, data_dir) in nodes {
-        match start_stop_records(data_dir) {
-            Ok(of_node) => records.push(NodeRecords {
-                node: node.clone(),
-                records: of_node,
-            }),
-            Err(error) => return Verdict::harness_fault(format!("{error:#}")),
-        }
-    }
     instance_bound::check(&instance_bound::Input {
-        nodes: records,
+        nodes,
         max_scale: evidences.max_scale.clone(),
         surge: 0,
         declared_down: evidences.declared_down.clone(),
@@ -199,6 +199,16 @@ fn bound(evidences: &Evidences, nodes: &[(String, std::path::PathBuf)]) -> Verdi
             ..instance_bound::Tolerances::default()
         },
     })
+}
+
+fn node_records(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<NodeRecords>> {
+    let of_node = |(node, data_dir): &(String, PathBuf)| {
+        Ok(NodeRecords {
+            node: node.clone(),
+            records: start_stop_records(data_dir)?,
+        })
+    };
+    nodes.iter().map(of_node).collect()
 }
 
 fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::{Client, Error};
-use nihilo_sim::checker::{Report, Verdict, register};
+use nihilo_sim::checker::{Report, Verdict, register, stale_read};
 use nihilo_sim::history::register::register_operations;
 use nihilo_sim::history::{Event, History, Phase, Recorder};
 use nihilo_types::service::Service;
@@ -39,6 +39,8 @@ const BETWEEN_OPS: Duration = Duration::from_millis(60);
 const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
 const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
 const LABEL: &str = "value";
+/// A trial in which less was written says nothing.
+const MIN_ACKED: usize = 50;
 
 /// Writes the history, each event with a time that is not before the last one's.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ pub async fn run(
     while let Some(client) = clients.join_next().await {
         client??;
     }
-    last_reads(trial, &book, random).await?;
+    last_reads(trial, &book).await?;
     Ok(judged(&book, &trial.options.folder))
 }
 
@@ -152,20 +154,22 @@ async fn one_client(
     Ok(())
 }
 
-async fn last_reads(trial: &Trial, book: &Book, random: &mut Random) -> anyhow::Result<()> {
-    let client = trial.admin()?;
-    for number in 0..N_KEYS {
-        let process = book.next_process.fetch_add(1, Ordering::Relaxed);
-        let op = Op {
-            client: &client,
-            book,
-            key: key(number),
-            asked: None,
-            ledger: &trial.ledger,
-        };
-        let (phase, _) = op.get(process).await?;
-        anyhow::ensure!(phase == Phase::Ok, "the last read of {} failed", op.key);
-        pause(random.within(BETWEEN_OPS)).await;
+/// After the heal every node shows every key.
+async fn last_reads(trial: &Trial, book: &Book) -> anyhow::Result<()> {
+    for node in 0..N_NODES {
+        let client = trial.cluster.client(&[node])?;
+        for number in 0..N_KEYS {
+            let process = book.next_process.fetch_add(1, Ordering::Relaxed);
+            let op = Op {
+                client: &client,
+                book,
+                key: key(number),
+                asked: Some(format!("node{}", node + 1)),
+                ledger: &trial.ledger,
+            };
+            let (phase, _) = op.get(process).await?;
+            anyhow::ensure!(phase == Phase::Ok, "the last read of {} failed", op.key);
+        }
     }
     Ok(())
 }
@@ -198,7 +202,10 @@ impl Op<'_> {
         if conflict {
             return self.end(invoked, Phase::Ok, json!({"conflict": true}));
         }
-        let (phase, why) = (Phase::Info, format!("{:?} {}", error.code, error.reason));
+        let why = format!("{:?} {}", error.code, error.reason);
+        // Anything else may have been applied before its answer was lost.
+        let refused = why.starts_with("InvalidArgument") || error.is_not_found();
+        let phase = if refused { Phase::Fail } else { Phase::Info };
         self.end(invoked, phase, Value::String(why))
     }
 
@@ -292,14 +299,22 @@ fn judged(book: &Book, folder: &Path) -> Report {
         recorder.1.clone()
     };
     let history = History::from_events(events);
-    let operations = history.and_then(|history| register_operations(&history));
-    let verdict = match &operations {
-        Ok(operations) => {
-            let versions = register::Versions::AlsoHidden;
-            register::check(&register::Input::new(operations, versions))
+    let operations = match history.and_then(|history| register_operations(&history)) {
+        Ok(operations) => operations,
+        Err(error) => {
+            let text = format!("{}: {error}", folder.display());
+            report.add(register::NAME, Verdict::harness_fault(text));
+            return report;
         }
-        Err(error) => Verdict::harness_fault(format!("{}: {error}", folder.display())),
     };
-    report.add(register::NAME, verdict);
+    let n_acked = operations.iter().filter(|op| op.is_acked_write()).count();
+    if n_acked < MIN_ACKED {
+        let text = format!("only {n_acked} writes were acknowledged, {MIN_ACKED} are needed");
+        report.add("load", Verdict::harness_fault(text));
+    }
+    let versions = register::Versions::AlsoHidden;
+    let linearizable = register::check(&register::Input::new(&operations, versions));
+    report.add(register::NAME, linearizable);
+    report.add(stale_read::NAME, stale_read::check(&operations));
     report
 }

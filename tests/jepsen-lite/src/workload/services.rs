@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nihilo_client::{Client, Error};
+use nihilo_client::{Client, Error, Written};
 use nihilo_types::meta::{API_VERSION, DEFAULT_NAMESPACE};
 use nihilo_types::service::Service;
 use nihilo_types::template::{Container, EnvVar};
@@ -80,14 +80,17 @@ pub fn host(service: &str) -> String {
 /// Refused, or not ready in time.
 pub async fn deploy(client: &Client, service: &Service) -> Result<Service, String> {
     let written = client.apply_service(service).await.map_err(|e| shown(&e))?;
-    until_ready(client, &written.service.metadata.name, written.index).await
+    until_ready(client, &written).await
 }
 
-/// Waits until a service is Ready as of log index `from` or later.
+/// Waits until a service is Ready as it was written, or newer.
 ///
 /// # Errors
 /// Not ready in time.
-pub async fn until_ready(client: &Client, name: &str, from: u64) -> Result<Service, String> {
+pub async fn until_ready(client: &Client, written: &Written) -> Result<Service, String> {
+    // Not the entry's index: a write that changes nothing leaves the version as it is.
+    let from = written.service.metadata.version();
+    let name = written.service.metadata.name.as_str();
     let ready = clock::until(READY_LIMIT, LOOK_EVERY, || async {
         let found = client.service(NAMESPACE, name).await;
         let service = found.map_err(|error| shown(&error))?.object;
@@ -95,7 +98,7 @@ pub async fn until_ready(client: &Client, name: &str, from: u64) -> Result<Servi
             service.metadata.generation,
             service.status.observed_generation,
         );
-        let is_new = service.metadata.version().0 >= from && observed >= generation;
+        let is_new = service.metadata.version() >= from && observed >= generation;
         if is_new && service.status.conditions.is_true("Ready") {
             return Ok(service);
         }

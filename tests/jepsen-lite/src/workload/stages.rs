@@ -191,7 +191,7 @@ async fn second_revision(
     let written = client
         .set_traffic(NAMESPACE, focus, &[TrafficTarget::revision(&old, 100)])
         .await?;
-    let ready = services::until_ready(client, focus, written.index).await;
+    let ready = services::until_ready(client, &written).await;
     let mut service = ready.map_err(anyhow::Error::msg)?;
     let container = service.spec.template.spec.containers.first_mut();
     let env = &mut container
@@ -225,9 +225,7 @@ async fn split(
     let client = client.with_timeout(TO_READY);
     let written = client.set_traffic(NAMESPACE, service, &traffic).await;
     let written = written.map_err(|error| services::shown(&error))?;
-    services::until_ready(&client, service, written.index)
-        .await
-        .map(drop)
+    services::until_ready(&client, &written).await.map(drop)
 }
 
 impl fmt::Display for Stage {
