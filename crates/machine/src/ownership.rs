@@ -1,6 +1,6 @@
 //! Who should own which shard: policy, computed by the proposer; the log only records the result.
 
-use nihilo_types::id::{SessionId, ShardId};
+use nihilo_types::id::{NodeId, SessionId, ShardId};
 
 use crate::command::Move;
 use crate::state::State;
@@ -21,6 +21,11 @@ pub fn preferred_owner(
         .filter(|session| session.opened.roles.control && Some(session.id) != without)
         .max_by_key(|session| (weight(shard, session.opened.node.0), session.id))
         .map(|session| session.id)
+}
+
+/// The node that a shard prefers among `nodes`; `None` when there is none.
+pub fn preferred_node(shard: ShardId, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+    nodes.max_by_key(|node| weight(shard, node.0))
 }
 
 /// Moves that re-home everything `leaving` owns; empty when nobody else can own.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,10 +17,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::demo_ledger::{ANSWERED_BY, Ledger, NONCE, Noted};
+
 /// Requests that are still running after SIGTERM get this long.
 const GRACE: Duration = Duration::from_secs(8);
 
-type Body = Either<Full<Bytes>, Incoming>;
+/// `?bytes=` asks for at most so many.
+const MAX_BYTES: usize = 1024 * 1024;
+
+type Body = Noted<Either<Full<Bytes>, Incoming>>;
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
@@ -78,6 +84,7 @@ async fn serve(name: &str) -> i32 {
             return 1;
         }
     };
+    let ledger = Ledger::from_env();
     let graceful = GracefulShutdown::new();
     loop {
         tokio::select! {
@@ -85,10 +92,10 @@ async fn serve(name: &str) -> i32 {
             _ = term.recv(), if name != "ignore-term" => break,
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
-                let app = name.to_owned();
+                let (app, ledger) = (name.to_owned(), ledger.clone());
                 let service = service_fn(move |request| {
-                    let app = app.clone();
-                    async move { Ok::<_, Infallible>(answer(&app, request).await) }
+                    let (app, ledger) = (app.clone(), ledger.clone());
+                    async move { Ok::<_, Infallible>(noted(&app, ledger, request).await) }
                 });
                 let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
                 let watched = graceful.watch(connection);
@@ -97,8 +104,34 @@ async fn serve(name: &str) -> i32 {
         }
     }
     drop(listener);
+    if let Some(ledger) = &ledger {
+        ledger.terminating();
+    }
     drop(tokio::time::timeout(GRACE, graceful.shutdown()).await);
     0
+}
+
+/// Answers, and keeps the books if there are any.
+async fn noted(
+    app: &str,
+    ledger: Option<Arc<Ledger>>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let nonce = request.headers().get(NONCE).cloned();
+    let running = ledger.as_ref().map(|ledger| {
+        let nonce = nonce.as_ref().and_then(|nonce| nonce.to_str().ok());
+        ledger.begin(nonce.unwrap_or_default())
+    });
+    let mut response = answer(app, request).await;
+    response.body_mut().running = running;
+    if let Some(nonce) = nonce {
+        response.headers_mut().insert(NONCE, nonce);
+    }
+    let instance = ledger.and_then(|ledger| ledger.instance.parse().ok());
+    if let Some(instance) = instance {
+        response.headers_mut().insert(ANSWERED_BY, instance);
+    }
+    response
 }
 
 async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
@@ -115,7 +148,11 @@ async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
     match app {
-        "echo" => Response::new(Either::Right(request.into_body())),
+        // Without a body to echo, one of the size that is asked for.
+        "echo" => match query("bytes").and_then(|n| n.parse::<usize>().ok()) {
+            Some(n) => text("x".repeat(n.min(MAX_BYTES))),
+            None => response(Either::Right(request.into_body())),
+        },
         "count" => text(format!("{n}\n")),
         _ => {
             // Read to its end, so that the connection can be used again.
@@ -127,5 +164,10 @@ async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
 }
 
 fn text(text: String) -> Response<Body> {
-    Response::new(Either::Left(Full::new(text.into())))
+    response(Either::Left(Full::new(text.into())))
+}
+
+fn response(body: Either<Full<Bytes>, Incoming>) -> Response<Body> {
+    let running = None;
+    Response::new(Noted { body, running })
 }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod demo_app;
+mod demo_ledger;
 pub mod peer;
 pub mod ports;
 pub mod wiring;

@@ -30,7 +30,11 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "gateway", "runtime", "client", "cli",
         ],
     ),
-    ("jepsen-lite", &["client", "wire", "types"]),
+    // `machine` tells who owns what, so that the owner can be killed on purpose.
+    (
+        "jepsen-lite",
+        &["client", "wire", "types", "machine", "sim"],
+    ),
     ("xtask", &[]),
     (
         "sim",

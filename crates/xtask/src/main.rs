@@ -2,6 +2,7 @@
 
 mod deps;
 mod image;
+mod jepsen;
 mod run;
 mod sim;
 mod test;
@@ -42,6 +43,14 @@ enum Command {
         #[arg(long)]
         trace: bool,
     },
+    /// Real nodes under real faults; see `cargo xtask jepsen list`.
+    #[command(disable_help_flag = true)]
+    Jepsen {
+        /// Those of the harness: `[--workload W] [--nemesis N] [--minutes M] [--seed S]
+        /// [--trials K]`, or `matrix [--cells C]`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -50,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Check => test::check(),
         Command::Test { package } => test::test(package.as_deref()),
+        Command::Jepsen { arguments } => jepsen::jepsen(&arguments),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
         Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),

@@ -1,0 +1,290 @@
+//! Three node processes on loopback, started by this program and ended by it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use nihilo_client::Client;
+use nihilo_machine::ownership::preferred_node;
+use nihilo_types::id::{NodeId, ObjectKey};
+use nihilo_types::node_config::{Member, NodeConfig, Profile};
+use nihilo_types::shard::{N_SHARDS, shard_of};
+use nihilo_wire::cluster::StatusResponse;
+use tokio::net::TcpStream;
+
+use super::{Ended, LocalNode, N_NODES, NodeIndex};
+use crate::clock;
+use crate::probe::Slot;
+
+/// A debug build on a busy machine needs a few seconds, and its log replay too.
+const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// The shortest that Knative allows.
+const TO_ZERO_GRACE: &str = "6s";
+/// Instances of one node: more than any workload wants, fewer than a runaway would start.
+const CAPACITY: u32 = 30;
+/// Long enough for every request of a workload.
+const SHUTDOWN_GRACE: u32 = 15;
+
+#[derive(Debug)]
+pub struct LocalCluster {
+    pub nodes: Vec<LocalNode>,
+    /// Lives of processes that are over.
+    pub ended: Vec<Ended>,
+    binary: PathBuf,
+    /// Its ports stay reserved as long as the cluster lives.
+    _slot: Slot,
+}
+
+impl LocalCluster {
+    /// Starts three nodes with their state below `dir` and waits until they serve.
+    ///
+    /// # Errors
+    /// They do not come up.
+    pub async fn start(dir: &Path, binary: PathBuf, profile: Profile) -> anyhow::Result<Self> {
+        let slot = Slot::take()?;
+        let configs = (0..N_NODES).map(|node| config(dir, &slot, node, profile));
+        let nodes = configs.map(|config| LocalNode::prepare(config?));
+        let mut cluster = Self {
+            nodes: nodes.collect::<Result<_, _>>()?,
+            ended: Vec::new(),
+            binary,
+            _slot: slot,
+        };
+        for node in 0..N_NODES {
+            cluster.start_node(node)?;
+        }
+        cluster.until_whole(WHOLE_LIMIT).await?;
+        Ok(cluster)
+    }
+
+    /// # Errors
+    /// No process, or it runs already.
+    pub fn start_node(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.nodes[node].start(&self.binary)
+    }
+
+    /// Returns when the last of its children was gone, if they are.
+    ///
+    /// # Errors
+    /// It does not run, or cannot be killed.
+    pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<Option<u64>> {
+        let (ended, childless_ns) = self.nodes[node].kill().await?;
+        self.ended.push(ended);
+        Ok(childless_ns)
+    }
+
+    /// # Errors
+    /// It does not run, or does not end within its grace.
+    pub async fn terminate(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let ended = self.nodes[node].terminate().await?;
+        self.ended.push(ended);
+        Ok(())
+    }
+
+    /// `host:port` of every gateway, by node.
+    pub fn gateways(&self) -> Vec<String> {
+        let addresses = self.nodes.iter().map(|node| node.config.gateway_address());
+        addresses.collect()
+    }
+
+    /// A client of the admin API on `nodes` only.
+    ///
+    /// # Errors
+    /// No node is named.
+    pub fn client(&self, nodes: &[NodeIndex]) -> anyhow::Result<Client> {
+        let servers = nodes
+            .iter()
+            .map(|node| self.nodes[*node].config.admin_address());
+        Ok(Client::connect_lazy(servers.collect())?)
+    }
+
+    pub fn running(&self) -> Vec<NodeIndex> {
+        (0..self.nodes.len())
+            .filter(|node| self.nodes[*node].is_running())
+            .collect()
+    }
+
+    /// Everybody but `node`.
+    pub fn others(&self, node: NodeIndex) -> Vec<NodeIndex> {
+        (0..self.nodes.len())
+            .filter(|other| *other != node)
+            .collect()
+    }
+
+    /// The owner of a service's shard in a whole cluster at rest.
+    pub fn preferred_owner(service: &str) -> NodeIndex {
+        let shard = shard_of(&ObjectKey::new("default", service));
+        let ids = (1..=N_NODES as u64).map(NodeId);
+        let owner = preferred_node(shard, ids).map_or(1, |node| node.0);
+        usize::try_from(owner - 1).unwrap_or(0)
+    }
+
+    /// A service name beginning with `prefix` whose shard prefers `owner`.
+    pub fn name_owned_by(prefix: &str, owner: NodeIndex) -> String {
+        let mut names = (0..).map(|n: u32| format!("{prefix}{n}"));
+        names
+            .find(|name| Self::preferred_owner(name) == owner)
+            .unwrap_or_else(|| prefix.to_owned())
+    }
+
+    /// # Errors
+    /// No running node answers.
+    pub async fn leader(&self) -> anyhow::Result<NodeIndex> {
+        let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
+        let status = client.cluster_status().await?;
+        let index = status.leader.checked_sub(1).context("there is no leader")?;
+        Ok(usize::try_from(index)?)
+    }
+
+    /// Waits until all nodes run, have joined, own the shards they prefer, and accept clients.
+    ///
+    /// # Errors
+    /// What is missing after `limit`, or a node that ended by itself.
+    pub async fn until_whole(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let all: Vec<_> = (0..self.nodes.len()).collect();
+        let client = self.client(&all)?.with_timeout(ASK_LIMIT);
+        let gateways = self.gateways();
+        let shards = preferred_shards();
+        let whole = clock::until(limit, LOOK_EVERY, || {
+            self.note_crashes();
+            let crashed = self.ended.iter().any(|ended| !ended.wanted);
+            let (client, gateways, shards) = (&client, &gateways, &shards);
+            async move {
+                if crashed {
+                    return Ok(false);
+                }
+                let status = client.cluster_status().await;
+                let status = status.map_err(|error| error.to_string())?;
+                missing(&status, shards).map_or(Ok(()), Err)?;
+                for gateway in gateways {
+                    let dialled = TcpStream::connect(gateway).await;
+                    dialled.map_err(|_| format!("the gateway {gateway} is closed"))?;
+                }
+                Ok(true)
+            }
+        });
+        let whole = whole.await.map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(whole, "a node ended by itself: {:?}", self.ended);
+        Ok(())
+    }
+
+    /// Books the ends of processes that nobody ended.
+    pub fn note_crashes(&mut self) {
+        let crashes = self.nodes.iter_mut().filter_map(LocalNode::crashed);
+        self.ended.extend(crashes);
+    }
+}
+
+fn config(
+    dir: &Path,
+    slot: &Slot,
+    node: NodeIndex,
+    profile: Profile,
+) -> anyhow::Result<NodeConfig> {
+    let number = u16::try_from(node)?;
+    let member = |number: u16| Member {
+        id: u64::from(number) + 1,
+        name: format!("node{}", number + 1),
+        peer: format!("127.0.0.1:{}", slot.peer(number)),
+        admin: format!("127.0.0.1:{}", slot.admin(number)),
+    };
+    let members = (0..u16::try_from(N_NODES)?).map(member).collect();
+    let name = format!("node{}", number + 1);
+    // Whatever is not said here is the default of a new node.
+    let yaml = serde_json::json!({
+        "name": name,
+        "node-id": number + 1,
+        "data-dir": dir.join(&name),
+        "gateway-port": slot.gateway(number),
+        "admin-port": slot.admin(number),
+        "peer-port": slot.peer(number),
+        "external-port": slot.gateway(0),
+        "instance-ports": slot.instances(number),
+        "cluster": "trial",
+        "capacity": CAPACITY,
+        "shutdown-grace": SHUTDOWN_GRACE,
+        "autoscaler": {
+            "scale-to-zero-grace-period": TO_ZERO_GRACE,
+            "allow-zero-initial-scale": "true",
+        },
+        "members": Vec::<Member>::from_iter(Vec::clone(&members)),
+    });
+    let mut config = NodeConfig::parse(&yaml.to_string(), &name)?;
+    config.profile = profile;
+    Ok(config)
+}
+
+/// How many shards each node has when all have what they prefer.
+fn preferred_shards() -> BTreeMap<u64, u32> {
+    let mut counts = BTreeMap::new();
+    for shard in 0..N_SHARDS {
+        let ids = (1..=N_NODES as u64).map(NodeId);
+        if let Some(node) = preferred_node(nihilo_types::id::ShardId(shard), ids) {
+            *counts.entry(node.0).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
+fn missing(status: &StatusResponse, shards: &BTreeMap<u64, u32>) -> Option<String> {
+    if status.leader == 0 || !status.quorum {
+        return Some("no leader with a quorum".into());
+    }
+    for node in &status.nodes {
+        if node.session == 0 {
+            return Some(format!("{} has not joined", node.name));
+        }
+        if node.table_stale {
+            return Some(format!("{} serves a stale table", node.name));
+        }
+        let wanted = shards.get(&node.id).copied().unwrap_or(0);
+        if node.n_shards != wanted {
+            let (name, n) = (&node.name, node.n_shards);
+            return Some(format!("{name} owns {n} shards instead of {wanted}"));
+        }
+    }
+    (status.nodes.len() < N_NODES).then(|| "a member is unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_can_be_made_the_owner_of_a_service() {
+        for node in 0..N_NODES {
+            let name = LocalCluster::name_owned_by("focus-", node);
+            assert_eq!(LocalCluster::preferred_owner(&name), node);
+        }
+        assert_eq!(
+            preferred_shards().values().sum::<u32>(),
+            u32::from(N_SHARDS)
+        );
+    }
+
+    #[test]
+    fn a_node_that_owns_nothing_yet_is_missed() {
+        let node = |id| nihilo_wire::cluster::NodeStatus {
+            id,
+            name: format!("node{id}"),
+            session: 1,
+            n_shards: preferred_shards()[&id],
+            ..Default::default()
+        };
+        let mut status = StatusResponse {
+            leader: 1,
+            quorum: true,
+            nodes: (1..=3).map(node).collect(),
+            ..Default::default()
+        };
+        let shards = preferred_shards();
+        assert_eq!(missing(&status, &shards), None);
+        status.nodes[1].n_shards = 0;
+        assert!(missing(&status, &shards).unwrap().contains("node2 owns 0"));
+        status.leader = 0;
+        assert!(missing(&status, &shards).unwrap().contains("leader"));
+    }
+}

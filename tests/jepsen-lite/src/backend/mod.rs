@@ -1,0 +1,13 @@
+//! Where the nodes of a trial run.
+
+mod local;
+mod node;
+
+pub use local::LocalCluster;
+pub use node::{Ended, LocalNode};
+
+/// Nodes of every cluster: the smallest that survives the loss of one.
+pub const N_NODES: usize = 3;
+
+/// A node by its place, from 0; its id is one more.
+pub type NodeIndex = usize;

@@ -1,0 +1,160 @@
+//! What the surviving gateways owe their clients: every idempotent request is answered, and what
+//! is not idempotent is refused only around a fault, explicitly.
+
+use nihilo_sim::checker::request_ledger::GatewayGone;
+use nihilo_sim::checker::{Evidence, Verdict};
+
+use super::{node_name, verdict};
+use crate::record::{Outcome, RequestRecord};
+
+pub(super) const NAME: &str = "D availability";
+
+/// A time in which requests that may not be repeated can be lost with a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub from_ns: u64,
+    /// Until nothing of it can be felt any more.
+    pub until_ns: u64,
+    /// A node that was told to end, and therefore owes everybody an answer.
+    pub graceful: bool,
+}
+
+pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[Fault]) -> Verdict {
+    let mut found = Vec::new();
+    let (mut n_checked, mut n_exempt, mut n_refused) = (0, 0, 0);
+    let mut slowest_ns = 0;
+    for request in requests {
+        if was_gone(request, gone) {
+            n_exempt += 1;
+            continue;
+        }
+        n_checked += 1;
+        slowest_ns = slowest_ns.max(request.ended_ns.saturating_sub(request.sent_ns));
+        if is_answered(request) {
+            continue;
+        }
+        let excused = !request.is_get() && faults.iter().any(|fault| is_around(request, fault));
+        if excused && is_explicit(&request.outcome) {
+            n_refused += 1;
+            continue;
+        }
+        let what = match request.is_get() {
+            true => "an idempotent request was not answered",
+            false if excused => "the outcome is not explicit",
+            false => "refused without a fault that could be the cause",
+        };
+        let text = format!("{what}: {:?}", request.outcome);
+        found.push(
+            Evidence::new(&request.nonce, text)
+                .at(request.sent_ns)
+                .witness(shown(request)),
+        );
+    }
+    let notes = vec![
+        format!("{n_refused} not idempotent ones explicitly refused around a fault"),
+        format!("{n_exempt} through a gateway that was gone"),
+        format!("the slowest took {} ms", slowest_ns / 1_000_000),
+    ];
+    verdict(found, n_checked, notes)
+}
+
+fn shown(request: &RequestRecord) -> String {
+    let (method, service) = (&request.method, &request.service);
+    let gateway = node_name(request.gateway);
+    let took_ms = request.ended_ns.saturating_sub(request.sent_ns) / 1_000_000;
+    let (bytes, app_ms) = (request.body_bytes, request.app_ms);
+    format!("{method} {service} through {gateway}, {bytes} bytes, app {app_ms} ms: {took_ms} ms")
+}
+
+fn is_answered(request: &RequestRecord) -> bool {
+    matches!(&request.outcome, Outcome::Answered(answered)
+        if (200..300).contains(&answered.status) && answered.mistake.is_empty())
+}
+
+/// One outcome that says what it is. A cut after the head is one: there is no other way left.
+fn is_explicit(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Answered(answered) => answered.status >= 500 && !answered.reason.is_empty(),
+        Outcome::Cut { .. } => true,
+        Outcome::Open | Outcome::Refused { .. } | Outcome::Broken { .. } | Outcome::Hung => false,
+    }
+}
+
+fn was_gone(request: &RequestRecord, gone: &[GatewayGone]) -> bool {
+    let name = node_name(request.gateway);
+    gone.iter().any(|gone| {
+        gone.node == name && gone.from_ns <= request.ended_ns && request.sent_ns <= gone.until_ns
+    })
+}
+
+fn is_around(request: &RequestRecord, fault: &Fault) -> bool {
+    !fault.graceful && fault.from_ns <= request.ended_ns && request.sent_ns <= fault.until_ns
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_sim::checker::verdict::Class;
+
+    use super::*;
+    use crate::record::Answered;
+
+    fn request(method: &str, gateway: usize, outcome: Outcome) -> RequestRecord {
+        RequestRecord {
+            nonce: "n".into(),
+            method: method.into(),
+            service: "s".into(),
+            gateway,
+            body_bytes: 0,
+            app_ms: 0,
+            sent_ns: 100,
+            ended_ns: 200,
+            outcome,
+        }
+    }
+
+    fn status(status: u16, reason: &str) -> Outcome {
+        Outcome::Answered(Answered {
+            status,
+            reason: reason.into(),
+            ..Answered::default()
+        })
+    }
+
+    fn class(request: RequestRecord) -> Class {
+        let gone = [GatewayGone {
+            node: "node3".into(),
+            from_ns: 150,
+            until_ns: 900,
+        }];
+        let faults = [Fault {
+            from_ns: 150,
+            until_ns: 900,
+            graceful: false,
+        }];
+        check(&[request], &gone, &faults).class()
+    }
+
+    #[test]
+    fn a_get_must_be_answered_and_a_post_may_be_refused_only_explicitly() {
+        assert_eq!(class(request("GET", 0, status(200, ""))), Class::Pass);
+        let refused = || status(502, "instance_terminated");
+        assert_eq!(class(request("GET", 0, refused())), Class::Violation);
+        assert_eq!(class(request("POST", 0, refused())), Class::Pass);
+        assert_eq!(class(request("POST", 0, Outcome::Hung)), Class::Violation);
+        assert_eq!(class(request("POST", 0, status(502, ""))), Class::Violation);
+        let broken = || Outcome::Broken { why: "eof".into() };
+        assert_eq!(class(request("POST", 0, broken())), Class::Violation);
+    }
+
+    #[test]
+    fn a_gateway_that_was_gone_owes_nothing_and_alone_proves_nothing() {
+        let broken = Outcome::Broken { why: "eof".into() };
+        assert_eq!(class(request("GET", 2, broken)), Class::Unknown);
+    }
+
+    #[test]
+    fn without_a_fault_nothing_may_be_refused() {
+        let refused = request("POST", 0, status(503, "queue_deadline"));
+        assert_eq!(check(&[refused], &[], &[]).class(), Class::Violation);
+    }
+}

@@ -1,0 +1,153 @@
+//! What the shared drain checker needs, out of the instances' ledgers and the agents' records.
+
+use std::collections::BTreeMap;
+
+use nihilo_sim::checker::Verdict;
+use nihilo_sim::checker::drain::{self, Input, Limits, NodeEnd, Served, Termination};
+use nihilo_sim::checker::instance_bound::{NodeRecords, SeenEmpty};
+use nihilo_sim::history::startstop::StartStopEvent;
+
+use crate::instance_ledger::{InstanceLine, Step};
+use crate::workload::services::TIMEOUT_SECONDS;
+
+pub(super) use nihilo_sim::checker::drain::NAME;
+
+/// The kernel, the agent's record, and a machine that other work shares.
+const SLACK_NS: u64 = 5_000_000_000;
+
+pub(super) fn check(
+    lines: &[InstanceLine],
+    records: &[NodeRecords],
+    seen_empty: &[SeenEmpty],
+    node_ends: &[NodeEnd],
+) -> Verdict {
+    drain::check(&Input {
+        terminations: terminations(lines, records, seen_empty),
+        served: served(lines),
+        drains: Vec::new(),
+        node_ends: node_ends.to_vec(),
+        limits: Limits {
+            request_timeout_ns: u64::from(TIMEOUT_SECONDS) * 1_000_000_000,
+            slack_ns: SLACK_NS,
+            ..Limits::default()
+        },
+    })
+}
+
+fn terminations(
+    lines: &[InstanceLine],
+    records: &[NodeRecords],
+    seen_empty: &[SeenEmpty],
+) -> Vec<Termination> {
+    let told = lines.iter().filter(|line| line.step == Step::Terminating);
+    told.filter_map(|line| {
+        // In nobody's record: the instance bound's checker reports that.
+        let (node, spawned) = records.iter().find_map(|of_node| {
+            let mut events = of_node.records.iter();
+            let spawned = events.find(|record| record.instance == line.instance)?;
+            Some((of_node, spawned.boottime_ns))
+        })?;
+        let is_end = |event| event == StartStopEvent::Exit;
+        let exit = node
+            .records
+            .iter()
+            .find(|record| record.instance == line.instance && is_end(record.event));
+        let empty = seen_empty
+            .iter()
+            .filter(|seen| seen.node == node.node && seen.at_ns > spawned);
+        let gone_ns = exit.map(|record| record.boottime_ns);
+        Some(Termination {
+            instance: line.instance.clone(),
+            node: node.node.clone(),
+            at_ns: line.at_ns,
+            gone_ns: gone_ns.or(empty.map(|seen| seen.at_ns).min()),
+        })
+    })
+    .collect()
+}
+
+fn served(lines: &[InstanceLine]) -> Vec<Served> {
+    let mut open: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut served = Vec::new();
+    for line in lines {
+        let key = (line.instance.as_str(), line.request.as_str());
+        match line.step {
+            Step::Started => {
+                open.insert(key, line.at_ns);
+            }
+            Step::Finished => {
+                if let Some(from_ns) = open.remove(&key) {
+                    served.push(one(key, from_ns, Some(line.at_ns)));
+                }
+            }
+            Step::Terminating => {}
+        }
+    }
+    served.extend(
+        open.into_iter()
+            .map(|(key, from_ns)| one(key, from_ns, None)),
+    );
+    served
+}
+
+fn one((instance, request): (&str, &str), from_ns: u64, until_ns: Option<u64>) -> Served {
+    Served {
+        request: request.to_owned(),
+        instance: instance.to_owned(),
+        from_ns,
+        until_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_sim::checker::verdict::Class;
+    use nihilo_sim::history::startstop::StartStopRecord;
+
+    use super::*;
+
+    fn line(at_ns: u64, step: Step) -> InstanceLine {
+        InstanceLine {
+            at_ns,
+            request: "r".into(),
+            instance: "i".into(),
+            step,
+            revision: "a-1".into(),
+            in_flight: 0,
+        }
+    }
+
+    fn record(boottime_ns: u64, event: StartStopEvent) -> StartStopRecord {
+        StartStopRecord {
+            boottime_ns,
+            instance: "i".into(),
+            epoch: 1,
+            event,
+            pid: None,
+        }
+    }
+
+    fn class(lines: &[InstanceLine]) -> Class {
+        let records = [NodeRecords {
+            node: "node1".into(),
+            records: vec![
+                record(1, StartStopEvent::Spawn),
+                record(100, StartStopEvent::Exit),
+            ],
+        }];
+        check(lines, &records, &[], &[]).class()
+    }
+
+    #[test]
+    fn a_stop_in_the_middle_of_a_request_is_found() {
+        let (started, finished) = (line(10, Step::Started), line(20, Step::Finished));
+        let told = |at_ns| line(at_ns, Step::Terminating);
+        let after = [started.clone(), finished.clone(), told(30)];
+        assert_eq!(class(&after), Class::Pass);
+        assert_eq!(
+            class(&[started.clone(), told(15), finished]),
+            Class::Violation
+        );
+        assert_eq!(class(&[started, told(15)]), Class::Violation);
+    }
+}

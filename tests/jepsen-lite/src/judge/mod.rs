@@ -1,0 +1,230 @@
+//! The verdict on a trial: the shared checkers, and those that only real processes need.
+
+mod availability;
+mod drain;
+mod logs;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nihilo_sim::checker::drain::NodeEnd;
+use nihilo_sim::checker::instance_bound::{
+    self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
+};
+use nihilo_sim::checker::request_ledger::{self, GatewayGone};
+use nihilo_sim::checker::verdict::MAX_EVIDENCE;
+use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
+use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
+use nihilo_sim::history::startstop;
+
+pub use availability::Fault;
+
+use crate::instance_ledger::{self, InstanceLine};
+use crate::record::{Answered, Outcome, RequestRecord};
+use crate::workload::services::TIMEOUT_SECONDS;
+
+/// The answer's way back and a shared machine's noise, on top of a request's deadline.
+const DEADLINE_SLACK_NS: u64 = 5_000_000_000;
+/// "At once" on a machine that other work shares.
+const QUEUE_FULL_WITHIN_NS: u64 = 2_000_000_000;
+
+/// Everything a trial knows when it is over.
+#[derive(Debug, Default)]
+pub struct Evidences {
+    pub requests: Vec<RequestRecord>,
+    /// Times in which a gateway may end connections without a word.
+    pub gateway_gone: Vec<GatewayGone>,
+    pub faults: Vec<Fault>,
+    pub max_scale: BTreeMap<String, u32>,
+    pub seen_empty: Vec<SeenEmpty>,
+    pub declared_down: Vec<DeclaredDown>,
+    pub samples: Vec<ProcessSample>,
+    /// Nodes that were told to end.
+    pub node_ends: Vec<NodeEnd>,
+    /// What the trial itself saw and a promise forbids, with the checker it belongs to.
+    pub findings: Vec<(&'static str, Evidence)>,
+    /// Things that the trial looked at and that were as promised, by checker.
+    pub n_confirmed: BTreeMap<&'static str, u64>,
+    /// Ends of processes that nobody ended.
+    pub crashes: Vec<String>,
+}
+
+/// What the trial itself looks at: after load nothing runs, by the kernel's and all nodes' word.
+pub const AT_ZERO: &str = "at zero after load";
+/// A killed node's instances are gone with it.
+pub const DIED: &str = "died with its node";
+/// A change by an operator that a fault met on its way succeeded.
+pub const CHANGE: &str = "change under way";
+/// A healed cluster is whole again in time.
+pub const WHOLE: &str = "whole again";
+
+/// Judges a trial by its evidences and the files below its folder.
+pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
+    let mut report = Report::default();
+    let (lines, records) = match (instance_ledger::read(ledger), node_records(nodes)) {
+        (Ok(lines), Ok(records)) => (lines, records),
+        (Err(error), _) | (_, Err(error)) => {
+            report.add("records", Verdict::harness_fault(format!("{error:#}")));
+            return report;
+        }
+    };
+    report.add(request_ledger::NAME, requests(evidences, &lines));
+    report.add(
+        drain::NAME,
+        drain::check(
+            &lines,
+            &records,
+            &evidences.seen_empty,
+            &evidences.node_ends,
+        ),
+    );
+    let available = availability::check(
+        &evidences.requests,
+        &evidences.gateway_gone,
+        &evidences.faults,
+    );
+    report.add(availability::NAME, available);
+    report.add(instance_bound::NAME, bound(evidences, records));
+    report.add(logs::NAME, logs::check(nodes, &evidences.crashes));
+    seen_by_the_trial(evidences, &mut report);
+    report
+}
+
+fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
+    for name in [WHOLE, CHANGE, AT_ZERO, DIED] {
+        let of =
+            |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
+        let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();
+        let n_confirmed = evidences.n_confirmed.get(name).copied().unwrap_or(0);
+        if !found.is_empty() || n_confirmed > 0 {
+            report.add(name, verdict(found, n_confirmed, Vec::new()));
+        }
+    }
+}
+
+/// A violation if anything was found; unknown if nothing was looked at.
+fn verdict(found: Vec<Evidence>, n_checked: u64, notes: Vec<String>) -> Verdict {
+    if found.is_empty() {
+        if n_checked == 0 {
+            return Verdict::unknown("there was nothing to check");
+        }
+        return Verdict::Pass(Passed { n_checked, notes });
+    }
+    Verdict::Violation(Violation {
+        n_found: found.len() as u64,
+        evidence: found.into_iter().take(MAX_EVIDENCE).collect(),
+    })
+}
+
+fn requests(evidences: &Evidences, lines: &[InstanceLine]) -> Verdict {
+    let input = request_ledger::Input {
+        client: evidences.requests.iter().flat_map(client_records).collect(),
+        gateway: None,
+        instance: Some(lines.iter().filter_map(InstanceLine::record).collect()),
+        gateway_gone: evidences.gateway_gone.clone(),
+        limits: request_ledger::Limits {
+            deadline_slack_ns: DEADLINE_SLACK_NS,
+            queue_full_within_ns: QUEUE_FULL_WITHIN_NS,
+        },
+    };
+    request_ledger::check(&input)
+}
+
+fn client_records(request: &RequestRecord) -> Vec<ClientRecord> {
+    let sent = Sent {
+        request: request.nonce.clone(),
+        at_ns: request.sent_ns,
+        node: node_name(request.gateway),
+        may_repeat: request.is_get(),
+        want_body: None,
+        deadline_ns: u64::from(TIMEOUT_SECONDS) * 1_000_000_000,
+    };
+    let mut records = vec![ClientRecord::Sent(sent)];
+    if let Some(outcome) = client_outcome(&request.outcome) {
+        records.push(ClientRecord::Ended(Ended {
+            request: request.nonce.clone(),
+            at_ns: request.ended_ns,
+            outcome,
+        }));
+    }
+    records
+}
+
+fn client_outcome(outcome: &Outcome) -> Option<ClientOutcome> {
+    Some(match outcome {
+        Outcome::Open => return None,
+        Outcome::Answered(answered) => answer(answered),
+        Outcome::Cut { .. } => ClientOutcome::Cut { head_seen: true },
+        Outcome::Broken { .. } => ClientOutcome::Cut { head_seen: false },
+        Outcome::Refused { .. } => ClientOutcome::NotAccepted,
+        Outcome::Hung => ClientOutcome::GaveUp,
+    })
+}
+
+fn answer(answered: &Answered) -> ClientOutcome {
+    let status = answered.status;
+    if !answered.reason.is_empty() {
+        return ClientOutcome::GatewayError {
+            status,
+            has_retry_after: answered.has_retry_after,
+            cause: answered.reason.replace('_', "-"),
+        };
+    }
+    ClientOutcome::Response {
+        status,
+        instance: answered.instance.clone(),
+        echoed: None,
+        body: None,
+        mistake: answered.mistake.clone(),
+    }
+}
+
+fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
+    if evidences.max_scale.is_empty() {
+        return Verdict::unknown("no revision has a max-scale");
+    }
+    instance_bound::check(&instance_bound::Input {
+        nodes,
+        max_scale: evidences.max_scale.clone(),
+        surge: 0,
+        declared_down: evidences.declared_down.clone(),
+        seen_empty: evidences.seen_empty.clone(),
+        samples: evidences.samples.clone(),
+        tolerances: instance_bound::Tolerances {
+            // A scan of a busy host takes its time, and so does the line that follows an exit.
+            scan_lag_ns: 2_000_000_000,
+            ..instance_bound::Tolerances::default()
+        },
+    })
+}
+
+fn node_records(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<NodeRecords>> {
+    let of_node = |(node, data_dir): &(String, PathBuf)| {
+        Ok(NodeRecords {
+            node: node.clone(),
+            records: start_stop_records(data_dir)?,
+        })
+    };
+    nodes.iter().map(of_node).collect()
+}
+
+fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {
+    let dir = data_dir.join("agent");
+    let mut records = Vec::new();
+    let rotated = dir.join("startstop.log.1");
+    if rotated.is_file() {
+        records.extend(startstop::read(BufReader::new(File::open(rotated)?))?);
+    }
+    let newest = dir.join("startstop.log");
+    let file = File::open(&newest).with_context(|| newest.display().to_string())?;
+    records.extend(startstop::read(BufReader::new(file))?);
+    Ok(records)
+}
+
+/// Name of a node by its place.
+pub fn node_name(node: usize) -> String {
+    format!("node{}", node + 1)
+}

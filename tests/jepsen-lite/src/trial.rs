@@ -1,0 +1,394 @@
+//! One trial: a cluster with load on it, hurt and healed, and what was seen of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nihilo_client::Client;
+use nihilo_sim::checker::drain::NodeEnd;
+use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
+use nihilo_sim::checker::request_ledger::GatewayGone;
+use nihilo_sim::checker::{Evidence, Report};
+use nihilo_types::node_config::Profile;
+use nihilo_types::revision::Revision;
+use tokio::time::Instant;
+
+use crate::backend::{LocalCluster, NodeIndex};
+use crate::clock::{self, boottime_ns};
+use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
+use crate::proc_scan::{self, Scan};
+use crate::record::Recorder;
+use crate::workload::load::{Clients, Wanted};
+use crate::workload::services::NAMESPACE;
+
+/// A node that comes back: process start, log replay, session, shards, on a machine that other
+/// work shares (the goal on a quiet one is 15 s).
+const BACK_LIMIT: Duration = Duration::from_secs(60);
+/// From the last request to no instance: a stable window of 6 s, after a fault one more in panic,
+/// the grace of 6 s, the last drain.
+const ZERO_LIMIT: Duration = Duration::from_secs(60);
+/// Instances of a killed node die with it; the kernel needs a moment.
+const EMPTY_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_SLOWLY: Duration = Duration::from_millis(200);
+/// Until nothing of a fault can be felt: declared down, re-homed, reconciled, and a request that
+/// began before has met its deadline.
+const FAULT_FELT_NS: u64 = 10_000_000_000;
+
+/// What a trial is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub seed: u64,
+    pub binary: PathBuf,
+    /// Everything the trial leaves behind goes below.
+    pub folder: PathBuf,
+    pub profile: Profile,
+}
+
+#[derive(Debug)]
+pub struct Trial {
+    pub options: Options,
+    pub cluster: LocalCluster,
+    pub clients: Arc<Clients>,
+    pub recorder: Arc<Recorder>,
+    /// Where instances write.
+    pub ledger: PathBuf,
+    pub evidences: Evidences,
+    scan: Scan,
+    down: BTreeMap<NodeIndex, u64>,
+    started: Instant,
+}
+
+impl Trial {
+    /// # Errors
+    /// The harness cannot make its cluster: the trial is void.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let folder = &options.folder;
+        let ledger = folder.join("instances");
+        std::fs::create_dir_all(&ledger)?;
+        let about = serde_json::json!({
+            "seed": options.seed,
+            "profile": options.profile,
+            "machine": crate::probe::machine(&options.binary),
+        });
+        std::fs::write(folder.join("trial.json"), about.to_string())?;
+        let recorder = Arc::new(Recorder::create(folder)?);
+        let nodes = folder.join("nodes");
+        let cluster = LocalCluster::start(&nodes, options.binary.clone(), options.profile).await?;
+        let name = format!("{:x}", options.seed & 0xffff_ffff);
+        let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
+        Ok(Self {
+            scan: Scan::start(&ledger),
+            options,
+            cluster,
+            clients,
+            recorder,
+            ledger,
+            evidences: Evidences::default(),
+            down: BTreeMap::new(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Tells the reader how it goes.
+    #[expect(clippy::print_stderr, reason = "progress of a program run by hand")]
+    pub fn say(&self, text: &str) {
+        eprintln!("{:6.1}s  {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    /// A client of all nodes that moves on from one that is gone.
+    ///
+    /// # Errors
+    /// Never with three nodes.
+    pub fn admin(&self) -> anyhow::Result<Client> {
+        let all: Vec<_> = (0..self.cluster.nodes.len()).collect();
+        self.cluster.client(&all)
+    }
+
+    /// kill -9 of one node, its instances included; new requests go elsewhere from then on.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let at_ns = self.recorder.fault("kill -9", Some(node));
+        self.gone(node, at_ns);
+        let childless_ns = self.cluster.kill(node).await?;
+        self.until_empty(node, childless_ns).await;
+        Ok(())
+    }
+
+    /// SIGTERM; returns when the node has ended.
+    ///
+    /// # Errors
+    /// It does not end within its grace.
+    pub async fn terminate(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let at_ns = self.recorder.fault("terminate", Some(node));
+        self.leave(node);
+        let grace = u64::from(self.cluster.nodes[node].config.shutdown_grace);
+        self.evidences.node_ends.push(NodeEnd {
+            node: node_name(node),
+            at_ns,
+            shutdown_grace_ns: grace * 1_000_000_000,
+        });
+        self.evidences.faults.push(Fault {
+            from_ns: at_ns,
+            until_ns: u64::MAX,
+            graceful: true,
+        });
+        let ended = self.cluster.terminate(node).await;
+        // Its listener is closed from some moment on; a refused connection is what it owes then.
+        self.down.insert(node, boottime_ns());
+        ended?;
+        self.until_empty(node, None).await;
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let at_ns = self.recorder.fault("pause", Some(node));
+        self.gone(node, at_ns);
+        self.cluster.nodes[node].pause()
+    }
+
+    /// SIGCONT, and waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn resume(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.recorder.fault("resume", Some(node));
+        self.cluster.nodes[node].resume()?;
+        let from_ns = self.down.get(&node).copied();
+        self.whole().await?;
+        // Declared down at some moment of its silence, and again under a new session now.
+        if let Some(at_ns) = from_ns {
+            self.evidences.declared_down.push(DeclaredDown {
+                node: node_name(node),
+                at_ns,
+                heard_again_ns: Some(boottime_ns()),
+                adopts: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts what is down and waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// A process cannot be started: the harness's fault.
+    pub async fn heal(&mut self, order: &[NodeIndex]) -> anyhow::Result<Duration> {
+        let since = Instant::now();
+        for node in order {
+            self.recorder.fault("start", Some(*node));
+            self.cluster.start_node(*node)?;
+        }
+        self.whole().await?;
+        Ok(since.elapsed())
+    }
+
+    async fn whole(&mut self) -> anyhow::Result<()> {
+        match self.cluster.until_whole(BACK_LIMIT).await {
+            Ok(()) => self.confirm(WHOLE),
+            Err(error) => {
+                self.find(
+                    WHOLE,
+                    Evidence::new("cluster", error.to_string()).at(boottime_ns()),
+                );
+                // Nothing that comes after could be judged.
+                return Err(error.context("the cluster is not whole again"));
+            }
+        }
+        let now_ns = boottime_ns();
+        for (node, from_ns) in std::mem::take(&mut self.down) {
+            self.evidences.gateway_gone.push(GatewayGone {
+                node: node_name(node),
+                from_ns,
+                until_ns: now_ns,
+            });
+        }
+        for fault in &mut self.evidences.faults {
+            fault.until_ns = fault
+                .until_ns
+                .min(now_ns.max(fault.from_ns + FAULT_FELT_NS));
+        }
+        let all: Vec<_> = (0..self.cluster.nodes.len()).collect();
+        self.clients.use_gateways(&all);
+        Ok(())
+    }
+
+    fn gone(&mut self, node: NodeIndex, at_ns: u64) {
+        self.leave(node);
+        self.down.insert(node, at_ns);
+        self.evidences.faults.push(Fault {
+            from_ns: at_ns,
+            until_ns: u64::MAX,
+            graceful: false,
+        });
+    }
+
+    fn leave(&self, node: NodeIndex) {
+        let mut in_use = self.clients.in_use();
+        in_use.retain(|other| *other != node);
+        self.clients.use_gateways(&in_use);
+    }
+
+    /// A dead node's instances must be gone with it; `childless_ns`: when all that were its
+    /// children at its end were gone.
+    async fn until_empty(&mut self, node: NodeIndex, childless_ns: Option<u64>) {
+        let (name, ledger) = (node_name(node), self.ledger.clone());
+        let empty = clock::until(EMPTY_LIMIT, LOOK_EVERY, || {
+            let left = instances_of(&ledger, &name);
+            std::future::ready(if left.is_empty() {
+                Ok(())
+            } else {
+                Err(left.join(", "))
+            })
+        });
+        match empty.await {
+            Ok(()) => {
+                let at_ns = childless_ns.unwrap_or_else(boottime_ns);
+                self.evidences
+                    .seen_empty
+                    .push(SeenEmpty { node: name, at_ns });
+                self.confirm(DIED);
+            }
+            Err(left) => self.find(DIED, Evidence::new(name, format!("left behind: {left}"))),
+        }
+    }
+
+    /// Waits until nothing runs, by the kernel's word and by that of all nodes.
+    ///
+    /// # Errors
+    /// No client.
+    pub async fn until_zero(&mut self) -> anyhow::Result<Duration> {
+        let since = Instant::now();
+        let (client, ledger) = (self.admin()?, self.ledger.clone());
+        let zero = clock::until(ZERO_LIMIT, LOOK_SLOWLY, || async {
+            let processes = proc_scan::instances(&ledger);
+            if !processes.is_empty() {
+                let left: Vec<_> = processes.iter().map(|p| p.instance.as_str()).collect();
+                return Err(format!("{} processes run: {}", left.len(), left.join(", ")));
+            }
+            let told = client.instances(Some(NAMESPACE), "").await;
+            let told = told.map_err(|error| error.to_string())?;
+            let is_left = |state: &str| !matches!(state, "Exited" | "Destroyed");
+            let left = told.items.iter().filter(|item| is_left(&item.state));
+            let left: Vec<_> = left
+                .map(|item| format!("{} {}", item.id, item.state))
+                .collect();
+            if left.is_empty() && told.unreachable.is_empty() {
+                return Ok(());
+            }
+            Err(format!(
+                "told: {left:?}, unreachable: {:?}",
+                told.unreachable
+            ))
+        });
+        match zero.await {
+            Ok(()) => self.confirm(AT_ZERO),
+            Err(why) => {
+                let text = format!("not at zero: {why}");
+                self.find(AT_ZERO, Evidence::new("instances", text).at(boottime_ns()));
+            }
+        }
+        Ok(since.elapsed())
+    }
+
+    /// Sends one request that may be repeated and one that may not to each service through each
+    /// gateway.
+    pub async fn ask_everywhere(&self, services: &[String]) {
+        let mut asked = tokio::task::JoinSet::new();
+        for service in services {
+            for gateway in self.clients.in_use() {
+                for is_post in [false, true] {
+                    let wanted = Wanted {
+                        service: service.clone(),
+                        gateway,
+                        is_post,
+                        body_bytes: 100,
+                        app_ms: 0,
+                    };
+                    let clients = self.clients.clone();
+                    asked.spawn(async move { clients.request(wanted).await });
+                }
+            }
+        }
+        while asked.join_next().await.is_some() {}
+    }
+
+    /// The node that runs most instances of a service, if any does.
+    ///
+    /// # Errors
+    /// No client.
+    pub async fn host_of(&self, service: &str) -> anyhow::Result<Option<NodeIndex>> {
+        let told = self.admin()?.instances(Some(NAMESPACE), service).await?;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for item in told.items.iter().filter(|item| item.state == "Ready") {
+            *counts.entry(item.node.clone()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, n)| *n);
+        let index = |name: &str| {
+            self.cluster
+                .nodes
+                .iter()
+                .position(|node| node.name() == name)
+        };
+        Ok(most.and_then(|(name, _)| index(&name)))
+    }
+
+    pub fn find(&mut self, checker: &'static str, evidence: Evidence) {
+        self.say(&format!("FOUND {checker}: {evidence}"));
+        self.evidences.findings.push((checker, evidence));
+    }
+
+    pub fn confirm(&mut self, checker: &'static str) {
+        *self.evidences.n_confirmed.entry(checker).or_default() += 1;
+    }
+
+    /// The verdict on everything so far.
+    ///
+    /// # Errors
+    /// The cluster does not tell which revisions there are.
+    pub async fn judge(&mut self) -> anyhow::Result<Report> {
+        let revisions = self.admin()?.revisions(None, "").await;
+        let revisions = revisions.context("the list of revisions")?.items;
+        self.evidences.max_scale = revisions.iter().filter_map(max_scale).collect();
+        self.cluster.note_crashes();
+        self.evidences.samples = self.scan.samples();
+        let (requests, _) = self.recorder.taken();
+        self.evidences.requests = requests;
+        let crashes = self.cluster.ended.iter().filter(|ended| !ended.wanted);
+        self.evidences.crashes = crashes
+            .map(|ended| format!("{}: {}", ended.node, ended.how))
+            .collect();
+        let nodes: Vec<_> = self.nodes();
+        Ok(judge::judge(&self.evidences, &self.ledger, &nodes))
+    }
+
+    /// Names and directories of the nodes.
+    pub fn nodes(&self) -> Vec<(String, PathBuf)> {
+        let nodes = self.cluster.nodes.iter();
+        nodes
+            .map(|node| (node.name().to_owned(), node.config.data_dir.clone()))
+            .collect()
+    }
+}
+
+fn instances_of(ledger: &Path, node: &str) -> Vec<String> {
+    let processes = proc_scan::instances(ledger).into_iter();
+    processes
+        .filter(|process| process.node == node)
+        .map(|process| process.instance)
+        .collect()
+}
+
+fn max_scale(revision: &Revision) -> Option<(String, u32)> {
+    let max = revision
+        .metadata
+        .annotation("autoscaling.knative.dev/max-scale")?;
+    Some((revision.metadata.name.clone(), max.parse().ok()?))
+}
