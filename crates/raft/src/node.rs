@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nihilo_machine::state::ObjectEvent;
@@ -59,6 +60,15 @@ pub enum StartError {
     Raft(String),
 }
 
+/// How late ticks on the Raft runtime came.
+#[derive(Debug, Default)]
+struct TickLateness {
+    /// Of this process's life, samples that are no longer kept included.
+    n_ticks: u64,
+    /// The newest, in order.
+    samples: Vec<Duration>,
+}
+
 /// Handle to this node's consensus; cheap to clone.
 #[derive(Clone)]
 pub struct RaftNode(Arc<Inner>);
@@ -75,8 +85,10 @@ struct Inner {
     clients: Mutex<BTreeMap<u64, RaftClient<Channel>>>,
     slots: Semaphore,
     log_clock: LogClock,
-    lateness: Arc<Mutex<Vec<Duration>>>,
     free_bytes: watch::Receiver<Option<u64>>,
+    lateness: Arc<Mutex<TickLateness>>,
+    /// Tries at a leader that ended without an entry in its log.
+    n_refused: AtomicU64,
     _runtime: RaftRuntime,
     /// Keeps the data directory ours.
     _lock: Arc<std::fs::File>,
@@ -144,6 +156,7 @@ impl RaftNode {
             log_clock: LogClock::new(log_ms),
             lateness,
             free_bytes,
+            n_refused: AtomicU64::new(0),
             _runtime: runtime,
             _lock: lock,
         })))
@@ -245,7 +258,27 @@ impl RaftNode {
 
     /// How late ticks on the Raft runtime came, newest last.
     pub fn tick_lateness(&self) -> Vec<Duration> {
-        self.0.lateness.lock().clone()
+        self.0.lateness.lock().samples.clone()
+    }
+
+    /// The same for the ticks after the first `n_seen` of this process, with how many there were
+    /// by now. Those that are no longer kept are left out.
+    pub fn tick_lateness_since(&self, n_seen: u64) -> (u64, Vec<Duration>) {
+        let lateness = self.0.lateness.lock();
+        let n_new = usize::try_from(lateness.n_ticks.saturating_sub(n_seen));
+        let first = lateness.samples.len();
+        let first = first.saturating_sub(n_new.unwrap_or(usize::MAX));
+        (lateness.n_ticks, lateness.samples[first..].to_vec())
+    }
+
+    /// Tries of this node's proposals that a leader turned away, or that found none: each is
+    /// tried again while its proposal has time, so most of them nobody else hears of.
+    pub fn n_refused(&self) -> u64 {
+        self.0.n_refused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.0.n_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Hands leadership to another voter, any up-to-date one when `to` is `None`; returns the
@@ -393,25 +426,26 @@ async fn end_with_store(raft: Raft, mut failure: Failure, data_dir: PathBuf) {
 }
 
 /// Samples how late a sleep of one tick ends: late ticks are what makes false elections.
-fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<Vec<Duration>>> {
-    let samples = Arc::new(Mutex::new(Vec::new()));
-    let shared = Arc::downgrade(&samples);
+fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<TickLateness>> {
+    let lateness = Arc::new(Mutex::new(TickLateness::default()));
+    let shared = Arc::downgrade(&lateness);
     let tick = Duration::from_millis(timing.heartbeat_ms * 13 / 64);
     runtime.spawn(async move {
         loop {
             let due = tokio::time::Instant::now() + tick;
             tokio::time::sleep_until(due).await;
-            let Some(samples) = shared.upgrade() else {
+            let Some(lateness) = shared.upgrade() else {
                 return;
             };
-            let mut samples = samples.lock();
-            if samples.len() == MAX_LATENESS_SAMPLES {
-                samples.drain(..MAX_LATENESS_SAMPLES / 2);
+            let mut lateness = lateness.lock();
+            if lateness.samples.len() == MAX_LATENESS_SAMPLES {
+                lateness.samples.drain(..MAX_LATENESS_SAMPLES / 2);
             }
-            samples.push(due.elapsed());
+            lateness.n_ticks += 1;
+            lateness.samples.push(due.elapsed());
         }
     });
-    samples
+    lateness
 }
 
 /// Role names for messages.

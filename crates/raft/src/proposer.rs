@@ -135,7 +135,7 @@ impl RaftNode {
             match attempt {
                 Attempt::Answered(reply) => return Ok(reply),
                 Attempt::Failed(error) => return Err(error),
-                Attempt::Elsewhere => {}
+                Attempt::Elsewhere => self.count_refused(),
             }
             // By watch, never by sleep: the pause would dominate a failover.
             let changed = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term);

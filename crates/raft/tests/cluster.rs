@@ -251,6 +251,9 @@ async fn leadership_is_handed_over_on_request() {
     let second = leader.transfer_leader(None, LIMIT).await.unwrap();
     assert!(second.is_some_and(|id| id != first), "{second:?}");
     write(cluster.any(), open(8, 1)).await;
+    let (n_ticks, all) = leader.tick_lateness_since(0);
+    assert_eq!(n_ticks, all.len() as u64);
+    assert!(n_ticks > 0 && leader.tick_lateness_since(n_ticks).1.len() < all.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,5 +270,6 @@ async fn without_a_quorum_a_write_is_not_acknowledged() {
         .propose(open(7, 1), RequestKey::default(), limit)
         .await;
     assert!(result.is_err(), "{result:?}");
+    assert!(cluster.any().n_refused() > 0, "it was tried more than once");
     assert!(cluster.any().read_index(limit).await.is_err());
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::run::cargo_output;
 
 /// Crate, and what it may import; nothing else.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("types", &[]),
     ("actors", &[]),
     ("scale", &["types"]),
@@ -36,6 +36,8 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
         &["client", "wire", "types", "machine", "sim"],
     ),
     ("xtask", &[]),
+    // It measures what users see, and consensus alone (docs/decisions/0009).
+    ("bench", &["types", "machine", "wire", "raft", "client"]),
     (
         "sim",
         &["types", "scale", "machine", "entity", "actors", "wire"],

@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask help`.
 
+mod bench;
 mod deps;
 mod image;
 mod jepsen;
@@ -51,6 +52,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Builds everything optimised and runs a benchmark: lease, cold, gateway, rss, failover, store.
+    Bench {
+        /// Name and options, as `cargo xtask bench -- --help` and `bench cold --help` list them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -63,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
         Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),
+        Command::Bench { args } => bench::run(&args),
         Command::Tidy => tidy::check(),
     }
 }

@@ -1,0 +1,244 @@
+//! One client that writes services in turn and knows what was acknowledged.
+//!
+//! The slots make lost writes visible: each write goes to another service, and all of them are
+//! read back right after a kill, before any is written again.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use nihilo_client::Client;
+use nihilo_types::node_config::NodeConfig;
+use nihilo_types::service::Service;
+use nihilo_wire::serving::WriteRequest;
+use nihilo_wire::serving::serving_service_client::ServingServiceClient;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::cluster::{Cluster, NAMESPACE};
+use crate::figures::{Samples, milliseconds};
+
+/// Far more than the writes that can be at risk in one kill.
+pub(super) const N_SLOTS: usize = 64;
+/// The client repeats an unanswered write this often.
+const REPEAT_EVERY: Duration = Duration::from_millis(5);
+/// Repetitions of one write under way at once.
+const MAX_ATTEMPTS: usize = 64;
+const CONNECT_LIMIT: Duration = Duration::from_millis(100);
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// Latencies of steady writes kept, at most.
+const MAX_SAMPLES: usize = 1 << 20;
+const SERIAL: &str = "bench.example.com/serial";
+
+type Api = ServingServiceClient<Channel>;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    nodes: Vec<Api>,
+    clients: Vec<Client>,
+    slots: Vec<Slot>,
+    /// Number of the last write.
+    serial: u64,
+    turn: usize,
+    steady_ms: Vec<f64>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    service: Service,
+    /// Serial of the last write to it that was acknowledged; 0 = none.
+    acked: u64,
+}
+
+impl Writer {
+    pub(super) fn new(cluster: &Cluster, services: Vec<Service>) -> anyhow::Result<Self> {
+        let addresses: Vec<_> = cluster
+            .configs
+            .iter()
+            .map(NodeConfig::admin_address)
+            .collect();
+        let api = |address: &String| {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+            let channel = endpoint.connect_timeout(CONNECT_LIMIT).connect_lazy();
+            anyhow::Ok(Api::new(channel))
+        };
+        let client = |address: &String| {
+            let client = Client::connect_lazy(vec![address.clone()])?;
+            anyhow::Ok(client.with_timeout(CHECK_LIMIT))
+        };
+        let slots = services
+            .into_iter()
+            .map(|service| Slot { service, acked: 0 });
+        Ok(Self {
+            nodes: addresses.iter().map(api).collect::<Result<_, _>>()?,
+            clients: addresses.iter().map(client).collect::<Result<_, _>>()?,
+            slots: slots.collect(),
+            serial: 0,
+            turn: 0,
+            steady_ms: Vec::new(),
+        })
+    }
+
+    /// Writes every slot once.
+    pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.slots.len() {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes one after the other; their latencies count as those of an unharmed cluster.
+    pub(super) async fn write_for(&mut self, lasts: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + lasts;
+        while Instant::now() < end {
+            let started = Instant::now();
+            self.write().await?;
+            if self.steady_ms.len() < MAX_SAMPLES {
+                self.steady_ms.push(milliseconds(started.elapsed()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next write, repeating it under one request id until a node acknowledges it;
+    /// returns how many attempts that took.
+    pub(super) async fn write(&mut self) -> anyhow::Result<u64> {
+        self.serial += 1;
+        let index = (self.serial as usize) % self.slots.len();
+        let slot = &mut self.slots[index];
+        let annotations = &mut slot.service.metadata.annotations;
+        annotations.insert(SERIAL.into(), self.serial.to_string());
+        let request = WriteRequest {
+            json: serde_json::to_vec(&slot.service)?.into(),
+            request_id: uuid::Uuid::now_v7().to_string(),
+            ..WriteRequest::default()
+        };
+        let repeated = repeat(&self.nodes, &mut self.turn, &request);
+        let n_attempts = tokio::time::timeout(WRITE_LIMIT, repeated)
+            .await
+            .with_context(|| format!("write {} was never acknowledged", self.serial))??;
+        slot.acked = self.serial;
+        Ok(n_attempts)
+    }
+
+    /// Reads all slots and compares; returns how many.
+    pub(super) async fn check(&self) -> anyhow::Result<usize> {
+        let mut last = None;
+        for client in &self.clients {
+            match client.services(Some(NAMESPACE), "").await {
+                Ok(list) => return self.compare(&list.items),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no nodes")?.into())
+    }
+
+    /// The same by every node in turn.
+    pub(super) async fn check_on_every_node(&self) -> anyhow::Result<()> {
+        for client in &self.clients {
+            self.compare(&client.services(Some(NAMESPACE), "").await?.items)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, stored: &[Service]) -> anyhow::Result<usize> {
+        for slot in self.slots.iter().filter(|slot| slot.acked > 0) {
+            let name = &slot.service.metadata.name;
+            let found = stored.iter().find(|stored| stored.metadata.name == *name);
+            let serial = found.and_then(|found| found.metadata.annotation(SERIAL));
+            if serial != Some(slot.acked.to_string().as_str()) {
+                let acked = slot.acked;
+                bail!("LOST: write {acked} of `{name}` was acknowledged, {serial:?} is there");
+            }
+        }
+        Ok(self.slots.len())
+    }
+
+    pub(super) fn n_acked(&self) -> u64 {
+        self.serial
+    }
+
+    /// Latencies of steady writes in milliseconds.
+    pub(super) fn steady(&self) -> Samples {
+        Samples::new(self.steady_ms.iter().copied())
+    }
+}
+
+/// One more attempt every [`REPEAT_EVERY`], at the next node each, until one is acknowledged.
+async fn repeat(nodes: &[Api], turn: &mut usize, request: &WriteRequest) -> anyhow::Result<u64> {
+    let mut attempts = FuturesUnordered::new();
+    let mut tick = interval(REPEAT_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut n_attempts = 0;
+    loop {
+        // Answers first: no attempt is made after the one that was acknowledged.
+        tokio::select! {
+            biased;
+            Some(answer) = attempts.next() => match answer {
+                Ok(_) => return Ok(n_attempts),
+                Err(status) if may_be_repeated(&status) => {}
+                Err(status) => bail!("a write was refused: {status}"),
+            },
+            _ = tick.tick(), if attempts.len() < MAX_ATTEMPTS => {
+                let mut api = nodes[*turn % nodes.len()].clone();
+                *turn += 1;
+                n_attempts += 1;
+                let request = request.clone();
+                attempts.push(async move { api.apply_service(request).await });
+            }
+        }
+    }
+}
+
+/// Everything that a dead or leaderless node may say; the request id makes repeating safe.
+fn may_be_repeated(status: &Status) -> bool {
+    let codes = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Unknown,
+        Code::ResourceExhausted,
+    ];
+    codes.contains(&status.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(acked: u64) -> Writer {
+        let mut service = Service::default();
+        service.metadata.name = "slot-0".into();
+        Writer {
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            slots: vec![Slot { service, acked }],
+            serial: acked,
+            turn: 0,
+            steady_ms: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_acknowledged_write_that_is_not_there_is_named() {
+        let mut stored = Service::default();
+        stored.metadata.name = "slot-0".into();
+        stored
+            .metadata
+            .annotations
+            .insert(SERIAL.into(), "6".into());
+        assert_eq!(writer(6).compare(std::slice::from_ref(&stored)).unwrap(), 1);
+        let lost = writer(7).compare(&[stored]).unwrap_err().to_string();
+        assert!(lost.contains("write 7 of `slot-0`"), "{lost}");
+        assert!(writer(7).compare(&[]).is_err());
+    }
+
+    #[test]
+    fn refusals_of_the_request_itself_end_the_run() {
+        assert!(may_be_repeated(&Status::unavailable("no leader")));
+        assert!(!may_be_repeated(&Status::invalid_argument("no")));
+    }
+}

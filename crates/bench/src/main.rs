@@ -1,0 +1,167 @@
+//! `nihilo-bench`: measures Nihilo, beside its peers where there are any, in one run.
+//!
+//! `cargo xtask bench NAME` builds and runs it; docs/performance.md says how each is measured.
+
+mod cluster;
+mod cold;
+mod failover;
+mod figures;
+mod gateway;
+mod http;
+mod lease;
+mod load;
+mod peers;
+mod proc;
+mod report;
+mod rss;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cluster::Plan;
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures Nihilo and its peers in one run")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+/// What all benchmarks share.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Common {
+    /// Where the results go as JSON [default: bench/NAME.json in the target directory].
+    #[arg(long, global = true, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Where clusters and stores keep their data: a real disk, or fsync costs nothing [default:
+    /// bench/ in the target directory].
+    #[arg(long, global = true, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Added to every port of a cluster.
+    #[arg(long, global = true, value_name = "N", default_value_t = 21_000)]
+    port_offset: u16,
+    /// Install peers that are missing, as root, by apt-get.
+    #[arg(long, global = true)]
+    install: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Do three stores hold their lease under writers and CPU stress?
+    Lease(lease::LeaseArgs),
+    /// A request that wakes a service, beside a bare spawn of the same program.
+    Cold(cold::ColdArgs),
+    /// Warm requests through the gateway, nginx and HAProxy.
+    Gateway(gateway::GatewayArgs),
+    /// Memory of nodes with services that sleep.
+    Rss(rss::RssArgs),
+    /// From the death of the leader to the next acknowledged write.
+    Failover(failover::FailoverArgs),
+    /// Durable writes beside etcd.
+    Store(store::StoreArgs),
+    /// One member of the groups that `lease` and `store` measure.
+    #[command(hide = true)]
+    StoreNode(lease::node::NodeArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(async {
+        // What was started is stopped when the benchmark's future is dropped.
+        tokio::select! {
+            report = run(&args) => report,
+            () = told_to_stop() => Err(anyhow::anyhow!("interrupted")),
+        }
+    })?;
+    let Some(report) = report else { return Ok(()) };
+    report.print();
+    let file = match &args.common.out {
+        Some(file) => file.clone(),
+        None => args
+            .common
+            .work_dir()?
+            .join(format!("{}.json", report.bench())),
+    };
+    report.write(&file)?;
+    println!("\nwritten to {}", file.display());
+    Ok(())
+}
+
+async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
+    let common = &args.common;
+    let report = match &args.bench {
+        Bench::Lease(args) => lease::run(common, args).await?,
+        Bench::Cold(args) => cold::run(common, args).await?,
+        Bench::Gateway(args) => gateway::run(common, args).await?,
+        Bench::Rss(args) => rss::run(common, args).await?,
+        Bench::Failover(args) => failover::run(common, args).await?,
+        Bench::Store(args) => store::run(common, args).await?,
+        Bench::StoreNode(args) => {
+            lease::node::run(args).await?;
+            return Ok(None);
+        }
+    };
+    Ok(Some(report))
+}
+
+async fn told_to_stop() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        drop(tokio::signal::ctrl_c().await);
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+impl Common {
+    fn work_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.work_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(beside_me("../bench")?),
+        }
+    }
+
+    /// A cluster of `n_nodes` as `nihilo dev` makes it.
+    fn plan(&self, n_nodes: usize) -> anyhow::Result<Plan> {
+        Ok(Plan {
+            nihilo: built("nihilo")?,
+            below: self.work_dir()?,
+            n_nodes,
+            port_offset: self.port_offset,
+            profile: Default::default(),
+            autoscaler: Default::default(),
+        })
+    }
+}
+
+/// A program that was built together with this one.
+fn built(name: &str) -> anyhow::Result<PathBuf> {
+    let file = beside_me(name)?;
+    file.canonicalize().with_context(|| {
+        let shown = file.display();
+        format!("{shown} is missing: `cargo xtask bench` builds it")
+    })
+}
+
+fn beside_me(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().unwrap_or(Path::new(".")).join(name))
+}
+
+/// A line of progress, so that nobody wonders whether it still runs.
+fn say(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
