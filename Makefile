@@ -3,7 +3,7 @@ SHELL := /bin/bash
 ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
 DATA := .nihilo
 
-.PHONY: help up down demo test check fix image compose-up compose-down deps-installed
+.PHONY: help up down demo test check sim fix image compose-up compose-down deps-installed
 
 help:
 	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test    format check, clippy, all tests; P=machine for one crate'
 	@echo 'make check   everything of it but the tests'
 	@echo 'make image   build the container image nihilo:dev; compose-up and compose-down use it'
+	@echo 'make sim     2,000 simulated clusters; SEED=7 for one of them, SEEDS=100 for fewer'
 	@echo 'make fix     format and apply clippy'"'"'s fixes'
 
 up: deps-installed
@@ -31,6 +32,9 @@ test: deps-installed
 
 check: deps-installed
 	$(ENV) cargo xtask check
+
+sim:
+	$(ENV) cargo xtask sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS))
 
 fix:
 	cargo fmt --all

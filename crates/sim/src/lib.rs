@@ -2,3 +2,5 @@
 
 pub mod checker;
 pub mod history;
+mod invariants;
+pub mod world;

@@ -3,6 +3,7 @@
 mod deps;
 mod image;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -27,8 +28,23 @@ enum Command {
     },
     /// Fails on an edge between crates that the architecture does not have.
     Deps,
+<<<<<<< HEAD
     /// Builds the container image out of the local binary; needs Docker, but no registry.
     Image(image::ImageArgs),
+=======
+    /// Runs simulated clusters: many seeds, or one.
+    Sim {
+        /// Only this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds, from 0.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// With `--seed`: prints every event.
+        #[arg(long)]
+        trace: bool,
+    },
+>>>>>>> 1f8ea09 (sim: a seeded world runs the shipped decisions, with invariants)
     /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
     Tidy,
 }
@@ -38,7 +54,11 @@ fn main() -> anyhow::Result<()> {
         Command::Check => test::check(),
         Command::Test { package } => test::test(package.as_deref()),
         Command::Deps => deps::check(),
+<<<<<<< HEAD
         Command::Image(args) => image::run(&args),
+=======
+        Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),
+>>>>>>> 1f8ea09 (sim: a seeded world runs the shipped decisions, with invariants)
         Command::Tidy => tidy::check(),
     }
 }

@@ -1,0 +1,761 @@
+//! A node's gateway: lines, places, exchanges with instances. Mirrors `gateway/line.rs`, the
+//! dispatch of `gateway/proxy.rs` and the mesh of `gateway/upstream.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use nihilo_scale::integrator::Integrator;
+use nihilo_types::endpoint::{Endpoint, EndpointTable};
+use nihilo_types::id::{InstanceId, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::route_table::RevisionTarget;
+
+use super::World;
+use super::event::{Address, Event};
+use super::plan::{MS, SECOND};
+use super::plant::Plant;
+use super::requests::{Outcome, Place};
+
+const MAX_WAITING: usize = 10_000;
+const BUSY_PAUSE_US: u64 = 5 * MS;
+const UNREACHED_PAUSE_US: u64 = 250 * MS;
+const DEMAND_PERIOD_US: u64 = 250 * MS;
+const MAX_ATTEMPTS: u32 = 3;
+const MAX_UNSENT: u32 = 10;
+/// A mesh dial that nobody answers.
+const MESH_CONNECT_US: u64 = SECOND;
+
+/// Why a home node did not admit a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Busy,
+    Draining,
+    Gone,
+}
+
+/// What a request for another node's instance comes back with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MeshAnswer {
+    Ok,
+    Refused(Refusal),
+    /// The dial failed: nothing was sent.
+    Unsent,
+    /// The home gateway answers for an instance that ended.
+    BadGateway,
+    /// The connection ended without an answer.
+    Lost,
+}
+
+/// A request on its way to another node's instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Mesh {
+    pub(crate) request: usize,
+    pub(crate) attempt: u32,
+    pub(crate) instance: InstanceId,
+    pub(crate) from: Address,
+}
+
+/// `control::ports::Demand`.
+#[derive(Debug, Clone)]
+pub(crate) struct Demand {
+    pub(crate) gateway: SessionId,
+    pub(crate) revision: ObjectKey,
+    pub(crate) shard: ShardId,
+    pub(crate) n_waiting: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) oldest_age_ms: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Gateway {
+    pub(crate) is_open: bool,
+    pub(crate) lines: BTreeMap<ObjectKey, Line>,
+    /// The newest that owners said about each revision.
+    pub(crate) endpoints: BTreeMap<ObjectKey, EndpointTable>,
+    /// Owners whose tables are followed; `true` = the stream stands.
+    pub(crate) followed: BTreeMap<SessionId, bool>,
+    pub(crate) stat_seq: u64,
+}
+
+/// One revision's traffic at this gateway.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) target: Arc<RevisionTarget>,
+    pub(crate) integrator: Integrator,
+    version: (u64, u64),
+    places: Vec<Seat>,
+    pub(crate) waiters: VecDeque<usize>,
+    next_edge: usize,
+    pub(crate) reported_zero: bool,
+    demand_was_raised: bool,
+}
+
+/// One instance as this gateway sees it.
+#[derive(Debug)]
+struct Seat {
+    endpoint: Endpoint,
+    in_flight: u32,
+    cool_until_us: u64,
+}
+
+impl Line {
+    fn new(target: Arc<RevisionTarget>) -> Self {
+        Self {
+            target,
+            integrator: Integrator::default(),
+            version: (0, 0),
+            places: Vec::new(),
+            waiters: VecDeque::new(),
+            next_edge: 1,
+            reported_zero: false,
+            demand_was_raised: false,
+        }
+    }
+
+    /// Least in flight among those with a free place.
+    fn pick(&mut self, now_us: u64) -> Option<Endpoint> {
+        let free = |seat: &&mut Seat| {
+            let limit = seat.endpoint.container_concurrency;
+            (limit == 0 || seat.in_flight < limit) && seat.cool_until_us <= now_us
+        };
+        let seat = self
+            .places
+            .iter_mut()
+            .filter(free)
+            .min_by_key(|s| s.in_flight)?;
+        seat.in_flight += 1;
+        Some(seat.endpoint.clone())
+    }
+
+    /// Requests to wake, as many as there are free places.
+    fn woken_for_free_places(&mut self) -> Vec<usize> {
+        let free: usize = self
+            .places
+            .iter()
+            .map(|seat| match seat.endpoint.container_concurrency {
+                0 => usize::MAX / 1024,
+                limit => limit.saturating_sub(seat.in_flight) as usize,
+            })
+            .sum();
+        let n = free.min(self.waiters.len());
+        self.waiters.drain(..n).collect()
+    }
+
+    fn is_starved(&self) -> bool {
+        !self.waiters.is_empty() && self.places.is_empty()
+    }
+
+    pub(crate) fn n_held(&self) -> u32 {
+        self.places.iter().map(|seat| seat.in_flight).sum()
+    }
+}
+
+impl World {
+    /// `Plane::line`.
+    fn line_of(&mut self, n: usize, target: &Arc<RevisionTarget>) {
+        let gateway = &mut self.nodes[n].gateway;
+        let key = &target.revision;
+        if gateway
+            .lines
+            .get(key)
+            .is_some_and(|line| line.target.uid == target.uid)
+        {
+            return;
+        }
+        // None yet, or the revision was deleted and made anew: other instances, another line.
+        let old = gateway.lines.insert(key.clone(), Line::new(target.clone()));
+        let known = gateway.endpoints.get(key).cloned();
+        for request in old.into_iter().flat_map(|line| line.waiters) {
+            // They keep their place in the old line, which nobody feeds any more.
+            self.requests[request].place = Place::Orphaned;
+        }
+        if let Some(table) = known.filter(|table| table.revision_uid == target.uid) {
+            self.update_line(n, table);
+        }
+    }
+
+    /// A client's request comes in (`Plane::dispatch`).
+    pub(crate) fn request_arrives(&mut self, n: usize, request: usize) {
+        if !self.nodes[n].gateway.is_open {
+            return self.end_request(request, Outcome::NotAccepted);
+        }
+        let host = self.requests[request].host.clone();
+        let position = self.random.below(100);
+        let table = &self.nodes[n].control.table;
+        let target = table.hosts.get(host.as_str()).and_then(|entry| {
+            let mut upto = 0;
+            let share = entry.split.iter().find(|share| {
+                upto += u64::from(share.percent);
+                position < upto
+            });
+            share.map(|share| share.target.clone())
+        });
+        let Some(target) = target else {
+            return self.end_request(request, Outcome::UnknownHost);
+        };
+        self.line_of(n, &target);
+        let deadline_us = target.timeout_ms * MS;
+        let now_us = self.now_us;
+        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&target.revision) {
+            line.integrator.started(now_us);
+        }
+        let exchange = &mut self.requests[request];
+        exchange.target = Some(target);
+        self.at_node(n, deadline_us, Event::RequestDeadline { request });
+        self.take_place(n, request, true);
+    }
+
+    /// `Line::take`: a place at an instance, or one in the line.
+    pub(crate) fn take_place(&mut self, n: usize, request: usize, first_try: bool) {
+        let now_us = self.now_us;
+        let Some(key) = self.requests[request].revision() else {
+            return;
+        };
+        let loses = self.plant == Some(Plant::WaiterLost) && !first_try;
+        let Some(line) = self.own_line(n, request, &key) else {
+            self.requests[request].place = Place::Orphaned;
+            return;
+        };
+        if let Some(endpoint) = line.pick(now_us) {
+            return self.send_request(n, request, endpoint);
+        }
+        if first_try && line.waiters.len() >= MAX_WAITING {
+            return self.end_request(request, Outcome::QueueFull);
+        }
+        match first_try {
+            true => line.waiters.push_back(request),
+            // Who was woken in vain goes back to the head.
+            false if !loses => line.waiters.push_front(request),
+            false => {}
+        }
+        self.requests[request].place = Place::Waiting;
+        self.raise_demand(n, &key, false);
+    }
+
+    /// The line that the request was counted in, unless it was replaced.
+    fn own_line(&mut self, n: usize, request: usize, key: &ObjectKey) -> Option<&mut Line> {
+        let uid = self.requests[request].target.as_ref()?.uid.clone();
+        let line = self.nodes[n].gateway.lines.get_mut(key)?;
+        (line.target.uid == uid).then_some(line)
+    }
+
+    fn wake(&mut self, n: usize, requests: Vec<usize>) {
+        for request in requests {
+            self.requests[request].place = Place::Woken;
+            let delay = self.random.between(1, 50);
+            self.at_node(n, delay, Event::Woken { request });
+        }
+    }
+
+    pub(crate) fn woken(&mut self, n: usize, request: usize) {
+        if self.requests[request].place == Place::Woken {
+            self.take_place(n, request, false);
+        } else if let Some(key) = self.requests[request].revision() {
+            // Woken, but gone before it could use the place: the wake-up is passed on.
+            self.wake_one(n, &key);
+        }
+    }
+
+    fn wake_one(&mut self, n: usize, key: &ObjectKey) {
+        let line = self.nodes[n].gateway.lines.get_mut(key);
+        if let Some(request) = line.and_then(|line| line.waiters.pop_front()) {
+            self.wake(n, vec![request]);
+        }
+    }
+
+    /// `Gateway::update_endpoints`.
+    pub(crate) fn update_endpoints(&mut self, n: usize, table: EndpointTable) {
+        let gateway = &mut self.nodes[n].gateway;
+        let version = |table: &EndpointTable| (table.epoch, table.seq);
+        let is_old = gateway
+            .endpoints
+            .get(&table.revision)
+            .is_some_and(|old| version(old) >= version(&table));
+        if is_old && self.plant != Some(Plant::StaleEndpoints) {
+            return;
+        }
+        let address = self.address(n);
+        let verdict = self.checks.endpoints.taken(address, &table);
+        self.judge("endpoint order", verdict);
+        let gateway = &mut self.nodes[n].gateway;
+        gateway
+            .endpoints
+            .insert(table.revision.clone(), table.clone());
+        let of_line = gateway.lines.get(&table.revision);
+        if of_line.is_some_and(|line| line.target.uid == table.revision_uid) {
+            self.update_line(n, table);
+        }
+    }
+
+    /// `Line::update`.
+    fn update_line(&mut self, n: usize, table: EndpointTable) {
+        let takes_all = self.plant == Some(Plant::StaleEndpoints);
+        let Some(line) = self.nodes[n].gateway.lines.get_mut(&table.revision) else {
+            return;
+        };
+        let version = (table.epoch.0, table.seq);
+        if version <= line.version && !takes_all {
+            return;
+        }
+        line.version = version;
+        let old = std::mem::take(&mut line.places);
+        for endpoint in table.instances {
+            let same = old.iter().find(|seat| seat.endpoint.id == endpoint.id);
+            line.places.push(Seat {
+                in_flight: same.map_or(0, |seat| seat.in_flight),
+                endpoint,
+                cool_until_us: 0,
+            });
+        }
+        let woken = line.woken_for_free_places();
+        self.wake(n, woken);
+    }
+
+    /// `Gateway::session_down`: its endpoints end, its streams are reset.
+    pub(crate) fn gateway_session_down(&mut self, n: usize, session: SessionId) {
+        let gateway = &mut self.nodes[n].gateway;
+        for table in gateway.endpoints.values_mut() {
+            table
+                .instances
+                .retain(|endpoint| endpoint.session != session);
+        }
+        for line in gateway.lines.values_mut() {
+            line.places.retain(|seat| seat.endpoint.session != session);
+        }
+        if self.plant == Some(Plant::StreamsHang) {
+            return;
+        }
+        let own = self.nodes[n].id;
+        let address = self.address(n);
+        let hit: Vec<_> = self
+            .open_requests
+            .iter()
+            .copied()
+            .filter(|request| {
+                let exchange = &self.requests[*request];
+                exchange.gateway == address
+                    && matches!(&exchange.place, Place::Exchange(endpoint)
+                        if endpoint.session == session && endpoint.node != own)
+            })
+            .collect();
+        for request in hit {
+            self.abort_exchange(n, request);
+            self.exchange_lost(n, request);
+        }
+    }
+
+    // One exchange.
+
+    fn send_request(&mut self, n: usize, request: usize, endpoint: Endpoint) {
+        let exchange = &mut self.requests[request];
+        exchange.attempt += 1;
+        exchange.place = Place::Exchange(endpoint.clone());
+        let attempt = exchange.attempt;
+        if endpoint.node == self.nodes[n].id {
+            let from = self.address(n);
+            let admitted = self.run_request(n, request, attempt, &endpoint.id, from);
+            if let Err(refusal) = admitted {
+                self.refused(n, request, refusal);
+            }
+            return;
+        }
+        let Some(home) = self.node_of(endpoint.node) else {
+            return;
+        };
+        let answered = |answer| Event::MeshAnswered {
+            request,
+            attempt,
+            answer,
+        };
+        let linked = self.net.is_linked(n, home);
+        if !self.nodes[home].up && linked {
+            return self.at_node(n, MS, answered(MeshAnswer::Unsent));
+        }
+        if !linked && self.random.chance(500) {
+            return self.at_node(n, MESH_CONNECT_US, answered(MeshAnswer::Unsent));
+        }
+        let mesh = Mesh {
+            request,
+            attempt,
+            instance: endpoint.id,
+            from: self.address(n),
+        };
+        let to = self.address(home);
+        // What is lost here hangs, until the deadline or until the node is declared down.
+        self.send(n, to, Event::Mesh(mesh));
+    }
+
+    pub(crate) fn node_of(&self, id: NodeId) -> Option<usize> {
+        let index = usize::try_from(id.0 % 100).ok()?.checked_sub(1)?;
+        (index < self.nodes.len()).then_some(index)
+    }
+
+    /// At the home node (`Plane::serve_mesh`).
+    pub(crate) fn mesh_arrives(&mut self, n: usize, mesh: Mesh) {
+        let admitted = self.run_request(n, mesh.request, mesh.attempt, &mesh.instance, mesh.from);
+        if let Err(refusal) = admitted {
+            let answer = Event::MeshAnswered {
+                request: mesh.request,
+                attempt: mesh.attempt,
+                answer: MeshAnswer::Refused(refusal),
+            };
+            self.send(n, mesh.from, answer);
+        }
+    }
+
+    /// Admits a request at an instance of this node, and begins it.
+    fn run_request(
+        &mut self,
+        n: usize,
+        request: usize,
+        attempt: u32,
+        id: &InstanceId,
+        from: Address,
+    ) -> Result<(), Refusal> {
+        let now_us = self.now_us;
+        let instance = self.nodes[n].agent.instances.get_mut(id);
+        let instance = instance.ok_or(Refusal::Gone)?;
+        instance.admit()?;
+        let verdict = crate::invariants::drain::admitted(id, instance.has_term);
+        instance.running.insert(request, (attempt, from));
+        let hangs = instance.hangs(now_us);
+        self.judge("drain", verdict);
+        let exchange = &mut self.requests[request];
+        exchange.n_executions += 1;
+        let verdict = crate::invariants::ledger::executed(request, exchange);
+        let duration = exchange.duration_us;
+        self.judge("request ledger", verdict);
+        if !hangs {
+            let event = Event::RequestDone {
+                request,
+                attempt,
+                instance: id.clone(),
+            };
+            self.at_node(n, duration, event);
+        }
+        Ok(())
+    }
+
+    /// The instance has answered.
+    pub(crate) fn request_done(&mut self, n: usize, request: usize, attempt: u32, id: &InstanceId) {
+        if let Some(from) = self.release(n, request, attempt, id) {
+            self.answer_gateway(n, from, request, attempt, MeshAnswer::Ok);
+        }
+    }
+
+    /// Frees the place at the instance; `None` if it was freed before.
+    fn release(
+        &mut self,
+        n: usize,
+        request: usize,
+        attempt: u32,
+        id: &InstanceId,
+    ) -> Option<Address> {
+        let leaks = self.plant == Some(Plant::PlaceLeaks);
+        let instance = self.nodes[n].agent.instances.get_mut(id)?;
+        let (running, from) = *instance.running.get(&request)?;
+        if running != attempt {
+            return None;
+        }
+        if !leaks || request % 3 > 0 {
+            instance.running.remove(&request);
+        }
+        if !instance.wants() && instance.running.is_empty() {
+            self.look_soon(n, id);
+        }
+        Some(from)
+    }
+
+    /// An instance ended with these requests in it.
+    pub(crate) fn requests_cut(&mut self, n: usize, cut: &BTreeMap<usize, (u32, Address)>) {
+        for (request, (attempt, from)) in cut {
+            let answer = match from.0 == n {
+                true => MeshAnswer::Lost,
+                false => MeshAnswer::BadGateway,
+            };
+            self.answer_gateway(n, *from, *request, *attempt, answer);
+        }
+    }
+
+    fn answer_gateway(
+        &mut self,
+        n: usize,
+        from: Address,
+        request: usize,
+        attempt: u32,
+        answer: MeshAnswer,
+    ) {
+        let event = Event::MeshAnswered {
+            request,
+            attempt,
+            answer,
+        };
+        self.send(n, from, event);
+    }
+
+    /// At the gateway that sent it.
+    pub(crate) fn mesh_answered(
+        &mut self,
+        n: usize,
+        request: usize,
+        attempt: u32,
+        answer: MeshAnswer,
+    ) {
+        let exchange = &self.requests[request];
+        let current = exchange.attempt == attempt && exchange.gateway == self.address(n);
+        if !current || !matches!(exchange.place, Place::Exchange(_)) {
+            return;
+        }
+        match answer {
+            MeshAnswer::Ok => self.end_request(request, Outcome::Ok),
+            MeshAnswer::BadGateway => self.end_request(request, Outcome::BadGateway),
+            MeshAnswer::Refused(refusal) => self.refused(n, request, refusal),
+            MeshAnswer::Unsent => self.unsent(n, request),
+            MeshAnswer::Lost => self.exchange_lost(n, request),
+        }
+    }
+
+    /// `Line::avoid` with what the refusal says, then back to the line.
+    fn refused(&mut self, n: usize, request: usize, refusal: Refusal) {
+        self.counters.n_refused += 1;
+        let Some((key, endpoint)) = self.leave_place(n, request) else {
+            return;
+        };
+        let now_us = self.now_us;
+        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&key) {
+            match refusal {
+                Refusal::Busy => {
+                    let same = |seat: &&mut Seat| seat.endpoint.id == endpoint.id;
+                    if let Some(seat) = line.places.iter_mut().find(same) {
+                        seat.cool_until_us = now_us + BUSY_PAUSE_US;
+                    }
+                    let revision = key.clone();
+                    self.at_node(n, BUSY_PAUSE_US, Event::PauseOver { revision });
+                }
+                Refusal::Draining | Refusal::Gone => {
+                    line.places.retain(|seat| seat.endpoint.id != endpoint.id);
+                }
+            }
+        }
+        self.take_place(n, request, false);
+    }
+
+    fn unsent(&mut self, n: usize, request: usize) {
+        let Some((key, endpoint)) = self.leave_place(n, request) else {
+            return;
+        };
+        let until = self.now_us + UNREACHED_PAUSE_US;
+        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&key) {
+            for seat in &mut line.places {
+                if seat.endpoint.session == endpoint.session {
+                    seat.cool_until_us = until;
+                }
+            }
+        }
+        self.at_node(n, UNREACHED_PAUSE_US, Event::PauseOver { revision: key });
+        let exchange = &mut self.requests[request];
+        exchange.n_unsent += 1;
+        if exchange.n_unsent >= MAX_UNSENT {
+            return self.end_request(request, Outcome::BadGateway);
+        }
+        self.take_place(n, request, false);
+    }
+
+    /// Sent, and no answer will come.
+    fn exchange_lost(&mut self, n: usize, request: usize) {
+        let retries_posts = self.plant == Some(Plant::PostRetried);
+        let exchange = &mut self.requests[request];
+        exchange.n_lost += 1;
+        let may_repeat = !exchange.is_post || retries_posts;
+        if !may_repeat || exchange.n_lost >= MAX_ATTEMPTS {
+            return self.end_request(request, Outcome::BadGateway);
+        }
+        if self.leave_place(n, request).is_some() {
+            self.take_place(n, request, false);
+        }
+    }
+
+    /// `Taken::drop`: the place is free again, and the next one is woken.
+    fn leave_place(&mut self, n: usize, request: usize) -> Option<(ObjectKey, Endpoint)> {
+        let place = std::mem::replace(&mut self.requests[request].place, Place::Between);
+        let Place::Exchange(endpoint) = place else {
+            self.requests[request].place = place;
+            return None;
+        };
+        let key = self.requests[request].revision()?;
+        let mut freed = false;
+        if let Some(line) = self.own_line(n, request, &key) {
+            let same = |seat: &&mut Seat| seat.endpoint.id == endpoint.id;
+            if let Some(seat) = line.places.iter_mut().find(same) {
+                seat.in_flight = seat.in_flight.saturating_sub(1);
+                freed = true;
+            }
+        }
+        if freed {
+            self.wake_one(n, &key);
+        }
+        Some((key, endpoint))
+    }
+
+    /// Resets the stream: the home node gives the place back.
+    fn abort_exchange(&mut self, n: usize, request: usize) {
+        let exchange = &self.requests[request];
+        let Place::Exchange(endpoint) = &exchange.place else {
+            return;
+        };
+        let (attempt, instance) = (exchange.attempt, endpoint.id.clone());
+        let Some(home) = self.node_of(endpoint.node) else {
+            return;
+        };
+        let to = self.address(home);
+        let event = Event::Abort {
+            request,
+            attempt,
+            instance: instance.clone(),
+        };
+        if home == n {
+            self.release(n, request, attempt, &instance);
+        } else {
+            self.reset_stream(n, to, event);
+        }
+    }
+
+    /// A reset that a cut link holds up arrives when the connection is found dead, at the latest.
+    fn reset_stream(&mut self, from: usize, to: Address, event: Event) {
+        let dead_peer_us = 20 * SECOND;
+        let delay = match self.net.is_cut(from, to.0) {
+            true => dead_peer_us,
+            false => self.delay(from, to.0),
+        };
+        self.agenda.add(self.now_us + delay, Some(to), event);
+    }
+
+    pub(crate) fn abort(&mut self, n: usize, request: usize, attempt: u32, id: &InstanceId) {
+        self.release(n, request, attempt, id);
+    }
+
+    pub(crate) fn request_deadline(&mut self, n: usize, request: usize) {
+        match self.requests[request].place {
+            Place::Exchange(_) => self.abort_exchange(n, request),
+            Place::Woken => {}
+            Place::Waiting => {
+                if let Some(key) = self.requests[request].revision()
+                    && let Some(line) = self.own_line(n, request, &key)
+                {
+                    line.waiters.retain(|waiter| *waiter != request);
+                }
+            }
+            Place::Done => return,
+            Place::Between | Place::Orphaned => {}
+        }
+        self.end_request(request, Outcome::Timeout);
+    }
+
+    /// The one end of every request.
+    pub(crate) fn end_request(&mut self, request: usize, outcome: Outcome) {
+        let (n, life) = self.requests[request].gateway;
+        let lives = self.nodes[n].up && self.nodes[n].life == life;
+        if lives {
+            self.leave_place(n, request);
+            let now_us = self.now_us;
+            if let Some(key) = self.requests[request].revision()
+                && let Some(line) = self.own_line(n, request, &key)
+            {
+                line.integrator.ended(now_us);
+            }
+        }
+        let exchange = &mut self.requests[request];
+        exchange.place = Place::Done;
+        let verdict = crate::invariants::ledger::ended(request, exchange, outcome);
+        exchange.outcome = Some(outcome);
+        self.open_requests.remove(&request);
+        self.counters.count(outcome);
+        let numbers = [9, request as u64, outcome as u64];
+        self.trace.add(self.now_us, &numbers, || {
+            format!("request {request}: {outcome:?}")
+        });
+        self.judge("request ledger", verdict);
+    }
+
+    /// The node is gone: its clients see a reset, requests it executed are lost to others.
+    pub(crate) fn end_requests_at(&mut self, n: usize) {
+        let own: BTreeSet<usize> = self
+            .open_requests
+            .iter()
+            .copied()
+            .filter(|request| self.requests[*request].gateway.0 == n)
+            .collect();
+        let mut lost = Vec::new();
+        for instance in self.nodes[n].agent.instances.values_mut() {
+            lost.extend(std::mem::take(&mut instance.running));
+        }
+        for request in &own {
+            if !matches!(self.requests[*request].place, Place::Done) {
+                self.abort_exchange(n, *request);
+                self.end_request(*request, Outcome::Reset);
+            }
+        }
+        for (request, (attempt, from)) in lost {
+            if from.0 != n && self.net.is_linked(n, from.0) {
+                self.answer_gateway(n, from, request, attempt, MeshAnswer::Lost);
+            }
+        }
+    }
+
+    // Demand (`Line::raise_demand`, `repeat_demand`).
+
+    fn raise_demand(&mut self, n: usize, key: &ObjectKey, repeat: bool) {
+        let once = self.plant == Some(Plant::DemandOnce);
+        let now_us = self.now_us;
+        let Some(line) = self.nodes[n].gateway.lines.get_mut(key) else {
+            return;
+        };
+        let n_waiting = line.waiters.len();
+        if n_waiting == 0 {
+            line.next_edge = 1;
+            return;
+        }
+        if (n_waiting < line.next_edge && !repeat) || (once && line.demand_was_raised) {
+            return;
+        }
+        line.next_edge = (n_waiting * 2).max(2);
+        line.demand_was_raised = true;
+        let oldest = line
+            .waiters
+            .front()
+            .map_or(now_us, |request| self.requests[*request].arrived_us);
+        let demand = Demand {
+            gateway: SessionId(0),
+            revision: line.target.revision.clone(),
+            shard: line.target.shard,
+            n_waiting: n_waiting as u64,
+            in_flight: line.integrator.in_flight(),
+            oldest_age_ms: (now_us - oldest) / MS,
+        };
+        self.forward_demand(n, demand);
+    }
+
+    pub(crate) fn resend_demand(&mut self, n: usize) {
+        let keys: Vec<_> = self.nodes[n].gateway.lines.keys().cloned().collect();
+        for key in keys {
+            self.raise_demand(n, &key, true);
+        }
+    }
+
+    pub(crate) fn demand_tick(&mut self, n: usize) {
+        self.at_node(n, DEMAND_PERIOD_US, Event::DemandTick);
+        let starved = self.nodes[n].gateway.lines.iter();
+        let starved: Vec<_> = starved
+            .filter(|(_, line)| line.is_starved())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in starved {
+            self.raise_demand(n, &key, true);
+        }
+    }
+
+    pub(crate) fn pause_over(&mut self, n: usize, key: &ObjectKey) {
+        let line = self.nodes[n].gateway.lines.get_mut(key);
+        let woken = line.map(Line::woken_for_free_places).unwrap_or_default();
+        self.wake(n, woken);
+    }
+}
