@@ -30,6 +30,8 @@ const HELD_MS: u64 = 3_000;
 #[derive(Debug)]
 pub struct AutoscalerActor {
     key: ObjectKey,
+    /// The revision's life that everything below belongs to.
+    uid: String,
     settings: RevisionScale,
     decider: Decider,
     stable: Window,
@@ -68,6 +70,7 @@ impl AutoscalerActor {
         };
         Self {
             key: key.clone(),
+            uid: uid_of(key, view),
             stable: Window::new(settings.stable_seconds(), settings.aggregation),
             panic: Window::new(settings.panic_seconds(), settings.aggregation),
             decider,
@@ -95,6 +98,10 @@ impl AutoscalerActor {
         let Some(revision) = view.state.revision(&self.key) else {
             return outputs;
         };
+        if revision.metadata.uid != self.uid {
+            // Deleted and made anew under its name while this actor was awake.
+            *self = Self::load(&self.key, view, now_ms);
+        }
         self.reconfigure(view, now_ms);
         self.take_reports(view);
         if let Event::Demand {
@@ -124,7 +131,7 @@ impl AutoscalerActor {
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        !self.is_busy(view)
+        view.state.revision(&self.key).is_none() || !self.is_busy(view)
     }
 
     fn is_busy(&self, view: View<'_>) -> bool {
@@ -420,8 +427,14 @@ fn settings_of(key: &ObjectKey, view: View<'_>) -> RevisionScale {
     RevisionScale::resolve(annotations, limit, &view.settings.scale)
 }
 
+fn uid_of(key: &ObjectKey, view: View<'_>) -> String {
+    let revision = view.state.revision(key);
+    revision.map_or_else(String::new, |revision| revision.metadata.uid.clone())
+}
+
 fn count_ready(key: &ObjectKey, view: View<'_>) -> u32 {
-    let ready = view.table.of(key).filter(|(_, row)| {
+    let uid = uid_of(key, view);
+    let ready = view.table.of_life(key, &uid).filter(|(_, row)| {
         matches!(&row.state, RowState::Reported(report) if report.state == InstanceState::Ready)
     });
     u32::try_from(ready.count()).unwrap_or(u32::MAX)

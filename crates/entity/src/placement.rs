@@ -47,6 +47,12 @@ pub fn is_counted(row: &InstanceRow) -> bool {
     }
 }
 
+/// Whether it is on its way out; a drain can still be called off.
+pub fn is_leaving(row: &InstanceRow) -> bool {
+    matches!(&row.state, RowState::Reported(report)
+        if matches!(report.state, InstanceState::Draining | InstanceState::Stopping))
+}
+
 /// Orders instances by how little is lost with them: not ready, idle, few requests, young.
 pub fn victims(rows: &mut [(&InstanceId, &InstanceRow)]) {
     rows.sort_by_key(|(id, row)| match &row.state {

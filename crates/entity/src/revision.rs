@@ -17,7 +17,7 @@ use nihilo_types::time::parse_go_duration_ms;
 
 use crate::effect::{Effect, Outputs, StopReason};
 use crate::event::Event;
-use crate::placement::{is_counted, place, victims};
+use crate::placement::{is_counted, is_leaving, place, victims};
 use crate::reconcile::Proposing;
 use crate::table::{InstanceRow, RefusalKind, RowState, View};
 
@@ -37,6 +37,8 @@ const BACKOFF: &str = "backoff";
 #[derive(Debug)]
 pub struct RevisionActor {
     key: ObjectKey,
+    /// The revision's life that everything below belongs to.
+    uid: String,
     desired: u32,
     path: DataPath,
     proposing: Proposing,
@@ -61,15 +63,18 @@ struct Failure {
 impl RevisionActor {
     pub fn load(key: &ObjectKey, view: View<'_>) -> Self {
         let recorded = view.state.scale(key);
+        let revision = view.state.revision(key);
+        let uid = revision.map_or_else(String::new, |revision| revision.metadata.uid.clone());
         // Until the Autoscaler has spoken: what was wanted, or what is there.
         let present = view
             .table
-            .of(key)
+            .of_life(key, &uid)
             .filter(|(_, row)| is_counted(row))
             .count();
         let desired = u32::try_from(recorded.desired).unwrap_or(0);
         Self {
             key: key.clone(),
+            uid,
             desired: desired.max(u32::try_from(present).unwrap_or(u32::MAX)),
             path: recorded.data_path,
             proposing: Proposing::default(),
@@ -85,6 +90,11 @@ impl RevisionActor {
 
     pub fn turn(&mut self, view: View<'_>, event: &Event, now_ms: u64) -> Outputs {
         let mut outputs = Outputs::default();
+        let uid = view.state.revision(&self.key).map(|r| &r.metadata.uid);
+        if uid.is_some_and(|uid| *uid != self.uid) {
+            // Deleted and made anew under its name while this actor was awake.
+            *self = Self::load(&self.key, view);
+        }
         if let Event::Desired { n, path } = event {
             (self.desired, self.path) = (*n, *path);
         }
@@ -95,6 +105,7 @@ impl RevisionActor {
             return outputs;
         };
         self.look_at_ends(view, revision, now_ms, &mut outputs);
+        self.stop_strangers(view, &mut outputs);
         self.scale(view, revision, now_ms, &mut outputs);
         self.push(view, Some(revision), &mut outputs);
         if may_propose {
@@ -105,7 +116,8 @@ impl RevisionActor {
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
         let empty = view.table.of(&self.key).all(|(_, row)| !is_counted(row));
-        empty && self.desired == 0 && !self.proposing.is_under_way()
+        let is_gone = view.state.revision(&self.key).is_none();
+        empty && (self.desired == 0 || is_gone) && !self.proposing.is_under_way()
     }
 
     fn scale_settings(&self, view: View<'_>, revision: &Revision) -> RevisionScale {
@@ -121,8 +133,8 @@ impl RevisionActor {
         now_ms: u64,
         outputs: &mut Outputs,
     ) {
-        let key = self.key.clone();
-        let rows: Vec<_> = view.table.of(&key).collect();
+        let (key, uid) = (self.key.clone(), self.uid.clone());
+        let rows: Vec<_> = view.table.of_life(&key, &uid).collect();
         self.seen_ends
             .retain(|id| rows.iter().any(|(other, _)| *other == id));
         for (id, row) in rows {
@@ -189,7 +201,7 @@ impl RevisionActor {
     fn scale(&self, view: View<'_>, revision: &Revision, now_ms: u64, outputs: &mut Outputs) {
         let counted: Vec<_> = view
             .table
-            .of(&self.key)
+            .of_life(&self.key, &self.uid)
             .filter(|(_, row)| is_counted(row))
             .collect();
         let (leaving, staying): (Vec<_>, Vec<_>) = counted
@@ -265,8 +277,23 @@ impl RevisionActor {
         }
     }
 
+    /// The revision is gone.
     fn stop_all(&self, view: View<'_>, outputs: &mut Outputs) {
-        for (id, row) in view.table.of(&self.key) {
+        self.stop_those(view, outputs, |_| true);
+    }
+
+    /// Instances of an earlier revision of this name: other code.
+    fn stop_strangers(&self, view: View<'_>, outputs: &mut Outputs) {
+        self.stop_those(view, outputs, |row| !row.is_of(&self.uid));
+    }
+
+    fn stop_those(
+        &self,
+        view: View<'_>,
+        outputs: &mut Outputs,
+        concerned: impl Fn(&InstanceRow) -> bool,
+    ) {
+        for (id, row) in view.table.of(&self.key).filter(|(_, row)| concerned(row)) {
             if is_counted(row) && !is_leaving(row) && matches!(row.state, RowState::Reported(_)) {
                 let (session, instance) = (row.session, id.clone());
                 outputs.effect(Effect::Stop {
@@ -292,7 +319,7 @@ impl RevisionActor {
         };
         let limit = revision.map_or(0, |revision| revision.spec.concurrency_limit());
         let instances = match revision {
-            Some(_) => endpoints(view, &self.key, limit),
+            Some(_) => endpoints(view, &self.key, &self.uid, limit),
             None => Vec::new(),
         };
         let table = EndpointTable {
@@ -341,7 +368,7 @@ impl RevisionActor {
         let initial = settings.min_scale.max(settings.initial_scale).max(0);
         let n_ready = view
             .table
-            .of(&self.key)
+            .of_life(&self.key, &self.uid)
             .filter(|(_, row)| is_ready(row))
             .count();
         let was_ready = revision.status.conditions.is_true(types::READY);
@@ -378,14 +405,9 @@ fn is_draining(row: &InstanceRow) -> bool {
     matches!(&row.state, RowState::Reported(report) if report.state == InstanceState::Draining)
 }
 
-fn is_leaving(row: &InstanceRow) -> bool {
-    matches!(&row.state, RowState::Reported(report)
-        if matches!(report.state, InstanceState::Draining | InstanceState::Stopping))
-}
-
-fn endpoints(view: View<'_>, key: &ObjectKey, limit: u32) -> Vec<Endpoint> {
+fn endpoints(view: View<'_>, key: &ObjectKey, uid: &str, limit: u32) -> Vec<Endpoint> {
     view.table
-        .of(key)
+        .of_life(key, uid)
         .filter(|(_, row)| is_ready(row))
         .filter_map(|(id, row)| {
             let session = view.state.session(row.session)?;

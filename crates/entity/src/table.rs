@@ -135,6 +135,28 @@ impl ShardTable {
             .iter()
             .filter(move |(_, row)| row.revision == *revision)
     }
+
+    /// Instances of one revision's present life: not those of a deleted one of the same name.
+    pub fn of_life<'a>(
+        &'a self,
+        revision: &'a ObjectKey,
+        uid: &'a str,
+    ) -> impl Iterator<Item = (&'a InstanceId, &'a InstanceRow)> {
+        self.of(revision).filter(move |(_, row)| row.is_of(uid))
+    }
+}
+
+impl InstanceRow {
+    /// Whether it runs this life of its revision; a start without an answer is taken for one.
+    pub fn is_of(&self, uid: &str) -> bool {
+        match &self.state {
+            RowState::Reported(report) => *report.revision_uid == *uid,
+            RowState::Stranded { last, .. } => last
+                .as_ref()
+                .is_none_or(|report| *report.revision_uid == *uid),
+            RowState::Requested | RowState::Refused(_) => true,
+        }
+    }
 }
 
 #[cfg(test)]
