@@ -17,7 +17,7 @@ use nihilo_types::revision::{Revision, RoutingState};
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
 use crate::key::EntityKey;
-use crate::placement::is_counted;
+use crate::placement::{is_counted, is_leaving};
 use crate::table::{RowState, StatRow, View};
 
 /// Seconds are closed, and decisions taken, this often while anything is non-zero.
@@ -123,6 +123,9 @@ impl AutoscalerActor {
         let only_statistics = *event == Event::Changed && !ticked && self.told.is_some();
         if !only_statistics || self.readiness_changed(view) {
             self.evaluate(view, revision, now_ms, &mut outputs);
+        }
+        if ticked || matches!(event, Event::Demand { .. }) {
+            self.repeat(view, &mut outputs);
         }
         if self.is_busy(view) {
             outputs.timer(TICK, self.next_tick_ms.saturating_sub(now_ms));
@@ -334,6 +337,23 @@ impl AutoscalerActor {
             self.proxy_since_ms = now_ms;
         }
         self.path = path;
+    }
+
+    /// The Revision actor may have forgotten what it was told, by a reload: what does not come
+    /// about is said again.
+    fn repeat(&mut self, view: View<'_>, outputs: &mut Outputs) {
+        let staying = view
+            .table
+            .of_life(&self.key, &self.uid)
+            .filter(|(_, row)| is_counted(row) && !is_leaving(row));
+        let said_just_now = outputs
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Tell(..)));
+        if !said_just_now && usize::try_from(self.want).is_ok_and(|want| want != staying.count()) {
+            self.told = None;
+            self.tell(outputs);
+        }
     }
 
     fn tell(&mut self, outputs: &mut Outputs) {

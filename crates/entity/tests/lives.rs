@@ -208,3 +208,22 @@ fn instances_of_a_deleted_revision_do_not_serve_the_next_one_of_its_name() {
     });
     assert_eq!(named, Some(0));
 }
+
+#[test]
+fn a_revision_actor_that_was_loaded_again_is_told_again_what_is_wanted() {
+    let mut fixture = Fixture::new();
+    let key = EntityKey::Autoscaler(revision_key());
+    let mut actor = AnyActor::load(&key, fixture.view(), 0);
+    assert_eq!(desired(&fixture.turn(&mut actor, &Event::Changed, 0)), [1]);
+    let demand = Event::Demand {
+        gateway: NODE.0,
+        n_waiting: 1,
+        in_flight: 1,
+        oldest_age_ms: 0,
+    };
+    // Nothing came of it: the Revision actor forgot it with a reload.
+    assert_eq!(desired(&fixture.turn(&mut actor, &demand, 10)), [1]);
+    assert_eq!(desired(&fixture.turn(&mut actor, &Event::Changed, 1_000)), [1]);
+    fixture.reported("new", "first", InstanceState::Booting);
+    assert_eq!(desired(&fixture.turn(&mut actor, &demand, 1_100)), [0; 0]);
+}
