@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nihilo_entity::EntityKey;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::liveness::Roll;
-use nihilo_entity::{EntityKey, Event as ActorEvent};
 use nihilo_machine::Command;
 use nihilo_machine::command::{OpenSession, RecordScale, RequestKey, Roles, ScaleUpdate};
 use nihilo_machine::state::Session;
@@ -343,19 +343,28 @@ impl World {
             return;
         }
         node.control.min_table = table;
-        let state = &node.replica.state;
         let mut waiting = Vec::new();
-        for (shard, epoch) in &node.control.owned {
-            let unready = state.services_in(*shard).filter(|key| {
+        for (shard, epoch) in self.nodes[n].control.owned.clone() {
+            self.acknowledge(n, shard, epoch);
+            let state = &self.nodes[n].replica.state;
+            let unready = state.services_in(shard).filter(|key| {
                 state.route(key).is_some_and(|route| {
                     !route.status.conditions.is_true("Ready") && route.status.assigned_at <= table.0
                 })
             });
-            waiting.extend(unready.map(|key| (*shard, *epoch, key.clone())));
+            waiting.extend(unready.map(|key| (shard, epoch, key.clone())));
         }
         for (shard, epoch, key) in waiting {
-            let event = ActorEvent::Acknowledged { table };
-            self.tell(n, shard, epoch, EntityKey::Route(key), event);
+            self.mark_dirty(n, shard, epoch, &EntityKey::Route(key));
+        }
+    }
+
+    /// `Shared::acknowledge`, with what the leader said last.
+    pub(crate) fn acknowledge(&mut self, n: usize, shard: ShardId, epoch: Epoch) {
+        let table = self.nodes[n].control.min_table;
+        if let Some(open) = self.open_shard(n, shard, epoch) {
+            let known = &mut open.keeper.table.acknowledged;
+            *known = table.max(*known);
         }
     }
 

@@ -196,6 +196,7 @@ impl World {
                 .shards
                 .insert(*shard, OpenShard::new(*epoch, keeper));
             control.owned.insert(*shard, *epoch);
+            self.acknowledge(n, *shard, *epoch);
         }
         let shards: BTreeSet<_> = gained.iter().map(|(shard, _)| *shard).collect();
         for agent in agents {
