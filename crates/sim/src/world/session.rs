@@ -62,7 +62,7 @@ pub(crate) struct Control {
     backoff_ms: u64,
     /// When a keep-alive was last answered.
     leader_contact_ms: Option<u64>,
-    pub(crate) min_table: LogIndex,
+    min_table: LogIndex,
     /// Route table that the gateway has swapped in.
     pub(crate) table: Arc<RouteTable>,
     pub(crate) acknowledged: LogIndex,
@@ -343,21 +343,28 @@ impl World {
             return;
         }
         node.control.min_table = table;
-        let state = &node.replica.state;
         let mut waiting = Vec::new();
-        for (shard, epoch) in &node.control.owned {
-            let unready = state.services_in(*shard).filter(|key| {
+        for (shard, epoch) in self.nodes[n].control.owned.clone() {
+            self.acknowledge(n, shard, epoch);
+            let state = &self.nodes[n].replica.state;
+            let unready = state.services_in(shard).filter(|key| {
                 state.route(key).is_some_and(|route| {
                     !route.status.conditions.is_true("Ready") && route.status.assigned_at <= table.0
                 })
             });
-            waiting.extend(unready.map(|key| (*shard, *epoch, key.clone())));
-        }
-        for open in node.control.shards.values_mut() {
-            open.keeper.table.acknowledged = open.keeper.table.acknowledged.max(table);
+            waiting.extend(unready.map(|key| (shard, epoch, key.clone())));
         }
         for (shard, epoch, key) in waiting {
             self.mark_dirty(n, shard, epoch, &EntityKey::Route(key));
+        }
+    }
+
+    /// `Shared::acknowledge`, with what the leader said last.
+    pub(crate) fn acknowledge(&mut self, n: usize, shard: ShardId, epoch: Epoch) {
+        let table = self.nodes[n].control.min_table;
+        if let Some(open) = self.open_shard(n, shard, epoch) {
+            let known = &mut open.keeper.table.acknowledged;
+            *known = table.max(*known);
         }
     }
 

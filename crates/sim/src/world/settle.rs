@@ -53,7 +53,10 @@ impl World {
             Phase::Chaos | Phase::Over => {}
             Phase::Settling { until_us } => match self.unrest() {
                 None => self.serve_cold(1),
-                Some(why) => self.must_end_by(until_us, &why),
+                Some(why) => {
+                    self.deploy_failed_again();
+                    self.must_end_by(until_us, &why);
+                }
             },
             Phase::Serving {
                 until_us,
@@ -82,7 +85,6 @@ impl World {
         self.net = super::net::Net::default();
         self.workload.is_over = true;
         for n in 0..self.nodes.len() {
-            self.nodes[n].paused_until_us = 0;
             self.nodes[n].extra_lag_us = 0;
             self.start_node(n);
             for instance in self.nodes[n].agent.instances.values_mut() {
@@ -92,6 +94,23 @@ impl World {
         self.phase = Phase::Settling {
             until_us: self.now_us + SETTLE_LIMIT_US,
         };
+    }
+
+    /// A revision that failed for good in the chaos stays failed: its admin deploys once more.
+    fn deploy_failed_again(&mut self) {
+        let Some(n) = self.newest_state() else { return };
+        for service in 0..self.plan.n_services {
+            let name = self.workload.services[service].as_str();
+            let key = ObjectKey::new("default", name);
+            let stored = self.nodes[n].replica.state.service(&key);
+            let failed = stored.is_some_and(|stored| {
+                let says = stored.status.conditions.get("ConfigurationsReady");
+                says.is_some_and(|condition| condition.reason == "RevisionFailed")
+            });
+            if failed && self.workload.redeployed.insert(service) {
+                self.put_service(service, true);
+            }
+        }
     }
 
     fn serve_cold(&mut self, n_tries: u32) {

@@ -192,11 +192,11 @@ impl World {
                 keeper.waiting.clear();
             }
             let control = &mut self.nodes[n].control;
-            keeper.table.acknowledged = control.min_table;
             control
                 .shards
                 .insert(*shard, OpenShard::new(*epoch, keeper));
             control.owned.insert(*shard, *epoch);
+            self.acknowledge(n, *shard, *epoch);
         }
         let shards: BTreeSet<_> = gained.iter().map(|(shard, _)| *shard).collect();
         for agent in agents {

@@ -36,6 +36,8 @@ pub(crate) struct Write {
 pub(crate) struct Workload {
     pub(crate) services: Vec<String>,
     exists: BTreeSet<usize>,
+    /// Services whose revision failed for good, deployed once more after the heal.
+    pub(crate) redeployed: BTreeSet<usize>,
     writes: Vec<Write>,
     n_generations: u64,
     /// Arrivals are over.
@@ -141,7 +143,7 @@ impl World {
     }
 
     /// Puts the Service with a new template, or with another traffic split.
-    fn put_service(&mut self, service: usize, new_template: bool) {
+    pub(crate) fn put_service(&mut self, service: usize, new_template: bool) {
         let name = self.workload.services[service].clone();
         let key = ObjectKey::new(NAMESPACE, name.as_str());
         let stored = self.newest_state().and_then(|n| {
