@@ -184,7 +184,11 @@ fn an_awake_autoscaler_begins_anew_with_a_revision_made_anew() {
     assert_eq!(desired(&given_up), [0]);
     fixture.make_anew();
     let effects = fixture.turn(&mut actor, &Event::Changed, 700_100);
-    assert_eq!(desired(&effects), [1], "the new revision has its initial scale");
+    assert_eq!(
+        desired(&effects),
+        [1],
+        "the new revision has its initial scale"
+    );
 }
 
 #[test]
@@ -223,7 +227,10 @@ fn a_revision_actor_that_was_loaded_again_is_told_again_what_is_wanted() {
     };
     // Nothing came of it: the Revision actor forgot it with a reload.
     assert_eq!(desired(&fixture.turn(&mut actor, &demand, 10)), [1]);
-    assert_eq!(desired(&fixture.turn(&mut actor, &Event::Changed, 1_000)), [1]);
+    assert_eq!(
+        desired(&fixture.turn(&mut actor, &Event::Changed, 1_000)),
+        [1]
+    );
     fixture.reported("new", "first", InstanceState::Booting);
     assert_eq!(desired(&fixture.turn(&mut actor, &demand, 1_100)), [0; 0]);
 }

@@ -1,7 +1,7 @@
 //! A reload within an epoch changes no count and never sets the id counter back (03-actors §5.2).
 
 use nihilo_entity::ShardTable;
-use nihilo_entity::placement::is_counted;
+use nihilo_entity::rows::is_counted;
 
 use super::Verdict;
 

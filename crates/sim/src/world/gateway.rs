@@ -456,7 +456,7 @@ impl World {
         if running != attempt {
             return None;
         }
-        if !leaks || request % 3 > 0 {
+        if !leaks || !request.is_multiple_of(3) {
             instance.running.remove(&request);
         }
         if !instance.wants() && instance.running.is_empty() {

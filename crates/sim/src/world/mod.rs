@@ -130,8 +130,11 @@ impl World {
 
 /// Short windows: a revision falls to zero within seconds, and more happens per simulated hour.
 fn draw_settings(random: &mut Random) -> Settings {
-    let mut scale = ScaleConfig::default();
-    scale.stable_window_ms = 1_000 * random.between(6, 12);
-    scale.grace_ms = 1_000 * random.between(1, 5);
-    Settings { scale }
+    Settings {
+        scale: ScaleConfig {
+            stable_window_ms: 1_000 * random.between(6, 12),
+            grace_ms: 1_000 * random.between(1, 5),
+            ..ScaleConfig::default()
+        },
+    }
 }

@@ -188,7 +188,7 @@ impl World {
                 self.replicate(leader, n, index);
             }
         }
-        if index % self.plan.snapshot_every == 0 {
+        if index.is_multiple_of(self.plan.snapshot_every) {
             self.take_snapshot(leader);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nihilo_entity::placement::is_counted;
+use nihilo_entity::rows::is_counted;
 use nihilo_machine::{State, route_table};
 use nihilo_types::id::{InstanceId, LogIndex, ObjectKey};
 use nihilo_types::instance::InstanceState;
