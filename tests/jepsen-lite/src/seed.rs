@@ -15,10 +15,10 @@ impl Random {
     /// An independent stream, so that one part's draws do not move another's.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.draw())
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -30,13 +30,13 @@ impl Random {
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         match high.checked_sub(low) {
             None | Some(0) => low,
-            Some(width) => low + self.next() % width,
+            Some(width) => low + self.draw() % width,
         }
     }
 
     /// True in `percent` of 100 cases.
     pub fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
+        self.draw() % 100 < percent
     }
 
     /// One of `items`; `None` if there is none.
@@ -65,10 +65,10 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_trial_for_ever() {
         let mut random = Random::from_seed(1);
-        assert_eq!(random.next(), 0x910a_2dec_8902_5cc1);
-        assert_eq!(random.next(), 0xbeeb_8da1_658e_ec67);
+        assert_eq!(random.draw(), 0x910a_2dec_8902_5cc1);
+        assert_eq!(random.draw(), 0xbeeb_8da1_658e_ec67);
         let (mut one, mut other) = (random.clone(), random);
-        assert_eq!(one.fork().next(), other.fork().next());
+        assert_eq!(one.fork().draw(), other.fork().draw());
     }
 
     #[test]
