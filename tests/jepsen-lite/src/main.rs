@@ -260,7 +260,6 @@ fn list() {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the program's own output")]
 fn say(text: &str) {
     println!("{text}");
 }

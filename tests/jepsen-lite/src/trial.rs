@@ -93,7 +93,6 @@ impl Trial {
     }
 
     /// Tells the reader how it goes.
-    #[expect(clippy::print_stderr, reason = "progress of a program run by hand")]
     pub fn say(&self, text: &str) {
         eprintln!("{:6.1}s  {text}", self.started.elapsed().as_secs_f64());
     }
