@@ -127,6 +127,8 @@ impl AutoscalerActor {
         } = event
         {
             self.gateways.demand(*gateway, *n_waiting.max(in_flight));
+            // Requests wait, so nothing may have come of the last order: say it again at once.
+            self.told = None;
             self.raise_floor(view, revision, now_ms);
         }
         let ticked = now_ms >= self.next_tick_ms;

@@ -103,7 +103,8 @@ impl Failures {
         if !self.seen.insert(id.clone()) {
             return;
         }
-        if !self.ordered.contains(id) && !ended_well(exit, report) {
+        let was_ordered = self.ordered.contains(id) && !gave_up(exit);
+        if !was_ordered && !ended_well(exit, report) {
             let image = revision.spec.container().map_or("", |c| c.image.as_str());
             self.failed(failure_of_exit(exit, report, image), row.since_ms);
         }
@@ -159,6 +160,11 @@ impl Failures {
 
 /// As a stop ends that was ordered before this actor was loaded: by the signal, by the app's own
 /// clean exit, or by a shell's or a JVM's way to pass the signal on.
+/// The agent itself stops what never became ready.
+fn gave_up(exit: &Exit) -> bool {
+    matches!(exit, Exit::NeverReady { .. } | Exit::StartFailed { .. })
+}
+
 fn ended_well(exit: &Exit, report: &InstanceReport) -> bool {
     let by_signal = matches!(exit, Exit::Signal(9 | 15) | Exit::Code(0 | 137 | 143));
     by_signal && report.ready_after_ms > 0

@@ -6,13 +6,16 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use common::{Cluster, get, kill, must, text, wait_for};
+use common::{Cluster, get, kill, must, text, wait_for, wait_up_to};
 use rustix::process::Signal;
 
 /// Room of the disk: more than a node refuses to lead with, so that both steps are seen.
 const DISK_MIB: u64 = 420;
 const MIB: u64 = 1024 * 1024;
+/// Some eighty writes of a mebibyte, each by a command of its own.
+const FILLING_LIMIT: Duration = Duration::from_secs(120);
 
 /// A small disk of its own; unmounted when dropped.
 struct Disk(PathBuf);
@@ -117,7 +120,7 @@ fn a_full_disk_takes_one_store_and_no_acknowledged_write() {
     // Full: the space that it had set aside is used up, then its store fails.
     disk.fill_to(0);
     let mut n_written = 0;
-    let (_, cause) = wait_for("failed store of node2", || {
+    let (_, cause) = wait_up_to(FILLING_LIMIT, "failed store of node2", || {
         let file = large_service(&cluster, n_written);
         let written = cluster.cli(&["apply", "-f", &file, "--no-wait"]);
         if written.status.success() {

@@ -28,6 +28,7 @@ pub(crate) struct Writes {
     pub(crate) n_overloaded: u64,
     /// Sent, and no answer: it may have been applied.
     pub(crate) n_unanswered: u64,
+    /// The disk failed, or is full.
     pub(crate) n_stopped: u64,
     /// From the call to the acknowledgment.
     pub(crate) latency: Counts,
@@ -44,7 +45,7 @@ impl Writes {
             Err(ProposeError::NoLeader) => self.n_no_leader += 1,
             Err(ProposeError::Overloaded) => self.n_overloaded += 1,
             Err(ProposeError::Unanswered(_)) => self.n_unanswered += 1,
-            Err(ProposeError::Stopped) => self.n_stopped += 1,
+            Err(ProposeError::Stopped | ProposeError::DiskLow(_)) => self.n_stopped += 1,
         }
     }
 

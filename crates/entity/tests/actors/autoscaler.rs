@@ -37,7 +37,7 @@ impl Play {
     }
 
     /// At zero, as a revision without traffic is: inactive, initialized.
-    fn asleep(annotations: &[(&str, &str)]) -> Self {
+    fn at_zero(annotations: &[(&str, &str)]) -> Self {
         let mut stage = Stage::new(annotations);
         stage.recorded(0, ConditionStatus::False);
         Self::new(stage)
@@ -153,7 +153,7 @@ fn load(stage: &Stage) -> AutoscalerActor {
 
 #[test]
 fn the_first_waiting_request_wants_an_instance_at_once() {
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     let outputs = play.demand(TWO, 1);
     assert_eq!(
         words(&outputs),
@@ -179,7 +179,7 @@ fn demand_adds_up_over_gateways_and_is_bounded() {
         (&[("target", "1")][..], [3, 2], 8),
         (&[("nihilo.dev/fast-scale", "false")][..], [200, 0], 3),
     ] {
-        let mut play = Play::asleep(annotations);
+        let mut play = Play::at_zero(annotations);
         for (gateway, n) in [ONE, TWO].into_iter().zip(waiting) {
             if n > 0 {
                 play.demand(gateway, n);
@@ -191,7 +191,7 @@ fn demand_adds_up_over_gateways_and_is_bounded() {
 
 #[test]
 fn a_floor_that_was_not_real_ends_with_its_hold() {
-    let mut play = Play::asleep(&[("window", "6s")]);
+    let mut play = Play::at_zero(&[("window", "6s")]);
     play.demand(ONE, 300);
     assert_eq!(play.told, [(0, 5)]);
     play.stage.ready(5);
@@ -307,7 +307,7 @@ fn a_new_owner_keeps_what_was_wanted_for_a_stable_window() {
 
 #[test]
 fn a_reload_in_a_cold_start_keeps_what_boots() {
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     for id in ["a", "b"] {
         play.stage.instance(id, ONE, InstanceState::Booting);
     }
@@ -400,7 +400,7 @@ fn the_load_of_an_ended_gateway_ends_with_it() {
     play.demand(ONE, 20);
     assert_eq!(play.want(), 2);
     // … nor as a reason to stay awake.
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     play.reports(TWO, 200.0);
     play.stage.apply(Command::CloseSession(CloseSession {
         session: TWO,
@@ -442,7 +442,7 @@ fn a_stall_is_filled_and_a_sleep_is_not() {
     play.serve(5, 10.0);
     assert_eq!(play.want(), 10, "{:?}", play.told);
     // One that slept finds an empty window, in which a burst counts in full and alone.
-    let mut play = Play::asleep(annotations);
+    let mut play = Play::at_zero(annotations);
     play.turn(Event::Changed);
     play.stage.now_ms += 100_000;
     play.demand(ONE, 4);
@@ -467,7 +467,7 @@ fn the_order_is_told_again_each_second() {
 
 #[test]
 fn a_record_that_got_lost_is_written_again() {
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     let first = words(&play.demand(ONE, 1));
     assert_eq!(first.len(), 2);
     let mut n_again = 0;
@@ -478,7 +478,7 @@ fn a_record_that_got_lost_is_written_again() {
     }
     assert_eq!(n_again, 2);
     // One that arrived is not.
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     for effect in play.demand(ONE, 1).effects {
         if let Effect::RecordScale(update) = effect {
             let scales = vec![update];
@@ -498,7 +498,7 @@ fn a_record_that_got_lost_is_written_again() {
 
 #[test]
 fn loading_writes_nothing_new() {
-    let mut play = Play::asleep(&[]);
+    let mut play = Play::at_zero(&[]);
     // The reason of the condition is the one thing that the record did not hold.
     let outputs = play.turn(Event::Changed);
     for effect in outputs.effects {

@@ -196,13 +196,22 @@ pub(crate) fn must(output: Output) -> Output {
 }
 
 /// Looks until there is something, within [`LIMIT`].
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_up_to(LIMIT, what, look)
+}
+
+/// For what takes many steps of its own.
+pub(crate) fn wait_up_to<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "no {what} within {LIMIT:?}");
+        assert!(Instant::now() < deadline, "no {what} within {limit:?}");
         std::thread::park_timeout(LOOK_EVERY);
     }
 }
