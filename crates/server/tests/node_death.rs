@@ -40,6 +40,7 @@ fn instances_do_not_outlive_their_node() {
     wait_for("end of the app after its node's", || {
         (!is_alive(app)).then_some(())
     });
+    wait_for("end of the node", || (!is_alive(home)).then_some(()));
     must(cluster.start_missing());
     wait_for("end of the stray", || (!is_alive(stray)).then_some(()));
     assert!(

@@ -20,9 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const GATEWAY: u16 = 8080;
 const ADMIN: u16 = 7070;
 const PEER: u16 = 7071;
-/// Offsets from here on keep all listeners below the kernel's ephemeral ports.
-const FIRST_OFFSET: u16 = 8_000;
-const N_OFFSETS: u32 = 1_600;
+/// Offsets of this range keep all listeners below the ports that nodes give to instances.
+const FIRST_OFFSET: u16 = 1_000;
+const N_OFFSETS: u32 = 1_080;
 const OFFSET_STEP: u16 = 10;
 
 /// Nodes made by `nihilo dev --nodes N --detach`; stopped when it is dropped.
@@ -220,14 +220,16 @@ pub(crate) fn kill(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// A zombie is gone: it holds nothing any more. One that is about to be a zombie is not.
+/// A zombie is gone, unless threads of it are still on their way out: they hold its files.
 pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     let state = stat.ok().and_then(|stat| {
         let (_, after_name) = stat.rsplit_once(')')?;
         after_name.trim_start().chars().next()
     });
-    !matches!(state, None | Some('Z' | 'X'))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let n_threads = threads.map_or(0, Iterator::count);
+    !matches!(state, None | Some('Z' | 'X')) || n_threads > 1
 }
 
 pub(crate) fn get(port: u16, host: &str) -> std::io::Result<String> {
