@@ -127,8 +127,11 @@ impl AutoscalerActor {
         } = event
         {
             self.gateways.demand(*gateway, *n_waiting.max(in_flight));
-            // Requests wait, so nothing may have come of the last order: say it again at once.
-            self.told = None;
+            let n_staying = count(view, &self.key, revision, is_staying);
+            if i64::from(n_staying) != i64::from(self.want) {
+                // Nothing has come of the last order, and requests wait: say it again at once.
+                self.told = None;
+            }
             self.raise_floor(view, revision, now_ms);
         }
         let ticked = now_ms >= self.next_tick_ms;

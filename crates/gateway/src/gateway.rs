@@ -280,6 +280,7 @@ async fn repeat_demand(plane: Arc<Plane>) {
     let mut tick = tokio::time::interval(DEMAND_PERIOD);
     loop {
         tick.tick().await;
+        plane.drop_stale_reservations();
         let lines: Vec<_> = plane.lines.lock().values().cloned().collect();
         for line in lines.iter().filter(|line| line.is_starved()) {
             line.raise_demand(true);

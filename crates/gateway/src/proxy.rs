@@ -385,9 +385,15 @@ impl Plane {
         }
     }
 
+    /// Gives back the places that nobody came for: an instance could not drain for them.
+    pub fn drop_stale_reservations(&self) {
+        self.reservations
+            .lock()
+            .retain(|_, (at, _)| at.elapsed() < RESERVATION_TTL);
+    }
+
     fn reserve(&self, id: &InstanceId) -> Response<ResponseBody> {
         let mut reservations = self.reservations.lock();
-        reservations.retain(|_, (at, _)| at.elapsed() < RESERVATION_TTL);
         if reservations.len() >= MAX_RESERVATIONS {
             return refuse(Refusal::Busy);
         }
