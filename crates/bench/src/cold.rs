@@ -128,8 +128,6 @@ fn bare_spawn(app: &Path) -> anyhow::Result<Duration> {
         .env_clear()
         .env("PORT", address.port().to_string())
         .env("HOST", address.ip().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
         .stderr(Stdio::null());
     let request = get("bare");
     let started = Instant::now();

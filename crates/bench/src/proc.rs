@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
+
+/// A process that was asked to end is killed after this.
+const END_LIMIT: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// CPU time of one process at one moment.
 #[derive(Debug, Clone, Default)]
@@ -119,7 +124,8 @@ pub(crate) struct Running(Child);
 
 impl Running {
     pub(crate) fn spawn(command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.spawn();
+        // Whoever reads the tables must not wait for what a peer's helpers hold open.
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let name = || command.get_program().to_string_lossy().into_owned();
         Ok(Self(child.with_context(|| format!("start `{}`", name()))?))
     }
@@ -149,6 +155,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Asked first: nginx's master ends its worker then, and only then.
+        if let Some(pid) = Pid::from_raw(self.pid()) {
+            let _gone_already = kill_process(pid, Signal::TERM);
+        }
+        let deadline = Instant::now() + END_LIMIT;
+        while !self.has_ended() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
         // It may have ended by itself.
         drop(self.0.kill());
         drop(self.0.wait());

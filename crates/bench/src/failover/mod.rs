@@ -100,7 +100,7 @@ async fn kill_leader(cluster: &Cluster, writer: &mut Writer) -> anyhow::Result<K
     let term = cluster.status().await?.term;
     let killed_at = Instant::now();
     proc::kill(leader.pid)?;
-    let n_attempts = writer.write().await?;
+    let n_attempts = writer.write_after_kill().await?;
     let to_next_ack = killed_at.elapsed();
     // Before the next round of the slots: no write that was lost can have been written over.
     let n_checked = writer.check().await?;
@@ -119,7 +119,11 @@ fn fill(report: &mut Report, timing: Timing, kills: &[Kill], writer: &Writer) {
     let samples = Samples::of_ms(kills.iter().map(|kill| kill.to_next_ack));
     let [p50, p90, p99, max] = [0.5, 0.9, 0.99, 1.0].map(|q| samples.quantile(q));
     let columns = ["milliseconds", "p50", "p90", "p99", "max"];
-    let title = format!("Kill of the leader → next acknowledged write, {timing:?}");
+    let title = format!(
+        "Kill of the leader → next acknowledged write, profile {}: heartbeat {} ms, election \
+         {}–{} ms",
+        timing.name, timing.heartbeat_ms, timing.election_min_ms, timing.election_max_ms
+    );
     let mut table = Table::new(title, &columns);
     let cells = [p50, p90, p99, max].map(|ms| format!("{ms:.0}"));
     table.row(["from the signal".to_owned()].into_iter().chain(cells));

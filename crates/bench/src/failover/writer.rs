@@ -13,7 +13,7 @@ use nihilo_types::node_config::NodeConfig;
 use nihilo_types::service::Service;
 use nihilo_wire::serving::WriteRequest;
 use nihilo_wire::serving::serving_service_client::ServingServiceClient;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -22,8 +22,11 @@ use crate::figures::{Samples, milliseconds};
 
 /// Far more than the writes that can be at risk in one kill.
 pub(super) const N_SLOTS: usize = 64;
-/// The client repeats an unanswered write this often.
+/// After a kill the client repeats an unanswered write this often, and a failed one at any time
+/// after this.
 const REPEAT_EVERY: Duration = Duration::from_millis(5);
+/// In between it is patient: repetitions of what is only slow would make it slower.
+const PATIENT: Duration = Duration::from_secs(1);
 /// Repetitions of one write under way at once.
 const MAX_ATTEMPTS: usize = 64;
 const CONNECT_LIMIT: Duration = Duration::from_millis(100);
@@ -85,7 +88,7 @@ impl Writer {
     /// Writes every slot once.
     pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
         for _ in 0..self.slots.len() {
-            self.write().await?;
+            self.write(PATIENT).await?;
         }
         Ok(())
     }
@@ -95,7 +98,7 @@ impl Writer {
         let end = Instant::now() + lasts;
         while Instant::now() < end {
             let started = Instant::now();
-            self.write().await?;
+            self.write(PATIENT).await?;
             if self.steady_ms.len() < MAX_SAMPLES {
                 self.steady_ms.push(milliseconds(started.elapsed()));
             }
@@ -103,9 +106,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the next write, repeating it under one request id until a node acknowledges it;
-    /// returns how many attempts that took.
-    pub(super) async fn write(&mut self) -> anyhow::Result<u64> {
+    /// Makes the next write as soon as anyone takes it; returns how many attempts that took.
+    pub(super) async fn write_after_kill(&mut self) -> anyhow::Result<u64> {
+        self.write(REPEAT_EVERY).await
+    }
+
+    /// Repeats it under one request id until a node acknowledges it.
+    async fn write(&mut self, repeat_every: Duration) -> anyhow::Result<u64> {
         self.serial += 1;
         let index = (self.serial as usize) % self.slots.len();
         let slot = &mut self.slots[index];
@@ -116,7 +123,7 @@ impl Writer {
             request_id: uuid::Uuid::now_v7().to_string(),
             ..WriteRequest::default()
         };
-        let repeated = repeat(&self.nodes, &mut self.turn, &request);
+        let repeated = repeat(&self.nodes, &mut self.turn, &request, repeat_every);
         let n_attempts = tokio::time::timeout(WRITE_LIMIT, repeated)
             .await
             .with_context(|| format!("write {} was never acknowledged", self.serial))??;
@@ -167,11 +174,16 @@ impl Writer {
     }
 }
 
-/// One more attempt every [`REPEAT_EVERY`], at the next node each, until one is acknowledged.
-async fn repeat(nodes: &[Api], turn: &mut usize, request: &WriteRequest) -> anyhow::Result<u64> {
+/// One more attempt every `every`, and soon after each that failed, at the next node, until one is
+/// acknowledged.
+async fn repeat(
+    nodes: &[Api],
+    turn: &mut usize,
+    request: &WriteRequest,
+    every: Duration,
+) -> anyhow::Result<u64> {
     let mut attempts = FuturesUnordered::new();
-    let mut tick = interval(REPEAT_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     let mut n_attempts = 0;
     loop {
         // Answers first: no attempt is made after the one that was acknowledged.
@@ -179,10 +191,13 @@ async fn repeat(nodes: &[Api], turn: &mut usize, request: &WriteRequest) -> anyh
             biased;
             Some(answer) = attempts.next() => match answer {
                 Ok(_) => return Ok(n_attempts),
-                Err(status) if may_be_repeated(&status) => {}
+                Err(status) if may_be_repeated(&status) => {
+                    next = next.min(Instant::now() + REPEAT_EVERY);
+                }
                 Err(status) => bail!("a write was refused: {status}"),
             },
-            _ = tick.tick(), if attempts.len() < MAX_ATTEMPTS => {
+            () = sleep_until(next), if attempts.len() < MAX_ATTEMPTS => {
+                next = Instant::now() + every;
                 let mut api = nodes[*turn % nodes.len()].clone();
                 *turn += 1;
                 n_attempts += 1;

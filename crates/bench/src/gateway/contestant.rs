@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -195,7 +195,7 @@ backend app
     std::fs::write(&file, config)?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(&file);
-    let process = Running::spawn_on(PROXY_CORE, command.stdout(Stdio::null()))?;
+    let process = Running::spawn_on(PROXY_CORE, &mut command)?;
     finish(Contestant {
         name: "haproxy",
         address,

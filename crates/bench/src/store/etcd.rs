@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -59,8 +59,7 @@ impl Etcd {
                 .args(["--listen-peer-urls", &peer])
                 .args(["--initial-advertise-peer-urls", &peer])
                 .args(["--initial-cluster", &cluster])
-                .args(["--logger", "zap", "--log-level", "error"])
-                .stdin(Stdio::null());
+                .args(["--logger", "zap", "--log-level", "error"]);
             Ok((clients[n], Running::spawn(&mut command)?))
         };
         let members = (0..N_MEMBERS).map(member).collect::<anyhow::Result<_>>()?;
