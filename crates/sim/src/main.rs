@@ -1,6 +1,9 @@
 //! `nihilo-sim`: runs seeds of the world.
 
+use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
@@ -30,16 +33,21 @@ enum Command {
     Many {
         /// `A..B`, B not included.
         #[arg(long, value_parser = seeds)]
-        seeds: std::ops::Range<u64>,
+        seeds: Range<u64>,
         #[arg(long)]
         plant: Option<Plant>,
         /// Goes on after a violation, and lists all seeds that have one.
         #[arg(long)]
         keep_going: bool,
     },
+    /// Runs seeds with each planted bug until it is found; fails when one is not.
+    Plants {
+        #[arg(long, value_parser = seeds, default_value = "0..400")]
+        seeds: Range<u64>,
+    },
 }
 
-fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
+fn seeds(text: &str) -> Result<Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("want A..B")?;
     let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
     Ok(number(from)?..number(to)?)
@@ -59,34 +67,98 @@ fn main() -> ExitCode {
             seeds,
             plant,
             keep_going,
-        } => many(seeds, plant, keep_going),
+        } => many(&seeds, plant, keep_going),
+        Command::Plants { seeds } => plants(&seeds),
     }
 }
 
-fn many(seeds: std::ops::Range<u64>, plant: Option<Plant>, keep_going: bool) -> ExitCode {
+/// Sums of a range of seeds, and the first of those that broke something.
+#[derive(Default)]
+struct Sum {
+    totals: Totals,
+    simulated_us: u64,
+    n_run: u64,
+    failed: Vec<Run>,
+}
+
+/// Runs seeds on all cores: they have nothing in common.
+fn sum(seeds: &Range<u64>, plant: Option<Plant>, keep_going: bool) -> Sum {
+    let next = AtomicU64::new(seeds.start);
+    let sum = Mutex::new(Sum::default());
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let outcome = run(seed, plant, Detail::Hash);
+                    let stops = outcome.violation.is_some() && !keep_going;
+                    add(&mut lock(&sum), outcome);
+                    if stops {
+                        next.store(seeds.end, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    sum.failed.sort_by_key(|run| run.seed);
+    sum
+}
+
+fn lock(sum: &Mutex<Sum>) -> MutexGuard<'_, Sum> {
+    sum.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add(sum: &mut Sum, outcome: Run) {
+    sum.totals += outcome.totals;
+    sum.simulated_us += outcome.simulated_us;
+    sum.n_run += 1;
+    if outcome.violation.is_some() {
+        sum.failed.push(outcome);
+    }
+}
+
+fn many(seeds: &Range<u64>, plant: Option<Plant>, keep_going: bool) -> ExitCode {
     let started = Instant::now();
-    let (mut totals, mut simulated_us, mut n_run, mut failed) = (Totals::default(), 0, 0, 0u64);
-    for seed in seeds {
-        let outcome = run(seed, plant, Detail::Hash);
-        n_run += 1;
-        totals += outcome.totals;
-        simulated_us += outcome.simulated_us;
-        if outcome.violation.is_some() {
-            failed += 1;
-            tell(&outcome, plant, false);
-            if !keep_going {
-                break;
+    let sum = sum(seeds, plant, keep_going);
+    for run in &sum.failed {
+        tell(run, plant, false);
+    }
+    let (real, simulated) = (
+        started.elapsed().as_secs_f64(),
+        sum.simulated_us as f64 / 1e6,
+    );
+    println!(
+        "{} seeds, {} with a violation; {simulated:.0} simulated seconds in {real:.1} s: {:.0} \
+         times real time",
+        sum.n_run,
+        sum.failed.len(),
+        simulated / real.max(1e-9)
+    );
+    println!("{:?}", sum.totals);
+    exit_of(!sum.failed.is_empty())
+}
+
+/// Every planted bug must be found within `seeds`.
+fn plants(seeds: &Range<u64>) -> ExitCode {
+    let mut n_missed = 0;
+    for plant in Plant::ALL {
+        let sum = sum(seeds, Some(*plant), false);
+        match sum.failed.first().map(|run| (run.seed, &run.violation)) {
+            Some((seed, Some(violation))) => {
+                println!("{plant}: found by seed {seed}, `{}`", violation.invariant);
+            }
+            _ => {
+                n_missed += 1;
+                println!("{plant}: NOT FOUND within {} seeds", sum.n_run);
             }
         }
     }
-    let (real, simulated) = (started.elapsed().as_secs_f64(), simulated_us as f64 / 1e6);
-    println!(
-        "{n_run} seeds, {failed} with a violation; {simulated:.0} simulated seconds in {real:.1} s: \
-         {:.0} times real time",
-        simulated / real.max(1e-9)
-    );
-    println!("{totals:?}");
-    exit_of(failed > 0)
+    exit_of(n_missed > 0)
 }
 
 fn tell(run: &Run, plant: Option<Plant>, with_lines: bool) {

@@ -32,6 +32,8 @@ const QUIET_MAILBOX: usize = 32;
 /// `control/proposals.rs`.
 const PROPOSAL_LIMIT_US: u64 = 5 * SECOND;
 
+/// Permille of starts after which the fault `reload` strikes.
+const RELOAD_AFTER_START: u64 = 50;
 /// Characters of a turn's effects in the trace.
 const MAX_SHOWN: usize = 400;
 
@@ -410,7 +412,10 @@ impl World {
         self.judge("desired in bounds", verdict);
         let owned = Owned { shard, epoch };
         match effect {
-            Effect::Start { session, spec } => self.order_start(n, owned, session, spec),
+            Effect::Start { session, spec } => {
+                self.order_start(n, owned, session, spec);
+                self.reload_after_start(n, owned, key);
+            }
             Effect::Stop {
                 session, instance, ..
             } => return self.hand_over(n, session, AgentCall::Stop { owned, instance }),
@@ -426,6 +431,19 @@ impl World {
             Effect::Tell(to, event) => self.order(n, shard, epoch, key, What::Tell(to, event)),
         }
         Ok(())
+    }
+
+    /// A panic between `Start` and its answer (03-actors §11, F8).
+    fn reload_after_start(&mut self, n: usize, owned: Owned, key: &EntityKey) {
+        if self.plan.faults.reload && self.random.chance(RELOAD_AFTER_START) {
+            let event = Event::Reload {
+                shard: owned.shard,
+                epoch: owned.epoch,
+                key: key.clone(),
+            };
+            let after = self.random.skewed(1, 2 * MS);
+            self.at_node(n, after, event);
+        }
     }
 
     /// A full queue, or a session that has just ended, is looked at again.

@@ -471,6 +471,13 @@ impl World {
         }
     }
 
+    /// What happened before the subscription is in the list.
+    pub(crate) fn agent_connected(&mut self, n: usize, session: SessionId) {
+        if self.plant != Some(Plant::NoListOnJoin) {
+            self.relist_all(n, session);
+        }
+    }
+
     pub(crate) fn agent_stream_breaks(&mut self, n: usize, session: SessionId, to: Address) {
         self.nodes[n].agent.subscribers.remove(&(to, session));
         // The reader sees the end of its stream sooner or later.

@@ -119,6 +119,11 @@ pub(crate) enum Event {
         key: EntityKey,
         outcome: ProposalOutcome,
     },
+    Reload {
+        shard: ShardId,
+        epoch: Epoch,
+        key: EntityKey,
+    },
     WriteScales,
 
     // Owner and agent.

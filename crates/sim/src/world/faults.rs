@@ -9,6 +9,8 @@ use super::plan::{MS, SECOND};
 pub(crate) enum Fault {
     Cut(usize, usize),
     Isolation(usize),
+    /// One node and whoever led just then do not hear each other.
+    FromLeader(usize, usize),
     Slow(usize, usize),
     Lag(usize),
 }
@@ -19,6 +21,7 @@ enum Kind {
     Pause,
     Cut,
     Isolate,
+    FromLeader,
     LeaderChange,
     Slow,
     Lag,
@@ -40,6 +43,7 @@ impl World {
             (faults.pause, Kind::Pause),
             (faults.cut, Kind::Cut),
             (faults.isolate, Kind::Isolate),
+            (faults.cut, Kind::FromLeader),
             (faults.leader_change, Kind::LeaderChange),
             (faults.slow_link, Kind::Slow),
             (faults.lagging_replica, Kind::Lag),
@@ -80,6 +84,7 @@ impl World {
                 let after = self.random.skewed(50 * MS, 6 * SECOND);
                 self.in_world(after, Event::EndFault(Fault::Isolation(n)));
             }
+            Kind::FromLeader => self.cut_from_leader(n),
             Kind::LeaderChange => {
                 let pause = self.random.skewed(50 * MS, 3 * SECOND);
                 self.depose_leader(pause);
@@ -123,6 +128,19 @@ impl World {
         self.in_world(after, Event::Restart { node: n });
     }
 
+    /// An owner cut from the leader, but not from the agents: it goes on acting while its shards
+    /// move.
+    fn cut_from_leader(&mut self, n: usize) {
+        let Some(leader) = self.raft.leader.filter(|leader| *leader != n) else {
+            return;
+        };
+        self.net.cut(n, leader);
+        self.net.cut(leader, n);
+        let after = self.random.between(SECOND, 8 * SECOND);
+        let fault = Fault::FromLeader(n, leader);
+        self.in_world(after, Event::EndFault(fault));
+    }
+
     fn isolate(&mut self, n: usize, cut: bool) {
         for m in (0..self.nodes.len()).filter(|m| *m != n) {
             for (a, b) in [(n, m), (m, n)] {
@@ -154,6 +172,10 @@ impl World {
         match fault {
             Fault::Cut(a, b) => self.net.heal(a, b),
             Fault::Isolation(n) => self.isolate(n, false),
+            Fault::FromLeader(n, leader) => {
+                self.net.heal(n, leader);
+                self.net.heal(leader, n);
+            }
             Fault::Slow(a, b) => self.net.speed_up(a, b),
             Fault::Lag(n) => self.nodes[n].extra_lag_us = 0,
         }

@@ -19,6 +19,8 @@ pub(crate) struct Request {
     pub(crate) target: Option<Arc<RevisionTarget>>,
     pub(crate) place: Place,
     pub(crate) attempt: u32,
+    /// When the present attempt was sent.
+    pub(crate) sent_us: u64,
     pub(crate) n_lost: u32,
     pub(crate) n_unsent: u32,
     pub(crate) n_executions: u32,

@@ -148,6 +148,7 @@ impl World {
                 self.tell(n, shard, epoch, key, event);
             }
             Event::WriteScales => self.write_scales(n),
+            Event::Reload { shard, epoch, key } => self.reload(n, shard, epoch, &key),
             other => self.at_data_plane(n, other),
         }
     }
@@ -163,7 +164,7 @@ impl World {
             Event::SubscribeAgent { session } => self.subscribe_agent(n, session),
             Event::AgentSubscribed { session, from } => self.agent_subscribed(n, session, from),
             // What happened before the subscription is in the list.
-            Event::AgentConnected { session } => self.relist_all(n, session),
+            Event::AgentConnected { session } => self.agent_connected(n, session),
             Event::AgentReport { session, report } => self.agent_report(n, session, report),
             Event::AgentStreamBroke { session } => self.agent_stream_broke(n, session),
             Event::Instance { id, step } => self.instance_step(n, &id, step),

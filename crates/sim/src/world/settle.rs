@@ -1,20 +1,14 @@
 //! The second phase: faults end, and the world must come to rest, serve cold, and rest again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use nihilo_entity::rows::is_counted;
-use nihilo_machine::{State, route_table};
-use nihilo_types::id::{InstanceId, LogIndex, ObjectKey};
-use nihilo_types::instance::InstanceState;
-use nihilo_types::revision::RoutingState;
+use nihilo_types::id::ObjectKey;
 
 use super::World;
 use super::event::Event;
 use super::plan::{Faults, MS, SECOND};
 use super::requests::Outcome;
 use crate::invariants::Verdict;
-use crate::invariants::desired::bounds_of;
-use crate::invariants::digest;
 
 const LOOK_EVERY_US: u64 = 500 * MS;
 /// A boot that never ends is given up after 60 s, a revision that failed often waits as long again,
@@ -48,6 +42,8 @@ impl World {
     pub(crate) fn inspect(&mut self) {
         let verdict = self.places_are_one();
         self.judge("one place", verdict);
+        let verdict = self.nothing_hangs();
+        self.judge("nothing hangs", verdict);
         match self.phase {
             Phase::Chaos if self.now_us >= self.plan.chaos_us => self.heal(),
             Phase::Chaos | Phase::Over => {}
@@ -154,6 +150,26 @@ impl World {
         self.phase = Phase::Over;
     }
 
+    /// No exchange outlives the end of its instance's session: its node may be gone for good (P8).
+    fn nothing_hangs(&self) -> Verdict {
+        for request in &self.open_requests {
+            let exchange = &self.requests[*request];
+            let super::requests::Place::Exchange(endpoint) = &exchange.place else {
+                continue;
+            };
+            let home = &self.nodes[exchange.gateway.0];
+            let ended = home.gateway.ended.get(&endpoint.session);
+            let outlives = ended.is_some_and(|at| exchange.sent_us < *at);
+            if outlives && endpoint.node != home.id && home.life == exchange.gateway.1 {
+                let session = endpoint.session;
+                return Err(format!(
+                    "request {request} waits on ended session {session}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Each waiting request stands in exactly one line, once.
     fn places_are_one(&self) -> Verdict {
         let mut n_standing: BTreeMap<usize, u32> = BTreeMap::new();
@@ -179,171 +195,5 @@ impl World {
                 "request {request} has ended and still stands in a line"
             )),
         }
-    }
-
-    // Rest.
-
-    /// Why the world is not at rest; `None` = it is.
-    fn unrest(&self) -> Option<String> {
-        let leader = self.raft.leader?;
-        let committed = self.raft.log.len() as u64;
-        let state = &self.nodes[leader].replica.state;
-        if let Some(request) = self.open_requests.first() {
-            let exchange = &self.requests[*request];
-            return Some(format!(
-                "request {request} at node {} is open: {:?}",
-                exchange.gateway.0 + 1,
-                exchange.place
-            ));
-        }
-        if self.checks.sessions.len() != self.nodes.len() {
-            return Some(format!("{} sessions are open", self.checks.sessions.len()));
-        }
-        let expected = digest::of_state(state);
-        for node in &self.nodes {
-            if node.replica.applied != committed
-                || digest::of_state(&node.replica.state) != expected
-            {
-                return Some(format!("{} is behind entry {committed}", node.name()));
-            }
-            if !self.checks.sessions.is_open(node.control.session) {
-                return Some(format!("{} has no session", node.name()));
-            }
-            let built = route_table::build(state, LogIndex(committed));
-            if node.control.table.hosts != built.hosts {
-                return Some(format!("{} serves another route table", node.name()));
-            }
-        }
-        self.unowned(state)
-            .or_else(|| self.unready(state))
-            .or_else(|| self.wrong_instances(state))
-            .or_else(|| self.wrong_endpoints(state))
-            .or_else(|| self.leaks())
-    }
-
-    fn unowned(&self, state: &State) -> Option<String> {
-        for (shard, owner) in state.owners() {
-            let home = state.session(owner.session).map(|s| s.opened.node);
-            let open = home
-                .and_then(|node| self.node_of(node))
-                .and_then(|n| self.nodes[n].control.shards.get(&shard));
-            let works = open.is_some_and(|open| {
-                open.epoch == owner.epoch && open.keeper.active && open.keeper.table.complete
-            });
-            if !works {
-                return Some(format!("shard {shard} has no working owner ({owner:?})"));
-            }
-        }
-        None
-    }
-
-    fn unready(&self, state: &State) -> Option<String> {
-        let unready = state
-            .services()
-            .find(|service| !service.status.conditions.is_true("Ready"))?;
-        let text = format!("{:?}", unready.status.conditions);
-        Some(format!("{} is not Ready: {text}", unready.metadata.key()))
-    }
-
-    /// Desired = counted = running, and as few as the bounds allow.
-    fn wrong_instances(&self, state: &State) -> Option<String> {
-        let mut running: BTreeMap<ObjectKey, Vec<String>> = BTreeMap::new();
-        for (id, instance) in self.checks.instances.all() {
-            let text = format!("{id} on node {}", instance.node + 1);
-            running
-                .entry(instance.revision.clone())
-                .or_default()
-                .push(text);
-        }
-        for revision in state.revisions() {
-            let key = revision.metadata.key();
-            let reachable = revision.routing_state() == RoutingState::Active;
-            let least = if reachable {
-                bounds_of(revision).min
-            } else {
-                0
-            };
-            let here = running.remove(&key).unwrap_or_default();
-            let recorded = state.scale(&key);
-            let desired = u32::try_from(recorded.desired).ok();
-            if here.len() as u64 != u64::from(least) || desired != Some(least) {
-                return Some(format!(
-                    "{key} wants {least}: record {recorded:?}, running {here:?}"
-                ));
-            }
-            let counted = self.counted(&key);
-            if counted != here.len() {
-                return Some(format!(
-                    "{key}: its owner counts {counted}, running {here:?}"
-                ));
-            }
-        }
-        let orphan = running.into_iter().next()?;
-        Some(format!("instances of a revision that is gone: {orphan:?}"))
-    }
-
-    fn counted(&self, revision: &ObjectKey) -> usize {
-        let tables = self
-            .nodes
-            .iter()
-            .flat_map(|node| node.control.shards.values())
-            .map(|open| &open.keeper.table);
-        tables
-            .map(|table| {
-                table
-                    .of(revision)
-                    .filter(|(_, row)| is_counted(row))
-                    .count()
-            })
-            .sum()
-    }
-
-    /// Every gateway knows exactly the instances that are ready.
-    fn wrong_endpoints(&self, state: &State) -> Option<String> {
-        let mut ready: BTreeMap<ObjectKey, BTreeSet<InstanceId>> = BTreeMap::new();
-        for node in &self.nodes {
-            for (id, instance) in &node.agent.instances {
-                if instance.report.state == InstanceState::Ready {
-                    let key = instance.report.revision.clone();
-                    ready.entry(key).or_default().insert(id.clone());
-                }
-            }
-        }
-        for revision in state.revisions() {
-            let key = revision.metadata.key();
-            let expected = ready.remove(&key).unwrap_or_default();
-            for node in &self.nodes {
-                let known: BTreeSet<_> = node
-                    .gateway
-                    .endpoints
-                    .get(&key)
-                    .map(|table| table.instances.iter().map(|e| e.id.clone()).collect())
-                    .unwrap_or_default();
-                if known != expected {
-                    let name = node.name();
-                    return Some(format!(
-                        "{name} knows {known:?} of {key}, ready {expected:?}"
-                    ));
-                }
-            }
-        }
-        None
-    }
-
-    /// Places that nobody holds and that are not free.
-    fn leaks(&self) -> Option<String> {
-        for node in &self.nodes {
-            for (key, line) in &node.gateway.lines {
-                if line.n_held() > 0 || line.integrator.in_flight() > 0 {
-                    return Some(format!("{} holds places of {key}", node.name()));
-                }
-            }
-            for (id, instance) in &node.agent.instances {
-                if !instance.running.is_empty() {
-                    return Some(format!("{id} holds places: {:?}", instance.running));
-                }
-            }
-        }
-        None
     }
 }

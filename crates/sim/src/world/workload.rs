@@ -221,7 +221,7 @@ impl World {
             _ => 0,
         };
         let min = u64::from(random.chance(150)).min(if max == 0 { 1 } else { max });
-        let limit = [0, 1, 1, 2, 10][random.index(5)];
+        let limit = [0, 0, 1, 2, 10][random.index(5)];
         let mut annotations = BTreeMap::new();
         let mut set = |key: &str, value: u64| {
             let key = format!("autoscaling.knative.dev/{key}");
@@ -296,6 +296,7 @@ impl World {
             target: None,
             place: Place::Between,
             attempt: 0,
+            sent_us: 0,
             n_lost: 0,
             n_unsent: 0,
             n_executions: 0,
