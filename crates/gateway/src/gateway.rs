@@ -154,6 +154,12 @@ impl Gateway {
 
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
+        self.session_left(session);
+        self.plane.mesh.session_down(session);
+    }
+
+    /// A node leaves: nothing new goes there, what is under way is answered.
+    pub fn session_left(&self, session: SessionId) {
         for table in self.plane.endpoints.lock().values_mut() {
             table
                 .instances
@@ -162,7 +168,6 @@ impl Gateway {
         for line in self.plane.lines.lock().values() {
             line.session_down(session);
         }
-        self.plane.mesh.session_down(session);
     }
 
     /// Raises all open demand again: an owner may have changed.
