@@ -30,6 +30,9 @@ const MESH_INSTANCE: HeaderName = HeaderName::from_static("nihilo-mesh-instance"
 /// Asks only for a place, or names the place that was given.
 const MESH_RESERVE: HeaderName = HeaderName::from_static("nihilo-mesh-reserve");
 const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-answer");
+/// The instance took the request and ended without an answer: the asking gateway knows whether it
+/// may be repeated.
+const MESH_LOST: HeaderName = HeaderName::from_static("nihilo-mesh-lost");
 /// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
 /// A request of which nothing could be sent goes back to the line for so long: longer than it
@@ -78,7 +81,8 @@ enum Failed {
     /// Nothing was sent and the instance said why; back to the line.
     Refused(Refusal, Box<Request<RequestBody>>),
     Unsent(Box<Request<RequestBody>>),
-    Lost(Cause),
+    /// It may have been executed; the trouble is the endpoint's, if it is known to have one.
+    Lost(Cause, Option<Trouble>),
 }
 
 impl Plane {
@@ -197,7 +201,11 @@ impl Plane {
                     }
                     request = *unsent;
                 }
-                Err(Failed::Lost(cause)) => {
+                Err(Failed::Lost(cause, trouble)) => {
+                    // What broke one exchange would break the next: others first.
+                    if let Some(trouble) = trouble {
+                        exchange.line.avoid(&endpoint, trouble);
+                    }
                     n_attempts += 1;
                     let retryable = cause != Cause::ResponseStartTimeout;
                     match again.filter(|_| retryable && n_attempts < MAX_ATTEMPTS) {
@@ -236,7 +244,7 @@ impl Plane {
         };
         let answer = match tokio::time::timeout_at(start_limit.into(), send).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Failed::Lost(Cause::ResponseStartTimeout)),
+            Err(_) => return Err(Failed::Lost(Cause::ResponseStartTimeout, None)),
         };
         let (mut parts, body) = answer.into_parts();
         let had_te = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
@@ -279,7 +287,7 @@ impl Plane {
             }
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(request)),
             Err(SendError::Unanswered | SendError::NodeLost) => {
-                Err(Failed::Lost(Cause::UpstreamError))
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Gone)))
             }
         }
     }
@@ -292,7 +300,7 @@ impl Plane {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let id = HeaderValue::from_str(endpoint.id.as_str())
-            .map_err(|_| Failed::Lost(Cause::UpstreamError))?;
+            .map_err(|_| Failed::Lost(Cause::UpstreamError, None))?;
         request.headers_mut().insert(MESH_INSTANCE, id.clone());
         let (peer, session) = (&endpoint.peer_address, endpoint.session);
         if has_body {
@@ -314,14 +322,22 @@ impl Plane {
         }
         let again = (!has_body).then(|| copy(&request));
         match self.mesh.send(peer, session, request).await {
+            Ok(answer) if answer.headers().contains_key(MESH_LOST) => {
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Gone)))
+            }
             Ok(answer) => match (refusal_in(&answer), again) {
                 (None, _) => Ok(answer),
                 (Some(refusal), Some(again)) => Err(Failed::Refused(refusal, Box::new(again))),
-                (Some(_), None) => Err(Failed::Lost(Cause::UpstreamError)),
+                (Some(_), None) => Err(Failed::Lost(Cause::UpstreamError, None)),
             },
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(request)),
-            Err(SendError::Unanswered) => Err(Failed::Lost(Cause::UpstreamError)),
-            Err(SendError::NodeLost) => Err(Failed::Lost(Cause::InstanceTerminated)),
+            Err(SendError::Unanswered) => {
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Unreached)))
+            }
+            Err(SendError::NodeLost) => Err(Failed::Lost(
+                Cause::InstanceTerminated,
+                Some(Trouble::Unreached),
+            )),
         }
     }
 
@@ -381,7 +397,12 @@ impl Plane {
                 Response::from_parts(parts, ResponseBody::Upstream(Box::new(upstream)))
             }
             Err(SendError::Unsent(_)) if !has_body => refuse(Refusal::Gone),
-            Err(_) => Cause::UpstreamError.answer(),
+            Err(_) => {
+                let mut answer = Cause::UpstreamError.answer();
+                let yes = HeaderValue::from_static("1");
+                answer.headers_mut().insert(MESH_LOST, yes);
+                answer
+            }
         }
     }
 
