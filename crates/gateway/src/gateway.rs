@@ -25,6 +25,7 @@ use crate::body::ResponseBody;
 use crate::limiter::LocalInstances;
 use crate::ports::{RevisionStat, ScaleUp};
 use crate::proxy::Plane;
+use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::upstream::Mesh;
 
@@ -105,7 +106,7 @@ impl Gateway {
             scale_up,
             local,
             mesh: Mesh::default(),
-            reservations: Mutex::default(),
+            reservations: Reservations::default(),
         });
         let (phase, phase_seen) = watch::channel(Phase::Closed);
         let (drained_sender, drained) = watch::channel(false);

@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use tracing::debug;
 
 use crate::body::{Held, Limits, RequestBody, ResponseBody, Upstream};
-use crate::limiter::{Admitted, LocalInstances, Refusal};
+use crate::limiter::{LocalInstances, Refusal};
 use crate::line::{Line, LineError, Taken, Trouble};
 use crate::ports::ScaleUp;
 use crate::rescue::Cause;
+use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::rules;
 use crate::upstream::{Mesh, SendError, send_local};
@@ -38,10 +39,6 @@ const MAX_ATTEMPTS: u32 = 3;
 /// A request of which nothing could be sent goes back to the line for so long: longer than it
 /// takes to declare a node down and to replace its instances.
 const UNSENT_LIMIT: Duration = Duration::from_secs(10);
-/// A place reserved over the mesh is given back unused after this.
-const RESERVATION_TTL: Duration = Duration::from_secs(5);
-/// Reservations held for other gateways, at most.
-const MAX_RESERVATIONS: usize = 4_096;
 
 /// Everything a request touches on this node.
 pub struct Plane {
@@ -55,7 +52,7 @@ pub struct Plane {
     pub scale_up: Arc<dyn ScaleUp>,
     pub local: LocalInstances,
     pub mesh: Mesh,
-    pub reservations: Mutex<HashMap<String, (Instant, Admitted)>>,
+    pub reservations: Reservations,
 }
 
 impl std::fmt::Debug for Plane {
@@ -356,11 +353,7 @@ impl Plane {
             .and_then(|place| place.to_str().ok());
         let admitted = match place {
             Some("?") => return self.reserve(&id),
-            Some(place) => self
-                .reservations
-                .lock()
-                .remove(place)
-                .map(|(_, admitted)| admitted),
+            Some(place) => self.reservations.take(place),
             None => None,
         };
         let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
@@ -407,23 +400,17 @@ impl Plane {
     }
 
     fn reserve(&self, id: &InstanceId) -> Response<ResponseBody> {
-        let mut reservations = self.reservations.lock();
-        reservations.retain(|_, (at, _)| at.elapsed() < RESERVATION_TTL);
-        if reservations.len() >= MAX_RESERVATIONS {
+        let admitted = match self.local.admit(id) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return refuse(refusal),
+        };
+        let place = self.reservations.hold(admitted);
+        let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
             return refuse(Refusal::Busy);
-        }
-        match self.local.admit(id) {
-            Ok(admitted) => {
-                let place = format!("{:016x}", rand::random::<u64>());
-                let mut response = Response::new(ResponseBody::Own(None));
-                if let Ok(value) = HeaderValue::from_str(&place) {
-                    response.headers_mut().insert(MESH_RESERVE, value);
-                }
-                reservations.insert(place, (Instant::now(), admitted));
-                response
-            }
-            Err(refusal) => refuse(refusal),
-        }
+        };
+        let mut response = Response::new(ResponseBody::Own(None));
+        response.headers_mut().insert(MESH_RESERVE, place);
+        response
     }
 }
 
