@@ -229,8 +229,10 @@ pub struct RevisionStat {
 /// This node's gateway.
 pub trait LocalGateway: Send + Sync + 'static {
     fn update_endpoints(&self, table: EndpointTable);
-    /// The session was closed in the log: its endpoints end, its streams are reset.
+    /// The node was declared down: its session's endpoints end, its streams are reset.
     fn session_down(&self, session: SessionId);
+    /// The node closed its session by itself: its endpoints end, its streams run to their end.
+    fn session_left(&self, session: SessionId);
     /// The owner of some revisions changed: raise open demand again.
     fn resend_demand(&self);
     fn take_report(&self) -> Vec<RevisionStat>;

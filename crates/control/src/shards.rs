@@ -136,7 +136,11 @@ impl Progress {
                 continue;
             }
             shared.agents.remove(*id);
-            shared.ports.gateway.session_down(*id);
+            // A node that leaves answers what it has begun; from one that is lost nothing comes.
+            match read(shared.ports.state.as_ref(), |state| state.has_left(*id)) {
+                true => shared.ports.gateway.session_left(*id),
+                false => shared.ports.gateway.session_down(*id),
+            }
             shared.session_ended(*id, session.opened.kills_instances_on_exit);
         }
     }

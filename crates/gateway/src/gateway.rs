@@ -25,6 +25,7 @@ use crate::body::ResponseBody;
 use crate::limiter::LocalInstances;
 use crate::ports::{RevisionStat, ScaleUp};
 use crate::proxy::Plane;
+use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::upstream::Mesh;
 
@@ -105,7 +106,7 @@ impl Gateway {
             scale_up,
             local,
             mesh: Mesh::default(),
-            reservations: Mutex::default(),
+            reservations: Reservations::default(),
         });
         let (phase, phase_seen) = watch::channel(Phase::Closed);
         let (drained_sender, drained) = watch::channel(false);
@@ -154,6 +155,12 @@ impl Gateway {
 
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
+        self.session_left(session);
+        self.plane.mesh.session_down(session);
+    }
+
+    /// A node leaves: nothing new goes there, what is under way is answered.
+    pub fn session_left(&self, session: SessionId) {
         for table in self.plane.endpoints.lock().values_mut() {
             table
                 .instances
@@ -162,7 +169,6 @@ impl Gateway {
         for line in self.plane.lines.lock().values() {
             line.session_down(session);
         }
-        self.plane.mesh.session_down(session);
     }
 
     /// Raises all open demand again: an owner may have changed.
@@ -280,7 +286,6 @@ async fn repeat_demand(plane: Arc<Plane>) {
     let mut tick = tokio::time::interval(DEMAND_PERIOD);
     loop {
         tick.tick().await;
-        plane.drop_stale_reservations();
         let lines: Vec<_> = plane.lines.lock().values().cloned().collect();
         for line in lines.iter().filter(|line| line.is_starved()) {
             line.raise_demand(true);

@@ -10,6 +10,7 @@ pub mod line;
 pub mod ports;
 pub mod proxy;
 pub mod rescue;
+mod reservations;
 pub mod router;
 pub mod rules;
 pub mod upstream;

@@ -30,9 +30,9 @@ const GONE_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     Busy,
-    /// It drains, or is not known there any more.
+    /// It drains, is not known there any more, or broke an exchange off.
     Gone,
-    /// The connection failed before anything was sent.
+    /// The connection to its node failed.
     Unreached,
 }
 

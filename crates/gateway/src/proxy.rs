@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use tracing::debug;
 
 use crate::body::{Held, Limits, RequestBody, ResponseBody, Upstream};
-use crate::limiter::{Admitted, LocalInstances, Refusal};
+use crate::limiter::{LocalInstances, Refusal};
 use crate::line::{Line, LineError, Taken, Trouble};
 use crate::ports::ScaleUp;
 use crate::rescue::Cause;
+use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::rules;
 use crate::upstream::{Mesh, SendError, send_local};
@@ -30,15 +31,14 @@ const MESH_INSTANCE: HeaderName = HeaderName::from_static("nihilo-mesh-instance"
 /// Asks only for a place, or names the place that was given.
 const MESH_RESERVE: HeaderName = HeaderName::from_static("nihilo-mesh-reserve");
 const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-answer");
+/// The instance took the request and ended without an answer: the asking gateway knows whether it
+/// may be repeated.
+const MESH_LOST: HeaderName = HeaderName::from_static("nihilo-mesh-lost");
 /// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
 /// A request of which nothing could be sent goes back to the line for so long: longer than it
 /// takes to declare a node down and to replace its instances.
 const UNSENT_LIMIT: Duration = Duration::from_secs(10);
-/// A place reserved over the mesh is given back unused after this.
-const RESERVATION_TTL: Duration = Duration::from_secs(5);
-/// Reservations held for other gateways, at most.
-const MAX_RESERVATIONS: usize = 4_096;
 
 /// Everything a request touches on this node.
 pub struct Plane {
@@ -52,7 +52,7 @@ pub struct Plane {
     pub scale_up: Arc<dyn ScaleUp>,
     pub local: LocalInstances,
     pub mesh: Mesh,
-    pub reservations: Mutex<HashMap<String, (Instant, Admitted)>>,
+    pub reservations: Reservations,
 }
 
 impl std::fmt::Debug for Plane {
@@ -78,7 +78,8 @@ enum Failed {
     /// Nothing was sent and the instance said why; back to the line.
     Refused(Refusal, Box<Request<RequestBody>>),
     Unsent(Box<Request<RequestBody>>),
-    Lost(Cause),
+    /// It may have been executed; the trouble is the endpoint's, if it is known to have one.
+    Lost(Cause, Option<Trouble>),
 }
 
 impl Plane {
@@ -197,7 +198,11 @@ impl Plane {
                     }
                     request = *unsent;
                 }
-                Err(Failed::Lost(cause)) => {
+                Err(Failed::Lost(cause, trouble)) => {
+                    // What broke one exchange would break the next: others first.
+                    if let Some(trouble) = trouble {
+                        exchange.line.avoid(&endpoint, trouble);
+                    }
                     n_attempts += 1;
                     let retryable = cause != Cause::ResponseStartTimeout;
                     match again.filter(|_| retryable && n_attempts < MAX_ATTEMPTS) {
@@ -236,7 +241,7 @@ impl Plane {
         };
         let answer = match tokio::time::timeout_at(start_limit.into(), send).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Failed::Lost(Cause::ResponseStartTimeout)),
+            Err(_) => return Err(Failed::Lost(Cause::ResponseStartTimeout, None)),
         };
         let (mut parts, body) = answer.into_parts();
         let had_te = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
@@ -279,7 +284,7 @@ impl Plane {
             }
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(request)),
             Err(SendError::Unanswered | SendError::NodeLost) => {
-                Err(Failed::Lost(Cause::UpstreamError))
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Gone)))
             }
         }
     }
@@ -292,7 +297,7 @@ impl Plane {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let id = HeaderValue::from_str(endpoint.id.as_str())
-            .map_err(|_| Failed::Lost(Cause::UpstreamError))?;
+            .map_err(|_| Failed::Lost(Cause::UpstreamError, None))?;
         request.headers_mut().insert(MESH_INSTANCE, id.clone());
         let (peer, session) = (&endpoint.peer_address, endpoint.session);
         if has_body {
@@ -314,14 +319,22 @@ impl Plane {
         }
         let again = (!has_body).then(|| copy(&request));
         match self.mesh.send(peer, session, request).await {
+            Ok(answer) if answer.headers().contains_key(MESH_LOST) => {
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Gone)))
+            }
             Ok(answer) => match (refusal_in(&answer), again) {
                 (None, _) => Ok(answer),
                 (Some(refusal), Some(again)) => Err(Failed::Refused(refusal, Box::new(again))),
-                (Some(_), None) => Err(Failed::Lost(Cause::UpstreamError)),
+                (Some(_), None) => Err(Failed::Lost(Cause::UpstreamError, None)),
             },
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(request)),
-            Err(SendError::Unanswered) => Err(Failed::Lost(Cause::UpstreamError)),
-            Err(SendError::NodeLost) => Err(Failed::Lost(Cause::InstanceTerminated)),
+            Err(SendError::Unanswered) => {
+                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Unreached)))
+            }
+            Err(SendError::NodeLost) => Err(Failed::Lost(
+                Cause::InstanceTerminated,
+                Some(Trouble::Unreached),
+            )),
         }
     }
 
@@ -340,11 +353,7 @@ impl Plane {
             .and_then(|place| place.to_str().ok());
         let admitted = match place {
             Some("?") => return self.reserve(&id),
-            Some(place) => self
-                .reservations
-                .lock()
-                .remove(place)
-                .map(|(_, admitted)| admitted),
+            Some(place) => self.reservations.take(place),
             None => None,
         };
         let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
@@ -381,34 +390,27 @@ impl Plane {
                 Response::from_parts(parts, ResponseBody::Upstream(Box::new(upstream)))
             }
             Err(SendError::Unsent(_)) if !has_body => refuse(Refusal::Gone),
-            Err(_) => Cause::UpstreamError.answer(),
+            Err(_) => {
+                let mut answer = Cause::UpstreamError.answer();
+                let yes = HeaderValue::from_static("1");
+                answer.headers_mut().insert(MESH_LOST, yes);
+                answer
+            }
         }
-    }
-
-    /// Gives back the places that nobody came for: an instance could not drain for them.
-    pub fn drop_stale_reservations(&self) {
-        self.reservations
-            .lock()
-            .retain(|_, (at, _)| at.elapsed() < RESERVATION_TTL);
     }
 
     fn reserve(&self, id: &InstanceId) -> Response<ResponseBody> {
-        let mut reservations = self.reservations.lock();
-        if reservations.len() >= MAX_RESERVATIONS {
+        let admitted = match self.local.admit(id) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return refuse(refusal),
+        };
+        let place = self.reservations.hold(admitted);
+        let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
             return refuse(Refusal::Busy);
-        }
-        match self.local.admit(id) {
-            Ok(admitted) => {
-                let place = format!("{:016x}", rand::random::<u64>());
-                let mut response = Response::new(ResponseBody::Own(None));
-                if let Ok(value) = HeaderValue::from_str(&place) {
-                    response.headers_mut().insert(MESH_RESERVE, value);
-                }
-                reservations.insert(place, (Instant::now(), admitted));
-                response
-            }
-            Err(refusal) => refuse(refusal),
-        }
+        };
+        let mut response = Response::new(ResponseBody::Own(None));
+        response.headers_mut().insert(MESH_RESERVE, place);
+        response
     }
 }
 

@@ -138,6 +138,10 @@ impl Mesh {
         });
     }
 
+    fn is_lost(&self, session: SessionId) -> bool {
+        self.lost.borrow().contains(&session)
+    }
+
     /// Resolves when the session is declared down.
     pub async fn lost(&self, session: SessionId) {
         let mut lost = self.lost.subscribe();
@@ -152,6 +156,9 @@ impl Mesh {
         session: SessionId,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendError> {
+        if self.is_lost(session) {
+            return Err(SendError::Unsent(Box::new(request)));
+        }
         let Ok(mut sender) = self.peer(peer).await else {
             return Err(SendError::Unsent(Box::new(request)));
         };
@@ -187,5 +194,23 @@ impl Mesh {
         let sender = handshake_h2(stream).await?;
         self.peers.lock().insert(peer.clone(), sender.clone());
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn to_a_node_that_was_declared_down_nothing_is_sent() {
+        let (mesh, lost) = (Mesh::default(), SessionId(7));
+        mesh.session_down(lost);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        let request = Request::new(RequestBody::Empty);
+        let sent = mesh.send(&peer, lost, request).await;
+        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
+        let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(accepted.is_err(), "the lost node was dialled");
     }
 }

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::command::{InitCluster, OpenSession};
 use crate::reply::Reply;
 
+/// More nodes than leave between two looks at the applied state.
+pub(crate) const MAX_LEFT: usize = 64;
+
 /// The replicated state as of one log index. Changed only by [`State::apply`].
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -26,6 +29,9 @@ pub struct State {
     pub(crate) routes: BTreeMap<ObjectKey, Arc<Route>>,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
+    /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
+    /// whoever learns of an end by a snapshot takes it for a loss.
+    pub(crate) left: VecDeque<SessionId>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
     pub(crate) replies: BTreeMap<String, StoredReply>,
     /// Request ids, oldest first; derived from `replies`.
@@ -213,6 +219,12 @@ impl State {
     /// Open sessions, oldest first.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.sessions.values()
+    }
+
+    /// Whether a session that has ended was closed by its own node: that node still answers what
+    /// it has begun. `false` when it was declared down, or nobody remembers.
+    pub fn has_left(&self, session: SessionId) -> bool {
+        self.left.contains(&session)
     }
 
     pub fn owner(&self, shard: ShardId) -> ShardOwner {

@@ -322,6 +322,10 @@ impl LocalGateway for GatewayPort {
         self.0.session_down(session);
     }
 
+    fn session_left(&self, session: SessionId) {
+        self.0.session_left(session);
+    }
+
     fn resend_demand(&self) {
         self.0.resend_demand();
     }

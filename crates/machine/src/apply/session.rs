@@ -8,7 +8,7 @@ use super::{Context, Result};
 use crate::command::{CloseSession, NodeDown, OpenSession};
 use crate::reply::{Outcome, Rejection};
 use crate::rows::{self, tag};
-use crate::state::{Session, ShardOwner, State};
+use crate::state::{MAX_LEFT, Session, ShardOwner, State};
 
 impl State {
     /// Opens a session and closes the node's previous one in the same entry, so that no node ever
@@ -45,7 +45,12 @@ impl State {
     }
 
     pub(crate) fn close_session(&mut self, close: &CloseSession, context: &mut Context) -> Result {
-        self.close_with_moves(close.session, &close.moves, context)
+        let outcome = self.close_with_moves(close.session, &close.moves, context)?;
+        self.left.push_back(close.session);
+        if self.left.len() > MAX_LEFT {
+            self.left.pop_front();
+        }
+        Ok(outcome)
     }
 
     pub(crate) fn node_down(&mut self, down: &NodeDown, context: &mut Context) -> Result {

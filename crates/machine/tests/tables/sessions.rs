@@ -293,3 +293,13 @@ fn nobody_left_leaves_the_shards_to_nobody() {
     assert_eq!(world.state.owner(shard_of(&key("hello"))).session.0, 0);
     assert_eq!(next_moves(&world.state), vec![]);
 }
+
+#[test]
+fn a_node_that_leaves_is_told_from_one_that_is_lost() {
+    let mut world = World::founded();
+    world.must(close(2, Vec::new()));
+    world.must(down(3, Vec::new()));
+    let (leaving, lost) = (SessionId(2), SessionId(3));
+    assert_eq!(world.state.sessions().count(), 0);
+    assert!(world.state.has_left(leaving) && !world.state.has_left(lost));
+}
