@@ -93,6 +93,8 @@ pub(crate) struct Inner {
 struct Table {
     floors: Floors,
     accepting: bool,
+    /// The node ends: nothing is started, and nothing that stops is called off.
+    leaving: bool,
     instances: BTreeMap<InstanceId, Instance>,
 }
 
@@ -149,7 +151,7 @@ impl Agent {
         spec: InstanceSpec,
     ) -> Result<InstanceReport, AgentError> {
         let mut table = self.0.table.lock();
-        table.admit(shard, epoch, seq)?;
+        table.admit_order(shard, epoch, seq)?;
         if let Some(instance) = table.instances.get(&spec.id) {
             return Ok(self.0.refresh(instance));
         }
@@ -203,7 +205,7 @@ impl Agent {
         reason: &str,
     ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
-        table.admit(shard, epoch, seq)?;
+        table.admit_order(shard, epoch, seq)?;
         let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
         info!(instance = %id, reason, "instance drains");
         instance.orders.send_replace(Order::Drain);
@@ -222,7 +224,7 @@ impl Agent {
         id: &InstanceId,
     ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
-        table.admit(shard, epoch, seq)?;
+        table.admit_order(shard, epoch, seq)?;
         let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
         match instance.report.state {
             InstanceState::Draining | InstanceState::Ready => {
@@ -274,10 +276,13 @@ impl Agent {
 
     /// Drains and stops everything, within `grace`; what is left then dies with the process.
     pub async fn shutdown(&self, grace: Duration) {
-        self.set_accepting(false);
         let mut events = self.subscribe();
-        for instance in self.0.table.lock().instances.values() {
-            instance.orders.send_replace(Order::Drain);
+        {
+            let mut table = self.0.table.lock();
+            table.leaving = true;
+            for instance in table.instances.values() {
+                instance.orders.send_replace(Order::Leave);
+            }
         }
         let all_gone = async {
             while self.0.table.lock().n_running() > 0 {
@@ -315,6 +320,14 @@ impl Table {
                 Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
                 Stale::Seq => AgentError::StaleSeq,
             })
+    }
+
+    /// As [`Self::admit`], for what changes something.
+    fn admit_order(&mut self, shard: ShardId, epoch: Epoch, seq: u64) -> Result<(), AgentError> {
+        if self.leaving {
+            return Err(AgentError::NotReady);
+        }
+        self.admit(shard, epoch, seq)
     }
 
     fn n_running(&self) -> u32 {

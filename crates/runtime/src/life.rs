@@ -22,11 +22,13 @@ const POLL_MAX: Duration = Duration::from_millis(10);
 const N_FAST_POLLS: u32 = 200;
 const LAST_LINES: usize = 5;
 
-/// What the owner wants of an instance.
+/// What the owner, or the node's end, wants of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     Run,
     Drain,
+    /// As a drain, but nobody can call it off: the node ends.
+    Leave,
 }
 
 /// Why the running part ended.
@@ -113,7 +115,7 @@ async fn lead<D: Driver>(
     tokio::select! {
         biased;
         exit = driver.wait(handle) => return End::Exited(exit),
-        _ = ordered(orders, Order::Drain) => return End::Stop,
+        _ = ordered(orders, |order| order != Order::Run) => return End::Stop,
         ready = tokio::time::timeout(boot, listening(address)) => {
             if ready.is_err() {
                 return End::NeverReady;
@@ -126,25 +128,40 @@ async fn lead<D: Driver>(
         tokio::select! {
             biased;
             exit = driver.wait(handle) => return End::Exited(exit),
-            _ = ordered(orders, Order::Drain) => {}
+            _ = ordered(orders, |order| order != Order::Run) => {}
         }
         inner.admission.close(&spec.id);
-        inner.enter(&spec.id, InstanceState::Draining);
         let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
-        // A call-off before the drain's end: the same moment must not stop what is wanted again.
+        if *orders.borrow() == Order::Drain {
+            inner.enter(&spec.id, InstanceState::Draining);
+            // A call-off before the drain's end: the same moment must not stop what is wanted.
+            tokio::select! {
+                biased;
+                exit = driver.wait(handle) => return End::Exited(exit),
+                _ = ordered(orders, |order| order != Order::Drain) => {
+                    if *orders.borrow() == Order::Run {
+                        inner.admission.reopen(&spec.id);
+                        continue;
+                    }
+                }
+                () = inner.admission.drained(&spec.id) => return End::Stop,
+                () = tokio::time::sleep_until(deadline) => return End::Stop,
+            }
+        }
+        // Seen as on its way out: owners count it, replace it and never open it again.
+        inner.enter(&spec.id, InstanceState::Stopping);
         tokio::select! {
             biased;
             exit = driver.wait(handle) => return End::Exited(exit),
-            _ = ordered(orders, Order::Run) => inner.admission.reopen(&spec.id),
             () = inner.admission.drained(&spec.id) => return End::Stop,
             () = tokio::time::sleep_until(deadline) => return End::Stop,
         }
     }
 }
 
-/// Resolves when the owner wants this; never if the agent is gone.
-async fn ordered(orders: &mut watch::Receiver<Order>, wanted: Order) {
-    if orders.wait_for(|order| *order == wanted).await.is_err() {
+/// Resolves when what is wanted fits; never if the agent is gone.
+async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bool) {
+    if orders.wait_for(|order| fits(*order)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

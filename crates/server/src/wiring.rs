@@ -295,12 +295,16 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     async fn stop(self) {
         info!("node stops");
+        // While the session is open, owners see each instance end: what is replaced meanwhile
+        // keeps to max-scale, and what waits at this gateway is still served.
+        tokio::join!(
+            self.gateway.drain(self.grace / 3 * 2),
+            self.agent.shutdown(self.grace / 3 * 2),
+        );
         self.control.leave(HANDOVER_LIMIT).await;
         if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
             warn!(%error, "leadership not handed over");
         }
-        self.gateway.drain(self.grace / 3).await;
-        self.agent.shutdown(self.grace / 3).await;
         self.raft.shutdown().await;
         drop(std::fs::remove_file(&self.pid_file));
         info!("node stopped");

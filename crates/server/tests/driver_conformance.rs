@@ -338,6 +338,30 @@ async fn a_drain_waits_for_requests_and_can_be_called_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_lets_requests_end_and_is_not_called_back() {
+    each_driver(async |harness| {
+        let mut events = harness.agent.subscribe();
+        let spec = spec("demo/hello", 1);
+        harness.start(&spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let request = harness.admission.admit(&spec.id).unwrap();
+        let agent = harness.agent.clone();
+        let stopped = tokio::spawn(async move { agent.shutdown(LIMIT).await });
+        // Owners see it on its way out, so that they replace it and do not open it again.
+        let leaving = reached(&mut events, &spec.id, InstanceState::Stopping).await;
+        assert_eq!((leaving.in_flight, leaving.exit), (1, None));
+        assert!(harness.admission.admit(&spec.id).is_err());
+        let called_back = harness.agent.reopen(SHARD, EPOCH, 3, &spec.id);
+        assert_eq!(called_back, Err(AgentError::NotReady));
+        assert_eq!(harness.agent.list(&[(SHARD, EPOCH)], 4).unwrap().len(), 1);
+        drop(request);
+        reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        stopped.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_takes_its_instances_along() {
     each_driver(async |harness| {
         let mut events = harness.agent.subscribe();

@@ -1,4 +1,4 @@
-//! The command line: `matrix`, `run`, `check`, `list`.
+//! The command line: `matrix`, `run`, `list`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -145,8 +145,8 @@ impl Recorder {
             return;
         };
         let mut file = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        // A record that cannot be written is missed by `check DIR` only; the verdict of this run
-        // rests on what is in memory.
+        // A record that cannot be written is missed by readers only: the verdict rests on what is
+        // in memory.
         drop(writeln!(file, "{text}"));
     }
 
