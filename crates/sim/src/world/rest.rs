@@ -71,7 +71,15 @@ impl World {
                 open.epoch == owner.epoch && open.keeper.active && open.keeper.table.complete
             });
             if !works {
-                return Some(format!("shard {shard} has no working owner ({owner:?})"));
+                let stands = open.map(|open| {
+                    let keeper = &open.keeper;
+                    let complete = keeper.table.complete;
+                    (open.epoch, keeper.active, complete, keeper.waiting.clone())
+                });
+                return Some(format!(
+                    "shard {shard} has no working owner: {owner:?}, (epoch, active, complete, \
+                     waits for) = {stands:?}"
+                ));
             }
         }
         None
