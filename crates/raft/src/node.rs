@@ -229,10 +229,12 @@ impl RaftNode {
     /// Whether this node leads and a quorum answered it within the election timeout.
     pub fn leads_with_quorum(&self) -> bool {
         let status = self.status();
-        status.role == Role::Leader
-            && status
-                .quorum_ack_age_ms
-                .is_some_and(|age| age < self.0.timing.election_max_ms)
+        // Nobody acknowledges anything to a sole voter between two writes: it is its own quorum.
+        let is_sole = status.voters.len() == 1 && status.voters.contains(&self.identity().node_id);
+        let is_heard = status
+            .quorum_ack_age_ms
+            .is_some_and(|age| age < self.0.timing.election_max_ms);
+        status.role == Role::Leader && (is_sole || is_heard)
     }
 
     /// Whether the store of this process has failed: it takes no part in consensus any more.
