@@ -40,10 +40,8 @@ pub(crate) enum AgentCall {
         owned: Owned,
         instance: InstanceId,
     },
-    /// List these shards as they are owned when the call leaves.
-    List {
-        shards: BTreeSet<ShardId>,
-    },
+    /// Look at what there is to list.
+    Wake,
 }
 
 /// The ownership under which a call was decided.
@@ -61,6 +59,9 @@ pub(crate) struct AgentQueues(Mutex<BTreeMap<SessionId, Link>>);
 #[derive(Debug)]
 struct Link {
     calls: mpsc::Sender<AgentCall>,
+    /// Shards to list, as they are owned when the call leaves. A level: any number of wishes is one
+    /// call, and a full queue cannot lose one.
+    to_list: Arc<Mutex<BTreeSet<ShardId>>>,
     events: JoinHandle<()>,
 }
 
@@ -71,6 +72,16 @@ impl AgentQueues {
         links
             .get(&session)
             .is_some_and(|link| link.calls.try_send(call).is_ok())
+    }
+
+    /// Lists these shards after the call that is under way, whatever waits behind it.
+    pub(crate) fn list(&self, session: SessionId, shards: impl IntoIterator<Item = ShardId>) {
+        let links = self.0.lock();
+        if let Some(link) = links.get(&session) {
+            link.to_list.lock().extend(shards);
+            // A full queue is awake.
+            drop(link.calls.try_send(AgentCall::Wake));
+        }
     }
 
     pub(crate) fn sessions(&self) -> BTreeSet<SessionId> {
@@ -92,13 +103,19 @@ impl AgentQueues {
     /// Starts the tasks of a session that was just applied.
     pub(crate) fn add(&self, shared: &Arc<Shared>, session: Arc<Session>) {
         let (calls, receiver) = mpsc::channel(QUEUE);
+        let to_list = Arc::<Mutex<BTreeSet<ShardId>>>::default();
         let mut links = self.0.lock();
         shared.spawn(
             "agent-calls",
-            run_calls(shared.clone(), session.clone(), receiver),
+            run_calls(shared.clone(), session.clone(), receiver, to_list.clone()),
         );
         let events = shared.spawn("agent-events", run_events(shared.clone(), session.clone()));
-        links.insert(session.id, Link { calls, events });
+        let link = Link {
+            calls,
+            to_list,
+            events,
+        };
+        links.insert(session.id, link);
     }
 }
 
@@ -106,6 +123,7 @@ async fn run_calls(
     shared: Arc<Shared>,
     session: Arc<Session>,
     mut calls: mpsc::Receiver<AgentCall>,
+    to_list: Arc<Mutex<BTreeSet<ShardId>>>,
 ) {
     while let Some(call) = calls.recv().await {
         match call {
@@ -127,8 +145,9 @@ async fn run_calls(
                 let reopened = shared.ports.agents.reopen(session.clone(), fence, instance);
                 check(&shared, &session, fence, reopened.await);
             }
-            AgentCall::List { shards } => list(&shared, &session, shards).await,
+            AgentCall::Wake => {}
         }
+        list(&shared, &session, &to_list).await;
     }
 }
 
@@ -195,22 +214,19 @@ fn check(shared: &Shared, session: &Session, fence: CallFence, result: Result<()
 }
 
 pub(crate) fn relist(shared: &Shared, session: SessionId, shard: ShardId) {
-    shared.agents.enqueue(
-        session,
-        AgentCall::List {
-            shards: BTreeSet::from([shard]),
-        },
-    );
+    shared.agents.list(session, [shard]);
 }
 
-/// Asks until answered, or until the session has ended.
-async fn list(shared: &Arc<Shared>, session: &Arc<Session>, shards: BTreeSet<ShardId>) {
+/// Asks until answered, or until the session has ended; what is wished for meanwhile is asked too.
+async fn list(shared: &Arc<Shared>, session: &Arc<Session>, to_list: &Mutex<BTreeSet<ShardId>>) {
+    let mut shards = BTreeSet::new();
     loop {
-        let seq = shared.next_seq();
+        shards.append(&mut to_list.lock());
         let epochs = shared.epochs_of(&shards);
         if epochs.is_empty() || !shared.agents.contains(session.id) {
             return;
         }
+        let seq = shared.next_seq();
         let fences = epochs.iter().map(|(shard, epoch)| CallFence {
             shard: *shard,
             epoch: *epoch,
@@ -294,10 +310,7 @@ async fn run_events(shared: Arc<Shared>, session: Arc<Session>) {
 }
 
 pub(crate) fn relist_all(shared: &Shared, session: SessionId) {
-    let shards = shared.owned_shards();
-    if !shards.is_empty() {
-        shared.agents.enqueue(session, AgentCall::List { shards });
-    }
+    shared.agents.list(session, shared.owned_shards());
 }
 
 impl Shared {

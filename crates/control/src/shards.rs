@@ -13,7 +13,7 @@ use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 use tracing::{debug, info};
 
-use crate::agents::{AgentCall, relist_all};
+use crate::agents::relist_all;
 use crate::follow::{Follower, RouteFeed, changed_routes};
 use crate::node::Shared;
 use crate::ports::read;
@@ -184,12 +184,7 @@ impl Progress {
         }
         let shards: BTreeSet<_> = gained.keys().copied().collect();
         for agent in agents {
-            shared.agents.enqueue(
-                agent,
-                AgentCall::List {
-                    shards: shards.clone(),
-                },
-            );
+            shared.agents.list(agent, shards.iter().copied());
         }
         let waiting = shared.clone();
         shared.spawn("reconcile-grace", async move {

@@ -52,16 +52,16 @@ pub(crate) enum AgentCall {
         owned: Owned,
         instance: InstanceId,
     },
-    /// List these shards as they are owned when the call leaves.
-    List {
-        shards: BTreeSet<ShardId>,
-    },
+    /// Look at what there is to list.
+    Wake,
 }
 
 /// The calls for one agent session, one at a time.
 #[derive(Debug)]
 pub(crate) struct AgentQueue {
     calls: VecDeque<AgentCall>,
+    /// Shards to list after the call that is under way.
+    to_list: BTreeSet<ShardId>,
     is_busy: bool,
     /// Takes no more; what is in it still goes out.
     pub(crate) is_closed: bool,
@@ -130,6 +130,7 @@ impl World {
         self.nodes[n].control.homes.insert(id, place);
         let queue = AgentQueue {
             calls: VecDeque::new(),
+            to_list: BTreeSet::new(),
             is_busy: false,
             is_closed: false,
         };
@@ -177,7 +178,7 @@ impl World {
                 let body = WireBody::Reopen(fence, instance);
                 self.call(n, session, Pending::Order(fence), body);
             }
-            AgentCall::List { shards } => self.list(n, session, shards),
+            AgentCall::Wake => self.list(n, session),
         }
     }
 
@@ -207,24 +208,47 @@ impl World {
         queue.is_some_and(|queue| !queue.is_closed)
     }
 
+    /// A call is over: what is to be listed comes before the next one.
     fn queue_is_free(&mut self, n: usize, session: SessionId) {
-        if let Some(queue) = self.nodes[n].control.queues.get_mut(&session) {
+        let Some(queue) = self.nodes[n].control.queues.get_mut(&session) else {
+            return;
+        };
+        if queue.to_list.is_empty() {
             queue.is_busy = false;
+            self.next_call(n, session);
+        } else {
+            self.list(n, session);
         }
-        self.next_call(n, session);
+    }
+
+    /// `AgentQueues::list`: a level, which a full queue cannot lose.
+    pub(crate) fn wish_list(&mut self, n: usize, session: SessionId, shards: BTreeSet<ShardId>) {
+        if !self.is_linked_session(n, session) {
+            return;
+        }
+        if let Some(queue) = self.nodes[n].control.queues.get_mut(&session) {
+            queue.to_list.extend(shards);
+            self.enqueue(n, session, AgentCall::Wake);
+        }
     }
 
     /// Asks until answered, or until the session has ended.
-    fn list(&mut self, n: usize, session: SessionId, shards: BTreeSet<ShardId>) {
-        let seq = self.next_seq(n);
-        let control = &self.nodes[n].control;
+    fn list(&mut self, n: usize, session: SessionId) {
+        let is_open = self.is_linked_session(n, session);
+        let control = &mut self.nodes[n].control;
+        let Some(queue) = control.queues.get_mut(&session) else {
+            return;
+        };
+        let shards = std::mem::take(&mut queue.to_list);
+        let owned = &control.owned;
         let epochs: BTreeMap<ShardId, Epoch> = shards
             .iter()
-            .filter_map(|shard| Some((*shard, *control.owned.get(shard)?)))
+            .filter_map(|shard| Some((*shard, *owned.get(shard)?)))
             .collect();
-        if epochs.is_empty() || !self.is_linked_session(n, session) {
+        if epochs.is_empty() || !is_open {
             return self.queue_is_free(n, session);
         }
+        let seq = self.next_seq(n);
         let fences = epochs.iter().map(|(shard, epoch)| CallFence {
             shard: *shard,
             epoch: *epoch,
@@ -322,7 +346,7 @@ impl World {
 
     fn list_later(&mut self, n: usize, session: SessionId, shards: BTreeSet<ShardId>) {
         if let Some(queue) = self.nodes[n].control.queues.get_mut(&session) {
-            queue.calls.push_front(AgentCall::List { shards });
+            queue.to_list.extend(shards);
             self.at_node(n, LIST_RETRY_US, Event::ListAgain { session });
         }
     }
@@ -377,15 +401,12 @@ impl World {
     }
 
     fn relist(&mut self, n: usize, session: SessionId, shard: ShardId) {
-        let shards = BTreeSet::from([shard]);
-        self.enqueue(n, session, AgentCall::List { shards });
+        self.wish_list(n, session, BTreeSet::from([shard]));
     }
 
     pub(crate) fn relist_all(&mut self, n: usize, session: SessionId) {
-        let shards: BTreeSet<_> = self.nodes[n].control.owned.keys().copied().collect();
-        if !shards.is_empty() {
-            self.enqueue(n, session, AgentCall::List { shards });
-        }
+        let shards = self.nodes[n].control.owned.keys().copied().collect();
+        self.wish_list(n, session, shards);
     }
 
     fn take_list(

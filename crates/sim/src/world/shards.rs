@@ -14,7 +14,6 @@ use nihilo_types::shard::shard_of;
 
 use super::World;
 use super::actors::OpenShard;
-use super::calls::AgentCall;
 use super::event::Event;
 use super::plan::MS;
 use super::plant::Plant;
@@ -200,8 +199,7 @@ impl World {
         }
         let shards: BTreeSet<_> = gained.iter().map(|(shard, _)| *shard).collect();
         for agent in agents {
-            let shards = shards.clone();
-            self.enqueue(n, agent, AgentCall::List { shards });
+            self.wish_list(n, agent, shards.clone());
         }
         self.at_node(n, RECONCILE_GRACE_US, Event::ReconcileGrace { gained });
     }
