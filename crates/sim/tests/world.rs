@@ -81,7 +81,7 @@ planted! {
     keeper_does_not_wait: KeeperDoesNotWait within 20,
     reload_forgets_starts: ReloadForgetsStarts within 20,
     reload_resets_counter: ReloadResetsCounter within 10,
-    second_session: SecondSession within 10,
+    second_session: SecondSession within 60,
     no_list_on_join: NoListOnJoin within 20,
     drain_cuts_requests: DrainCutsRequests within 10,
     stale_endpoints: StaleEndpoints within 20,
