@@ -339,6 +339,7 @@ impl AutoscalerActor {
             let event = Event::Desired {
                 n: now.0,
                 path: now.1,
+                near: self.gateways.longest_line(),
             };
             outputs.effect(Effect::Tell(EntityKey::Revision(self.key.clone()), event));
         }

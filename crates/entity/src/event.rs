@@ -17,7 +17,12 @@ pub enum Event {
         oldest_age_ms: u64,
     },
     /// The Autoscaler's decision (Revision).
-    Desired { n: u32, path: DataPath },
+    Desired {
+        n: u32,
+        path: DataPath,
+        /// The gateway where most requests wait: an instance on its node is a hop nearer.
+        near: Option<SessionId>,
+    },
     /// A proposal of this actor was answered; the state already shows it if it was applied.
     Proposed { outcome: ProposalOutcome },
     /// A timer of this actor fired.

@@ -63,6 +63,12 @@ impl Gateways {
         self.demand.insert(gateway, n_requests);
     }
 
+    /// The gateway that most requests wait at, by its newest demand.
+    pub(crate) fn longest_line(&self) -> Option<SessionId> {
+        let longest = self.demand.iter().max_by_key(|(_, n)| **n);
+        longest.map(|(gateway, _)| *gateway)
+    }
+
     /// Requests of all gateways now, each gateway by the newer of its demand and its report.
     pub(crate) fn n_requests(&self) -> u64 {
         let waiting: u64 = self.demand.values().sum();

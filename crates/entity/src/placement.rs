@@ -8,13 +8,19 @@ use nihilo_types::instance::InstanceState;
 use crate::rows::is_counted;
 use crate::table::{InstanceRow, RowState, View};
 
-/// Returns the node session for the next instance of `revision`: spread over nodes, then least
-/// loaded, ties by rendezvous. `None` when no open agent has a free place.
+/// Instances by which a node may be ahead of the least loaded one and still be preferred for the
+/// requests that wait at its gateway (03-actors §7.2).
+const NEAR_SLACK: u32 = 2;
+
+/// Returns the node session for the next instance of `revision`: spread over nodes, then `near`,
+/// where requests wait, then least loaded, ties by rendezvous. `None` when no open agent has a free
+/// place.
 pub fn place(
     view: View<'_>,
     revision: &ObjectKey,
     planned: &BTreeMap<SessionId, u32>,
     avoid: &BTreeSet<SessionId>,
+    near: Option<SessionId>,
 ) -> Option<SessionId> {
     let load = |id: SessionId, of: Option<&ObjectKey>| -> u32 {
         let rows = view.table.instances.values();
@@ -24,19 +30,23 @@ pub fn place(
             .count();
         u32::try_from(n).unwrap_or(u32::MAX) + planned.get(&id).copied().unwrap_or(0)
     };
-    view.state
-        .sessions()
+    let open: Vec<_> = (view.state.sessions())
         .filter(|session| session.opened.roles.agent && !avoid.contains(&session.id))
-        .filter(|session| load(session.id, None) < session.opened.capacity)
-        .min_by_key(|session| {
-            let own = load(session.id, Some(revision));
-            (
-                own,
-                load(session.id, None),
-                weight(revision, session.opened.node.0),
-            )
-        })
-        .map(|session| session.id)
+        .map(|session| (session, load(session.id, None)))
+        .filter(|(session, load)| *load < session.opened.capacity)
+        .collect();
+    let least = open.iter().map(|(_, load)| *load).min()?;
+    let is_near =
+        |id: SessionId, load: u32| near == Some(id) && load <= least.saturating_add(NEAR_SLACK);
+    let best = open.iter().min_by_key(|(session, all)| {
+        (
+            load(session.id, Some(revision)),
+            !is_near(session.id, *all),
+            *all,
+            weight(revision, session.opened.node.0),
+        )
+    });
+    best.map(|(session, _)| session.id)
 }
 
 /// Orders instances by how little is lost with them: not ready, idle, few requests, young.

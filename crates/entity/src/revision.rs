@@ -10,7 +10,7 @@ use nihilo_scale::config::RevisionScale;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
-use nihilo_types::id::{InstanceId, ObjectKey};
+use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
 use nihilo_types::instance::InstanceSpec;
 use nihilo_types::meta::keys;
 use nihilo_types::revision::Revision;
@@ -39,6 +39,8 @@ pub struct RevisionActor {
     uid: Arc<str>,
     desired: u32,
     path: DataPath,
+    /// Where requests wait.
+    near: Option<SessionId>,
     proposing: Proposing,
     failures: Failures,
     /// The initial scale was ready once.
@@ -61,6 +63,7 @@ impl RevisionActor {
             uid: uid.into(),
             desired: u32::try_from(recorded.desired).unwrap_or(0).max(n_staying),
             path: recorded.data_path,
+            near: None,
             proposing: Proposing::default(),
             failures: Failures::default(),
             was_reached: recorded.initialized,
@@ -81,8 +84,8 @@ impl RevisionActor {
             // The name was issued anew: nothing of its earlier life holds.
             *self = Self::load(&self.key, view);
         }
-        if let Event::Desired { n, path } = event {
-            (self.desired, self.path) = (*n, *path);
+        if let Event::Desired { n, path, near } = event {
+            (self.desired, self.path, self.near) = (*n, *path, *near);
         }
         let may_propose = self.proposing.may_go_on(event, &mut outputs);
         let rows: Vec<_> = own_rows(view, &self.key, revision).collect();
@@ -182,7 +185,7 @@ impl RevisionActor {
         let avoid = self.failures.avoided();
         let mut planned = BTreeMap::new();
         for k in 0..n {
-            let Some(session) = place(view, &self.key, &planned, &avoid) else {
+            let Some(session) = place(view, &self.key, &planned, &avoid, self.near) else {
                 // All full or refusing: look again when that may have changed.
                 outputs.timer(BACKOFF, AVOID_MS);
                 return;

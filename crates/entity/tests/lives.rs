@@ -202,6 +202,7 @@ fn instances_of_a_deleted_revision_do_not_serve_the_next_one_of_its_name() {
     let wanted = Event::Desired {
         n: 1,
         path: DataPath::Proxy,
+        near: None,
     };
     let effects = fixture.turn(&mut actor, &wanted, 10);
     let expected = [("old".to_owned(), "stop"), ("second".to_owned(), "start")];

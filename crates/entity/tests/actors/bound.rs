@@ -290,7 +290,7 @@ proptest! {
         for happening in &happenings {
             world.happen(happening);
             let event = match happening {
-                Happening::Desired(n) => Event::Desired { n: *n, path: DataPath::Proxy },
+                Happening::Desired(n) => Event::Desired { n: *n, path: DataPath::Proxy, near: None },
                 _ => Event::Changed,
             };
             let before = world.n_counted();
@@ -317,7 +317,7 @@ proptest! {
             }
             world.happen(happening);
             let event = match happening {
-                Happening::Desired(n) => Event::Desired { n: *n, path: DataPath::Proxy },
+                Happening::Desired(n) => Event::Desired { n: *n, path: DataPath::Proxy, near: None },
                 _ => Event::Changed,
             };
             world.turn(&event);
@@ -336,6 +336,7 @@ fn a_node_that_is_back_within_the_grace_is_not_doubled() {
     world.turn(&Event::Desired {
         n: 1,
         path: DataPath::Proxy,
+        near: None,
     });
     world.happen(&Happening::Arrive(0));
     for _ in 0..3 {

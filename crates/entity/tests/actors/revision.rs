@@ -15,6 +15,7 @@ fn desired(n: u32) -> Event {
     Event::Desired {
         n,
         path: DataPath::Proxy,
+        near: None,
     }
 }
 
@@ -62,6 +63,42 @@ fn check(cases: &[Case]) {
 }
 
 const CAP_2: &[(&str, &str)] = &[("max-scale", "2")];
+
+#[test]
+fn where_requests_wait_comes_first_within_its_slack() {
+    // (instances of others there, near, what is ordered): without a wish it is node 2.
+    let cases = [
+        (0, None, "start #1 on 2"),
+        (0, Some(TWO), "start #1 on 3"),
+        (2, Some(TWO), "start #1 on 3"),
+        (3, Some(TWO), "start #1 on 2"),
+        (0, Some(SessionId(99)), "start #1 on 2"),
+    ];
+    for (n_others, near, want) in cases {
+        let mut stage = Stage::new(&[]);
+        stage.mark_ready("hello-00001");
+        for n in 0..n_others {
+            let id = InstanceId::from(format!("other-{n}").as_str());
+            let mut report = stage.report(&id, InstanceState::Ready);
+            report.revision = key("other-00001");
+            stage.take(TWO, report);
+        }
+        let mut actor = load(&stage);
+        let path = DataPath::Proxy;
+        let got = turn(&mut actor, &mut stage, Event::Desired { n: 1, path, near });
+        assert_eq!(got, [want], "{n_others} others, near {near:?}");
+    }
+}
+
+#[test]
+fn what_waits_somewhere_does_not_keep_the_rest_from_being_spread() {
+    let mut stage = Stage::new(&[]);
+    stage.mark_ready("hello-00001");
+    let mut actor = load(&stage);
+    let (path, near) = (DataPath::Proxy, Some(TWO));
+    let got = turn(&mut actor, &mut stage, Event::Desired { n: 3, path, near });
+    assert_eq!(got, ["start #1 on 3", "start #2 on 2", "start #3 on 3"]);
+}
 
 #[test]
 fn what_is_missing_is_started_and_spread() {

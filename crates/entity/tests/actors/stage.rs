@@ -373,7 +373,7 @@ pub(crate) fn words(outputs: &Outputs) -> Vec<String> {
             let path = table.data_path;
             Some(format!("push {path:?} [{}]{failure}", ids.join(" ")))
         }
-        Effect::Tell(to, Event::Desired { n, path }) => {
+        Effect::Tell(to, Event::Desired { n, path, .. }) => {
             Some(format!("tell {}: {n} {path:?}", to.kind()))
         }
         Effect::Tell(to, event) => Some(format!("tell {}: {event:?}", to.kind())),
