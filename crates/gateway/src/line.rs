@@ -149,8 +149,10 @@ impl Line {
                 }
                 inner.enqueue(arrived, first_try)
             };
-            first_try = false;
-            self.raise_demand(false);
+            // Who was woken in vain has raised it already.
+            if std::mem::take(&mut first_try) {
+                self.raise_demand(false);
+            }
             let mut guard = InLine {
                 line: self,
                 id,
@@ -227,11 +229,7 @@ impl Line {
         let signal = {
             let mut inner = self.inner.lock();
             let n = inner.waiters.len();
-            if n == 0 {
-                inner.next_edge = 1;
-                return;
-            }
-            if n < inner.next_edge && !repeat {
+            if n == 0 || (n < inner.next_edge && !repeat) {
                 return;
             }
             inner.next_edge = (n * 2).max(2);
@@ -340,8 +338,16 @@ impl Inner {
     fn wake_one(&mut self) {
         while let Some(waiter) = self.waiters.pop_front() {
             if waiter.wake.send(()).is_ok() {
-                return;
+                break;
             }
+        }
+        self.note_empty();
+    }
+
+    /// The next line begins at its first edge.
+    fn note_empty(&mut self) {
+        if self.waiters.is_empty() {
+            self.next_edge = 1;
         }
     }
 
@@ -372,6 +378,7 @@ impl Drop for InLine<'_> {
         let mut inner = self.line.inner.lock();
         let before = inner.waiters.len();
         inner.waiters.retain(|waiter| waiter.id != self.id);
+        inner.note_empty();
         // Woken, but gone before it could use the place.
         if inner.waiters.len() == before && self.woken.try_recv().is_ok() {
             inner.wake_one();

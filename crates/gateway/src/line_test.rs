@@ -94,6 +94,22 @@ async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
 }
 
 #[tokio::test]
+async fn an_emptied_line_raises_demand_with_its_next_first_waiter() {
+    let (line, owner) = line();
+    for round in 1..=3 {
+        let waiting = tokio::spawn({
+            let line = line.clone();
+            async move { line.take(soon()).await }
+        });
+        queued(&line, 1).await;
+        assert_eq!(owner.0.lock().len(), round, "raised at once each time");
+        line.update(table(2 * round as u64, &["a"]));
+        drop(waiting.await.unwrap().unwrap());
+        line.update(table(2 * round as u64 + 1, &[]));
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_gives_its_wake_up_to_the_next() {
     let (line, _) = line();
     line.update(table(1, &["a"]));
