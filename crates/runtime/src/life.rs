@@ -15,11 +15,15 @@ use tracing::warn;
 use crate::agent::Inner;
 use crate::driver::{Driver, StartError, StartOutcome, Started};
 
-/// First and longest pause between two looks at whether the app listens.
-const POLL_MIN: Duration = Duration::from_millis(1);
-const POLL_MAX: Duration = Duration::from_millis(10);
-/// Looks at the shortest pause.
-const N_FAST_POLLS: u32 = 200;
+/// Shortest and longest pause between two looks at whether the app listens.
+const LOOK_MIN: Duration = Duration::from_micros(100);
+const LOOK_MAX: Duration = Duration::from_millis(10);
+/// A pause is this part of the time that the boot has taken so far, which bounds what is added to it.
+const LOOK_PART: u32 = 10;
+/// Looks are this fine only so long: tokio's clock, whose tick is a millisecond, does from then on.
+const FINE_LOOKS: Duration = Duration::from_millis(20);
+/// A loopback dial is answered at once, unless the app's backlog is full.
+const LOOK_LIMIT: Duration = Duration::from_millis(10);
 const LAST_LINES: usize = 5;
 
 /// What the owner, or the node's end, wants of an instance.
@@ -168,16 +172,30 @@ async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bo
 
 /// Resolves once something accepts on the port.
 async fn listening(address: SocketAddr) {
-    let mut n_polls = 0;
-    while TcpStream::connect(address).await.is_err() {
-        n_polls += 1;
-        let pause = if n_polls < N_FAST_POLLS {
-            POLL_MIN
-        } else {
-            POLL_MAX
-        };
-        tokio::time::sleep(pause).await;
+    let started = Instant::now();
+    let seen = tokio::task::spawn_blocking(move || is_listening_soon(address)).await;
+    if matches!(seen, Ok(true)) {
+        return;
     }
+    while TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(pause_after(started.elapsed())).await;
+    }
+}
+
+/// Looks closely for [`FINE_LOOKS`]; an asker that is gone leaves it to end by itself.
+fn is_listening_soon(address: SocketAddr) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < FINE_LOOKS {
+        if std::net::TcpStream::connect_timeout(&address, LOOK_LIMIT).is_ok() {
+            return true;
+        }
+        std::thread::sleep(pause_after(started.elapsed()));
+    }
+    false
+}
+
+fn pause_after(elapsed: Duration) -> Duration {
+    (elapsed / LOOK_PART).clamp(LOOK_MIN, LOOK_MAX)
 }
 
 async fn stop<D: Driver>(

@@ -1,4 +1,4 @@
-//! The `nihilo` binary: launcher, demo apps, node and command line in one file.
+//! The `nihilo` binary: demo apps, node and command line in one file.
 
 use nihilo_cli::Hooks;
 use nihilo_server::{demo_app, wiring};
@@ -9,12 +9,7 @@ fn main() {
         .iter()
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
-    // Before anything else: these two are on the cold-start path of instances.
-    if let [_, internal, launch, dashes, argv @ ..] = text.as_slice()
-        && (internal.as_str(), launch.as_str(), dashes.as_str()) == ("internal", "launch", "--")
-    {
-        std::process::exit(nihilo_runtime::launch::run(argv));
-    }
+    // Before anything else: it is on the cold-start path of instances.
     if let [_, command, name] = text.as_slice()
         && command == "demo-app"
     {

@@ -2,6 +2,7 @@
 //!
 //! Everything is spawned through the launcher ([`crate::launch`]), from one thread that never ends.
 
+mod launcher;
 mod listening;
 mod mark;
 mod port;
@@ -22,8 +23,9 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::driver::{Driver, StartError, Started};
-use crate::launch::{FAILED, FAILURE_MARK, PARENT_ENV};
+use crate::launch::{FAILED, FAILURE_MARK};
 use crate::logs::Output;
+use launcher::Launcher;
 use mark::{MARK_ENV, Mark};
 use port::Ports;
 
@@ -40,6 +42,7 @@ type Spawn = (Command, oneshot::Sender<std::io::Result<Child>>);
 pub struct ProcessDriver {
     executable: PathBuf,
     node_name: String,
+    launcher: Launcher,
     mark: Mark,
     ports: Mutex<Ports>,
     spawner: mpsc::Sender<Spawn>,
@@ -58,7 +61,7 @@ pub struct Process {
 }
 
 impl ProcessDriver {
-    /// `executable` is our own binary: it launches, and holds the demo apps. What an earlier
+    /// `executable` is our own binary, which holds the demo apps. What an earlier
     /// process of this `dir` left running is killed first.
     ///
     /// # Errors
@@ -80,6 +83,7 @@ impl ProcessDriver {
         Ok(Self {
             executable,
             node_name,
+            launcher: Launcher::new()?,
             mark,
             ports: Mutex::new(Ports::new(first_port)),
             spawner: spawner_thread()?,
@@ -115,10 +119,8 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         address: SocketAddr,
     ) -> Result<Child, StartError> {
-        let mut command = Command::new(&self.executable);
+        let mut command = self.launcher.command(argv);
         command
-            .args(["internal", "launch", "--"])
-            .args(argv)
             .env_clear()
             .envs(self.environment(spec, address))
             .stdin(Stdio::null())
@@ -159,11 +161,8 @@ impl ProcessDriver {
             ("NIHILO_INSTANCE", spec.id.to_string()),
             ("NIHILO_NODE", self.node_name.clone()),
         ];
-        // After the user's: without them the instance could get away.
-        let ours = [
-            (MARK_ENV, self.mark.of_instance(&spec.id)),
-            (PARENT_ENV, std::process::id().to_string()),
-        ];
+        // After the user's: without it the instance could get away.
+        let ours = [(MARK_ENV, self.mark.of_instance(&spec.id))];
         let named = |(key, value): (&str, String)| (key.to_owned(), value);
         own.into_iter()
             .map(named)

@@ -1,0 +1,39 @@
+//! Compiles the launcher, which is a program of its own inside the node's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    let out = PathBuf::from(variable("OUT_DIR")).join("launcher");
+    for file in ["launcher/main.rs", "src/launch.rs", "build.rs"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    // Without shared libraries to load and addresses to fix up it starts in half the time. Where the
+    // C library has no such form, the ordinary one does.
+    let is_static = compile(
+        &out,
+        &["target-feature=+crt-static", "relocation-model=static"],
+    );
+    assert!(
+        is_static || compile(&out, &[]),
+        "the launcher does not compile"
+    );
+}
+
+fn compile(out: &Path, codegen: &[&str]) -> bool {
+    let mut rustc = Command::new(variable("RUSTC"));
+    rustc
+        .args(["--edition=2024", "--crate-name=launcher", "--target"])
+        .arg(variable("TARGET"))
+        .args(["-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols"])
+        .args(codegen.iter().map(|option| format!("-C{option}")));
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        rustc.arg("-C").arg(PathBuf::from("linker=").join(linker));
+    }
+    rustc.arg("-o").arg(out).arg("launcher/main.rs");
+    rustc.status().is_ok_and(|status| status.success())
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}

@@ -1,0 +1,40 @@
+//! The launcher's program (`crate::launch`), held in memory and started from there.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tokio::process::Command;
+
+/// What the build script made of `launcher/main.rs`.
+static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
+
+/// A file without a name, so that no directory has to allow programs.
+#[derive(Debug)]
+pub(super) struct Launcher(OwnedFd);
+
+impl Launcher {
+    /// # Errors
+    /// The kernel has no memory for it, or forbids programs in such files.
+    pub(super) fn new() -> std::io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("nihilo-launch", flags)?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(PROGRAM)?;
+        // What runs from here on is what was built.
+        fcntl_add_seals(
+            &file,
+            SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW,
+        )?;
+        Ok(Self(file.into()))
+    }
+
+    /// A command that becomes `argv`, bound to the life of this process.
+    pub(super) fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
+        // Looked up by the child, which has the descriptor until it has become the launcher.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command.arg(std::process::id().to_string()).args(argv);
+        command
+    }
+}
