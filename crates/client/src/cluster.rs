@@ -31,6 +31,15 @@ impl Client {
         )
     }
 
+    /// What each node's state comes to, of those that answer.
+    ///
+    /// # Errors
+    /// No server answered.
+    pub async fn digests(&self) -> Result<Vec<pb::NodeDigest>, Error> {
+        let request = pb::DigestsRequest { local: false };
+        Ok(unary!(self, ClusterServiceClient, digests, request)?.nodes)
+    }
+
     /// # Errors
     /// No server answered.
     pub async fn nodes(&self) -> Result<Vec<pb::NodeStatus>, Error> {

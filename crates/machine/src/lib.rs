@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod digest;
 pub mod ownership;
 pub mod reply;
 pub mod route_table;

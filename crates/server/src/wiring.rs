@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nihilo_control::session::SessionTemplate;
@@ -253,6 +253,7 @@ impl Node {
             agent: self.agent.clone(),
             members: config.members.clone(),
             me,
+            started: Instant::now(),
             channels: channels.clone(),
         };
         let observe = ObserveApi {

@@ -31,9 +31,16 @@ pub struct StateHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    state: RwLock<State>,
+    state: RwLock<AppliedState>,
     events: RwLock<EventRing>,
     applied: watch::Sender<LogIndex>,
+}
+
+/// The state, and the entry that it is the state after.
+#[derive(Debug)]
+struct AppliedState {
+    state: State,
+    at: LogIndex,
 }
 
 /// The newest events, and the index after which they are complete.
@@ -53,7 +60,7 @@ pub struct Compacted {
 impl StateHandle {
     pub(crate) fn new(state: State, applied: LogIndex) -> Self {
         Self(Arc::new(Shared {
-            state: RwLock::new(state),
+            state: RwLock::new(AppliedState { state, at: applied }),
             events: RwLock::new(EventRing {
                 events: VecDeque::new(),
                 complete_after: applied,
@@ -64,7 +71,16 @@ impl StateHandle {
 
     /// Looks at the state under a short read lock. `look` must not block, nor read again.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.0.state.read())
+        look(&self.0.state.read().state)
+    }
+
+    /// The digest of the state, and the entry that it is the state after. Reads everything.
+    pub fn digest(&self) -> (LogIndex, u64) {
+        let (at, state) = {
+            let applied = self.0.state.read();
+            (applied.at, applied.state.clone())
+        };
+        (at, state.digest())
     }
 
     /// The newest applied index; published after the state shows it.
@@ -112,7 +128,7 @@ impl StateHandle {
             events: VecDeque::new(),
             complete_after: applied,
         };
-        *self.0.state.write() = state;
+        *self.0.state.write() = AppliedState { state, at: applied };
     }
 }
 
@@ -217,9 +233,11 @@ impl StateMachine {
         };
         let envelope = codec::decode_entry(bytes)
             .map_err(|failure| poisoned(format!("log entry {index} cannot be read: {failure}")))?;
-        let mut state = self.handle.0.state.write();
-        catch_unwind(AssertUnwindSafe(|| state.apply(index, &envelope)))
-            .map_err(|_| poisoned(format!("applying log entry {index} panicked")))
+        let mut applied = self.handle.0.state.write();
+        let made = catch_unwind(AssertUnwindSafe(|| applied.state.apply(index, &envelope)))
+            .map_err(|_| poisoned(format!("applying log entry {index} panicked")))?;
+        applied.at = index;
+        Ok(made)
     }
 }
 
@@ -251,6 +269,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .await?;
         self.handle.remember(events);
         let index = self.position.index();
+        // The last ones may be entries that change nothing.
+        self.handle.0.state.write().at = index;
         self.handle.0.applied.send_replace(index);
         for (responder, reply) in replies {
             responder.send(reply);

@@ -1,10 +1,11 @@
-//! `nihilo cluster status|transfer-leader`.
+//! `nihilo cluster status|digests|transfer-leader`.
 
 use clap::Subcommand;
 use nihilo_types::time;
 use nihilo_wire::cluster as pb;
 use serde::Serialize;
 
+use super::digests;
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output::{self, OutputArgs};
@@ -24,6 +25,11 @@ const HEAD: [&str; 8] = [
 pub(crate) enum ClusterCommand {
     /// Nodes, their roles and how far each has come.
     Status {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// What each node's state comes to; fails when replicas differ at one index.
+    Digests {
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -74,6 +80,7 @@ struct Table {
 pub(crate) async fn run(context: &Context, command: ClusterCommand) -> Result<()> {
     match command {
         ClusterCommand::Status { output } => status(context, output).await,
+        ClusterCommand::Digests { output } => digests::run(context, output).await,
         ClusterCommand::TransferLeader { node } => transfer(context, node.as_deref()).await,
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod cluster;
 pub(crate) mod demo;
+pub(crate) mod digests;
 pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod logs;

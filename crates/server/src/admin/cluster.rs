@@ -1,7 +1,7 @@
 //! `nihilo.cluster.v1.ClusterService`: who is there, and how it is.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use nihilo_control::Control;
@@ -18,6 +18,8 @@ use crate::peer::channels::Channels;
 
 /// A member that does not answer within this is shown as unreachable.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
+/// A digest reads the whole state; below the client's limit of one attempt.
+const DIGEST_LIMIT: Duration = Duration::from_secs(5);
 /// A leader that was silent for longer may have published a newer route table.
 const MAX_SILENCE_MS: u64 = 1_000;
 /// Role of a node whose store has failed: it answers, and takes no part.
@@ -31,6 +33,8 @@ pub struct ClusterApi {
     pub agent: Agent,
     pub members: Vec<Member>,
     pub me: pb::NodeStatus,
+    /// When this process began to serve.
+    pub started: Instant,
     pub channels: Channels,
 }
 
@@ -61,6 +65,7 @@ impl ClusterApi {
             table: self.control.table_acknowledged().0,
             store: failure.map_or_else(|| "ok".into(), |cause| cause.to_string()),
             roles: vec!["control".into(), "gateway".into(), "agent".into()],
+            started_ms_ago: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             table_stale: session == SessionId(0) || !in_touch,
             ..self.me.clone()
         }
@@ -92,6 +97,27 @@ impl ClusterApi {
                 .unwrap_or_else(unreachable),
             Ok(Err(_)) | Err(_) => unreachable(),
         }
+    }
+
+    async fn digest_of(&self, member: &Member) -> Option<pb::NodeDigest> {
+        if member.id == self.me.id {
+            return self.digest().await;
+        }
+        let mut client = ClusterServiceClient::new(self.channels.to(&member.admin).ok()?);
+        let call = client.digests(pb::DigestsRequest { local: true });
+        let answer = tokio::time::timeout(DIGEST_LIMIT, call).await.ok()?.ok()?;
+        answer.into_inner().nodes.into_iter().next()
+    }
+
+    async fn digest(&self) -> Option<pb::NodeDigest> {
+        let state = self.raft.state();
+        let digest = tokio::task::spawn_blocking(move || state.digest());
+        let (applied, digest) = digest.await.ok()?;
+        Some(pb::NodeDigest {
+            node: self.me.name.clone(),
+            applied: applied.0,
+            digest: format!("{digest:016x}"),
+        })
     }
 
     async fn nodes(&self, local: bool) -> Vec<pb::NodeStatus> {
@@ -161,6 +187,20 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         Ok(Response::new(pb::ListNodesResponse {
             nodes: self.nodes(false).await,
         }))
+    }
+
+    async fn digests(
+        &self,
+        request: Request<pb::DigestsRequest>,
+    ) -> Result<Response<pb::DigestsResponse>, Status> {
+        let nodes = match request.into_inner().local {
+            true => self.digest().await.into_iter().collect(),
+            false => {
+                let asked = self.members.iter().map(|member| self.digest_of(member));
+                join_all(asked).await.into_iter().flatten().collect()
+            }
+        };
+        Ok(Response::new(pb::DigestsResponse { nodes }))
     }
 
     async fn transfer_leader(

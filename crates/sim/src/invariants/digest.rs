@@ -41,27 +41,9 @@ pub(crate) fn chain(before: u64, rows: &[RowChange]) -> u64 {
     hasher.digest()
 }
 
-/// The digest of a whole state, by its rows in the order of their keys.
-pub(crate) fn of_rows(mut rows: Vec<(Vec<u8>, Vec<u8>)>) -> u64 {
-    rows.sort();
-    let mut hasher = Xxh3::new();
-    for (key, value) in rows {
-        hasher.update(&key);
-        hasher.update(&[0xff]);
-        hasher.update(&value);
-        hasher.update(&[0xff]);
-    }
-    hasher.digest()
-}
-
-pub(crate) fn of_state(state: &State) -> u64 {
-    let rows = state.rows().into_iter();
-    of_rows(rows.filter_map(|row| Some((row.key, row.value?))).collect())
-}
-
 /// What was loaded says what was stored.
 pub(crate) fn same_after_loading(stored: u64, loaded: &State) -> Verdict {
-    let have = of_state(loaded);
+    let have = loaded.digest();
     if have == stored {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
+use nihilo_machine::digest::digest_of_rows;
 use nihilo_machine::{Applied, Command, Envelope, Outcome, Reply, State};
 use nihilo_types::id::LogIndex;
 
@@ -247,7 +248,7 @@ impl World {
             Some(snapshot) => (snapshot.index, snapshot.rows_hash, snapshot.rows),
             None => (replica.applied, replica.rows_hash, rows_of(&replica.state)),
         };
-        let before = digest::of_rows(rows.clone());
+        let before = digest_of_rows(rows.clone());
         let state = State::from_rows(rows);
         let verdict = match &state {
             Ok(state) => digest::same_after_loading(before, state),

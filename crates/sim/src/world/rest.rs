@@ -12,7 +12,6 @@ use nihilo_types::revision::RoutingState;
 use super::World;
 use super::node::Node;
 use crate::invariants::desired::bounds_of;
-use crate::invariants::digest;
 
 impl World {
     /// Why the world is not at rest; `None` = it is.
@@ -55,8 +54,8 @@ impl World {
 
     /// The whole state, row by row: asked last, for it is dear.
     fn different_states(&self, state: &State) -> Option<String> {
-        let expected = digest::of_state(state);
-        let differs = |node: &&Node| digest::of_state(&node.replica.state) != expected;
+        let expected = state.digest();
+        let differs = |node: &&Node| node.replica.state.digest() != expected;
         let node = self.nodes.iter().find(differs)?;
         Some(format!("{} holds another state", node.name()))
     }

@@ -14,6 +14,7 @@ use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{
     self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
 };
+use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
 use nihilo_sim::checker::verdict::MAX_EVIDENCE;
 use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
@@ -48,6 +49,8 @@ pub struct Evidences {
     pub findings: Vec<(&'static str, Evidence)>,
     /// Things that the trial looked at and that were as promised, by checker.
     pub n_confirmed: BTreeMap<&'static str, u64>,
+    /// What the nodes' states came to, at moments of rest.
+    pub digests: Vec<Digest>,
     /// Ends of processes that nobody ended.
     pub crashes: Vec<String>,
 }
@@ -88,6 +91,10 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
     );
     report.add(availability::NAME, available);
     report.add(instance_bound::NAME, bound(evidences, records));
+    report.add(
+        replica_equality::NAME,
+        replica_equality::check(&evidences.digests),
+    );
     report.add(logs::NAME, logs::check(nodes, &evidences.crashes));
     seen_by_the_trial(evidences, &mut report);
     report
