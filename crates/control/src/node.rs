@@ -242,6 +242,16 @@ impl Shared {
         }
     }
 
+    /// Waits until owners' floors and the route table here are those of `index`, or newer; `false`
+    /// when they are not within a limit.
+    pub(crate) async fn acted_on(&self, index: LogIndex) -> bool {
+        let mut acted = self.table_acknowledged.subscribe();
+        let reached = acted.wait_for(|at| *at >= index);
+        tokio::time::timeout(APPLY_LIMIT, reached)
+            .await
+            .is_ok_and(|reached| reached.is_ok())
+    }
+
     pub(crate) fn epoch_of(&self, shard: ShardId) -> Option<Epoch> {
         self.owned.lock().get(&shard).copied()
     }

@@ -126,7 +126,13 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match reply.result {
         Ok(Outcome::Session(session)) => {
-            shared.wait_applied(LogIndex(session.0)).await;
+            // Before an order is taken or a request, by what held when the session was opened.
+            if !shared.acted_on(LogIndex(session.0)).await {
+                return Err(format!("{session} is open, but not yet acted on here"));
+            }
+            if shared.is_closing() || !shared.is_open(session) {
+                return Err(format!("{session} came too late"));
+            }
             info!(%session, "session open");
             shared.set_session(session);
             Ok(())
@@ -268,10 +274,13 @@ impl Shared {
 
     fn lost_session(&self, answer: &KeepAliveAnswer) -> bool {
         let session = self.session();
-        let gone = read(self.ports.state.as_ref(), |state| {
-            state.session(session).is_none()
-        });
-        session != SessionId(0) && !answer.session_open && gone
+        session != SessionId(0) && !answer.session_open && !self.is_open(session)
+    }
+
+    fn is_open(&self, session: SessionId) -> bool {
+        read(self.ports.state.as_ref(), |state| {
+            state.session(session).is_some()
+        })
     }
 
     fn caught_up(&self, leader_applied: LogIndex) -> bool {

@@ -43,8 +43,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         follower: Follower::default(),
         routes: RouteFeed::start(&shared),
     };
-    shared.table_acknowledged.send_replace(progress.applied);
     progress.sync_ownership(&shared);
+    shared.table_acknowledged.send_replace(progress.applied);
     let mut session = shared.session.subscribe();
     let mut sweep = tokio::time::interval(SWEEP_PERIOD);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
