@@ -126,7 +126,7 @@ impl AutoscalerActor {
             ..
         } = event
         {
-            self.gateways.demand(*gateway, *n_waiting.max(in_flight));
+            self.gateways.demand(*gateway, *n_waiting, *in_flight);
             let n_staying = count(view, &self.key, revision, is_staying);
             if i64::from(n_staying) != i64::from(self.want) {
                 // Nothing has come of the last order, and requests wait: say it again at once.

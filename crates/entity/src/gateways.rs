@@ -18,8 +18,16 @@ const GIVEN_UP_MS: u64 = 60_000;
 #[derive(Debug, Default)]
 pub(crate) struct Gateways {
     shares: BTreeMap<SessionId, Share>,
-    /// Waiting requests by gateway, from demand edges until the next report.
-    demand: BTreeMap<SessionId, u64>,
+    /// By gateway, from demand edges until the next report.
+    demand: BTreeMap<SessionId, Wanted>,
+}
+
+/// What one gateway had at its last demand edge.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    n_waiting: u64,
+    /// Those under way too.
+    n_requests: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,19 +67,24 @@ impl Gateways {
     }
 
     /// A gateway has so many requests waiting or under way, as of now.
-    pub(crate) fn demand(&mut self, gateway: SessionId, n_requests: u64) {
-        self.demand.insert(gateway, n_requests);
+    pub(crate) fn demand(&mut self, gateway: SessionId, n_waiting: u64, in_flight: u64) {
+        let n_requests = n_waiting.max(in_flight);
+        let wanted = Wanted {
+            n_waiting,
+            n_requests,
+        };
+        self.demand.insert(gateway, wanted);
     }
 
     /// The gateway that most requests wait at, by its newest demand.
     pub(crate) fn longest_line(&self) -> Option<SessionId> {
-        let longest = self.demand.iter().max_by_key(|(_, n)| **n);
+        let longest = self.demand.iter().max_by_key(|(_, at)| at.n_waiting);
         longest.map(|(gateway, _)| *gateway)
     }
 
     /// Requests of all gateways now, each gateway by the newer of its demand and its report.
     pub(crate) fn n_requests(&self) -> u64 {
-        let waiting: u64 = self.demand.values().sum();
+        let waiting: u64 = self.demand.values().map(|at| at.n_requests).sum();
         let reported = self.shares.iter();
         let others = reported.filter(|(id, _)| !self.demand.contains_key(id));
         waiting + others.map(|(_, share)| share.in_flight).sum::<u64>()

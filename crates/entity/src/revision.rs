@@ -31,6 +31,9 @@ const TERMINATION_GRACE_MS: u64 = 10_000;
 /// Bound of one boot, unless the revision names a progress deadline.
 const BOOT_DEADLINE_MS: u64 = 60_000;
 const BACKOFF: &str = "backoff";
+/// Until gateways are told of a revision without instances, while agents are still to answer.
+const PUSH_LATER_MS: u64 = 100;
+const PUSH_LATER: &str = "push-later";
 
 #[derive(Debug)]
 pub struct RevisionActor {
@@ -225,6 +228,12 @@ impl RevisionActor {
             Some(revision) => endpoints(view, &self.key, revision, limit),
             None => Vec::new(),
         };
+        // What gateways still know is better than nothing: an agent that runs some may not have
+        // answered this owner yet.
+        let is_first = self.pushed.is_none();
+        if is_first && instances.is_empty() && revision.is_some() && !view.table.complete {
+            return outputs.timer(PUSH_LATER, PUSH_LATER_MS);
+        }
         let table = EndpointTable {
             revision: self.key.clone(),
             revision_uid: uid,

@@ -149,10 +149,8 @@ impl Line {
                 }
                 inner.enqueue(arrived, first_try)
             };
-            // Who was woken in vain has raised it already.
-            if std::mem::take(&mut first_try) {
-                self.raise_demand(false);
-            }
+            first_try = false;
+            self.raise_demand(false);
             let mut guard = InLine {
                 line: self,
                 id,
@@ -224,12 +222,15 @@ impl Line {
         });
     }
 
-    /// Raises demand on an edge: the first waiter, each doubling, or when asked to repeat.
+    /// Raises demand on an edge: the first waiter with nothing to serve it, each doubling, or when
+    /// asked to repeat.
     pub fn raise_demand(&self, repeat: bool) {
         let signal = {
             let mut inner = self.inner.lock();
             let n = inner.waiters.len();
-            if n == 0 || (n < inner.next_edge && !repeat) {
+            // The doublings go on over a line that empties now and then while instances serve it.
+            let is_edge = n >= inner.next_edge || (n == 1 && !inner.has_service());
+            if n == 0 || !(is_edge || repeat) {
                 return;
             }
             inner.next_edge = (n * 2).max(2);
@@ -338,16 +339,8 @@ impl Inner {
     fn wake_one(&mut self) {
         while let Some(waiter) = self.waiters.pop_front() {
             if waiter.wake.send(()).is_ok() {
-                break;
+                return;
             }
-        }
-        self.note_empty();
-    }
-
-    /// The next line begins at its first edge.
-    fn note_empty(&mut self) {
-        if self.waiters.is_empty() {
-            self.next_edge = 1;
         }
     }
 
@@ -378,7 +371,6 @@ impl Drop for InLine<'_> {
         let mut inner = self.line.inner.lock();
         let before = inner.waiters.len();
         inner.waiters.retain(|waiter| waiter.id != self.id);
-        inner.note_empty();
         // Woken, but gone before it could use the place.
         if inner.waiters.len() == before && self.woken.try_recv().is_ok() {
             inner.wake_one();

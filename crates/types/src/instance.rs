@@ -98,3 +98,25 @@ pub struct InstanceSpec {
     /// From SIGTERM to SIGKILL.
     pub termination_grace_ms: u64,
 }
+
+impl InstanceSpec {
+    /// The report of a start that has just been accepted, under an owner's `epoch`.
+    pub fn accepted(&self, shard: ShardId, epoch: Epoch) -> InstanceReport {
+        InstanceReport {
+            id: self.id.clone(),
+            revision: self.revision.clone(),
+            revision_uid: self.revision_uid.clone(),
+            shard,
+            epoch,
+            state: InstanceState::Preparing,
+            address: None,
+            pid: None,
+            in_flight: 0,
+            age_ms: 0,
+            spawned_after_ms: 0,
+            ready_after_ms: 0,
+            exit: None,
+            last_output: Vec::new(),
+        }
+    }
+}

@@ -241,14 +241,14 @@ fn the_cap_counts_all_that_may_run() {
             annotations: CAP_2,
             given: |stage| stage.keeper.table.complete = false,
             desired: 2,
-            want: &[],
+            want: &["timer push-later 100"],
         },
         Case {
             name: "without a cap it does not",
             annotations: &[],
             given: |stage| stage.keeper.table.complete = false,
             desired: 1,
-            want: &["start #1 on 2"],
+            want: &["start #1 on 2", "timer push-later 100"],
         },
     ]);
 }
@@ -605,6 +605,31 @@ fn ready_is_for_ever_and_a_crash_does_not_take_it_back() {
     stage.exit(&InstanceId::from("i1"), Exit::OutOfMemory, true);
     let outputs = actor.turn(stage.view(), &Event::Changed, stage.now_ms);
     assert_eq!(words(&outputs), ["push Proxy [] failed: boom"]);
+}
+
+#[test]
+fn a_new_owner_takes_nothing_from_gateways_before_every_agent_has_answered() {
+    let mut stage = Stage::new(&[]);
+    stage.mark_ready("hello-00001");
+    stage.recorded(1, ConditionStatus::True);
+    stage.keeper.table.complete = false;
+    let mut actor = load(&stage);
+    let mut said = |stage: &Stage| {
+        let outputs = actor.turn(stage.view(), &Event::Changed, stage.now_ms);
+        let words = words(&outputs).into_iter();
+        words
+            .filter(|word| word.starts_with("push"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(said(&stage), [""; 0], "it may be on the node not heard yet");
+    stage.ready(1);
+    assert_eq!(said(&stage), ["push Proxy [i1]"], "what is known is told");
+    stage.exit(&InstanceId::from("i1"), Exit::Code(1), true);
+    assert_eq!(
+        said(&stage),
+        ["push Proxy [] failed: Container failed with: boom"],
+        "and taken back"
+    );
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl World {
         }
         agent.forget_old();
         let id = spec.id.clone();
-        let report = new_report(&spec, fence);
+        let report = spec.accepted(fence.shard, fence.epoch);
         let fate = self.draw_fate();
         self.trace.add(now_us, &[7, n as u64, fence.seq], || {
             format!(
@@ -486,23 +486,4 @@ fn is_up(state: InstanceState) -> bool {
         state,
         InstanceState::Booting | InstanceState::Ready | InstanceState::Draining
     )
-}
-
-fn new_report(spec: &InstanceSpec, fence: CallFence) -> InstanceReport {
-    InstanceReport {
-        id: spec.id.clone(),
-        revision: spec.revision.clone(),
-        revision_uid: spec.revision_uid.clone(),
-        shard: fence.shard,
-        epoch: fence.epoch,
-        state: InstanceState::Preparing,
-        address: None,
-        pid: None,
-        in_flight: 0,
-        age_ms: 0,
-        spawned_after_ms: 0,
-        ready_after_ms: 0,
-        exit: None,
-        last_output: Vec::new(),
-    }
 }

@@ -355,11 +355,8 @@ impl World {
             return;
         };
         let n_waiting = line.waiters.len();
-        if n_waiting == 0 {
-            line.next_edge = 1;
-            return;
-        }
-        if (n_waiting < line.next_edge && !repeat) || (once && line.demand_was_raised) {
+        let is_edge = n_waiting >= line.next_edge || (n_waiting == 1 && line.places.is_empty());
+        if n_waiting == 0 || !(is_edge || repeat) || (once && line.demand_was_raised) {
             return;
         }
         line.next_edge = (n_waiting * 2).max(2);
