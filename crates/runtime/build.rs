@@ -1,5 +1,6 @@
 //! Compiles the launcher, which is a program of its own inside the node's.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +9,7 @@ fn main() {
     for file in ["launcher/main.rs", "src/launch.rs", "build.rs"] {
         println!("cargo:rerun-if-changed={file}");
     }
+    println!("cargo:rerun-if-env-changed=RUSTC_LINKER");
     // Without shared libraries to load and addresses to fix up it starts in half the time. Where the
     // C library has no such form, the ordinary one does.
     let is_static = compile(
@@ -28,7 +30,9 @@ fn compile(out: &Path, codegen: &[&str]) -> bool {
         .args(["-Copt-level=3", "-Cpanic=abort", "-Cstrip=symbols"])
         .args(codegen.iter().map(|option| format!("-C{option}")));
     if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
-        rustc.arg("-C").arg(PathBuf::from("linker=").join(linker));
+        let mut option = OsString::from("linker=");
+        option.push(linker);
+        rustc.arg("-C").arg(option);
     }
     rustc.arg("-o").arg(out).arg("launcher/main.rs");
     rustc.status().is_ok_and(|status| status.success())

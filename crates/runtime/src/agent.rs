@@ -11,7 +11,7 @@ use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
 use nihilo_types::node_config::BootDelay;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -84,6 +84,8 @@ pub(crate) struct Inner {
     config: AgentConfig,
     driver: AnyDriver,
     pub(crate) admission: Arc<dyn Admission>,
+    /// See [`life::MAX_FINE_LOOKS`].
+    pub(crate) fine_looks: Arc<Semaphore>,
     startstop: StartStopLog,
     table: Mutex<Table>,
     events: broadcast::Sender<InstanceReport>,
@@ -120,6 +122,7 @@ impl Agent {
         Ok(Self(Arc::new(Inner {
             driver,
             admission,
+            fine_looks: Arc::new(Semaphore::new(life::MAX_FINE_LOOKS)),
             startstop: StartStopLog::open(&config.dir)?,
             table: Mutex::default(),
             events: broadcast::channel(EVENT_LAG).0,
@@ -171,7 +174,7 @@ impl Agent {
             .join("instances")
             .join(format!("{}.log", spec.id));
         let instance = Instance {
-            report: new_report(&spec, shard, epoch),
+            report: spec.accepted(shard, epoch),
             started: Instant::now(),
             ended: None,
             orders,
@@ -424,23 +427,4 @@ impl Inner {
 
 fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn new_report(spec: &InstanceSpec, shard: ShardId, epoch: Epoch) -> InstanceReport {
-    InstanceReport {
-        id: spec.id.clone(),
-        revision: spec.revision.clone(),
-        revision_uid: spec.revision_uid.clone(),
-        shard,
-        epoch,
-        state: InstanceState::Preparing,
-        address: None,
-        pid: None,
-        in_flight: 0,
-        age_ms: 0,
-        spawned_after_ms: 0,
-        ready_after_ms: 0,
-        exit: None,
-        last_output: Vec::new(),
-    }
 }

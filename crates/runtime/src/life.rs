@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nihilo_types::instance::{Exit, InstanceSpec, InstanceState};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -22,6 +22,8 @@ const LOOK_MAX: Duration = Duration::from_millis(10);
 const LOOK_PART: u32 = 10;
 /// Looks are this fine only so long: tokio's clock, whose tick is a millisecond, does from then on.
 const FINE_LOOKS: Duration = Duration::from_millis(20);
+/// Boots that are looked at so closely at once, each by a thread.
+pub(crate) const MAX_FINE_LOOKS: usize = 16;
 /// A loopback dial is answered at once, unless the app's backlog is full.
 const LOOK_LIMIT: Duration = Duration::from_millis(10);
 const LAST_LINES: usize = 5;
@@ -120,7 +122,7 @@ async fn lead<D: Driver>(
         biased;
         exit = driver.wait(handle) => return End::Exited(exit),
         _ = ordered(orders, |order| order != Order::Run) => return End::Stop,
-        ready = tokio::time::timeout(boot, listening(address)) => {
+        ready = tokio::time::timeout(boot, listening(&inner.fine_looks, address)) => {
             if ready.is_err() {
                 return End::NeverReady;
             }
@@ -171,11 +173,16 @@ async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bo
 }
 
 /// Resolves once something accepts on the port.
-async fn listening(address: SocketAddr) {
+async fn listening(fine_looks: &Arc<Semaphore>, address: SocketAddr) {
     let started = Instant::now();
-    let seen = tokio::task::spawn_blocking(move || is_listening_soon(address)).await;
-    if matches!(seen, Ok(true)) {
-        return;
+    if let Ok(permit) = fine_looks.clone().try_acquire_owned() {
+        let seen = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            is_listening_soon(address)
+        });
+        if matches!(seen.await, Ok(true)) {
+            return;
+        }
     }
     while TcpStream::connect(address).await.is_err() {
         tokio::time::sleep(pause_after(started.elapsed())).await;
@@ -184,7 +191,7 @@ async fn listening(address: SocketAddr) {
 
 /// Looks closely for [`FINE_LOOKS`]; an asker that is gone leaves it to end by itself.
 fn is_listening_soon(address: SocketAddr) -> bool {
-    let started = Instant::now();
+    let started = std::time::Instant::now();
     while started.elapsed() < FINE_LOOKS {
         if std::net::TcpStream::connect_timeout(&address, LOOK_LIMIT).is_ok() {
             return true;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 use tokio::process::Command;
 
 /// What the build script made of `launcher/main.rs`.
@@ -18,8 +19,17 @@ impl Launcher {
     /// # Errors
     /// The kernel has no memory for it, or forbids programs in such files.
     pub(super) fn new() -> std::io::Result<Self> {
+        Self::in_memory().map_err(|error| std::io::Error::other(format!("the launcher: {error}")))
+    }
+
+    fn in_memory() -> std::io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("nihilo-launch", flags)?;
+        let create = |flags| memfd_create("nihilo-launch", flags);
+        let file = match create(flags | MemfdFlags::EXEC) {
+            // Before Linux 6.3 every such file may hold a program, and none needs to say so.
+            Err(Errno::INVAL) => create(flags),
+            other => other,
+        }?;
         let mut file = std::fs::File::from(file);
         file.write_all(PROGRAM)?;
         // What runs from here on is what was built.
