@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nihilo_jepsen_lite::backend::Place;
 use nihilo_jepsen_lite::matrix::{self, Cell};
 use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
@@ -76,6 +77,15 @@ enum Plan {
     Matrix(Vec<Cell>),
     Load(from_zero::Kind, Nemesis, Duration),
     Register(Nemesis, Duration),
+}
+
+impl Plan {
+    fn place(&self) -> Place {
+        match self {
+            Plan::Matrix(_) => Place::Loopback,
+            Plan::Load(_, nemesis, _) | Plan::Register(nemesis, _) => nemesis.place(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -160,6 +170,7 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             binary: binary.clone(),
             folder: folder.clone(),
             profile,
+            place: plan.place(),
         };
         let verdict = trial(plan, options, &again).await;
         say(&verdict.to_string());

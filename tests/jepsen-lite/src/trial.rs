@@ -1,6 +1,6 @@
 //! One trial: a cluster with load on it, hurt and healed, and what was seen of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use anyhow::Context;
 use nihilo_client::Client;
 use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
+use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
 use nihilo_types::node_config::Profile;
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
-use crate::backend::{LocalCluster, NodeIndex};
+use crate::backend::{LocalCluster, NodeIndex, Place};
 use crate::clock::{self, boottime_ns};
 use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
 use crate::proc_scan::{self, Scan};
@@ -31,6 +32,8 @@ const BACK_LIMIT: Duration = Duration::from_secs(60);
 const ZERO_LIMIT: Duration = Duration::from_secs(60);
 /// Instances of a killed node die with it; the kernel needs a moment.
 const EMPTY_LIMIT: Duration = Duration::from_secs(5);
+/// A cluster at rest writes nothing, so that its replicas meet at one index.
+const EQUAL_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_SLOWLY: Duration = Duration::from_millis(200);
 /// Until nothing of a fault can be felt: declared down, re-homed, reconciled, and a request that
@@ -45,6 +48,7 @@ pub struct Options {
     /// Everything the trial leaves behind goes below.
     pub folder: PathBuf,
     pub profile: Profile,
+    pub place: Place,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub struct Trial {
     pub evidences: Evidences,
     scan: Scan,
     down: BTreeMap<NodeIndex, u64>,
+    /// Session of each node before the last fault that a process lives through.
+    sessions: BTreeMap<String, u64>,
     started: Instant,
 }
 
@@ -76,7 +82,8 @@ impl Trial {
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
         let nodes = folder.join("nodes");
-        let cluster = LocalCluster::start(&nodes, options.binary.clone(), options.profile).await?;
+        let (binary, profile) = (options.binary.clone(), options.profile);
+        let cluster = LocalCluster::start(&nodes, binary, profile, options.place).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
         Ok(Self {
@@ -88,6 +95,7 @@ impl Trial {
             ledger,
             evidences: Evidences::default(),
             down: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             started: Instant::now(),
         })
     }
@@ -148,7 +156,8 @@ impl Trial {
     ///
     /// # Errors
     /// It does not run.
-    pub fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+    pub async fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.sessions = self.cluster.sessions().await?;
         let at_ns = self.recorder.fault("pause", Some(node));
         self.gone(node, at_ns);
         self.cluster.nodes[node].pause()
@@ -161,16 +170,54 @@ impl Trial {
     pub async fn resume(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         self.recorder.fault("resume", Some(node));
         self.cluster.nodes[node].resume()?;
-        let from_ns = self.down.get(&node).copied();
+        self.heard_again(node).await
+    }
+
+    /// Cuts links, each from one node to another; `node` is the one that is cut off by it.
+    ///
+    /// # Errors
+    /// The nodes have no network of their own.
+    pub async fn cut(
+        &mut self,
+        node: NodeIndex,
+        links: &[(NodeIndex, NodeIndex)],
+    ) -> anyhow::Result<()> {
+        self.sessions = self.cluster.sessions().await?;
+        let at_ns = self.recorder.fault("cut off", Some(node));
+        self.gone(node, at_ns);
+        let network = self.cluster.network()?;
+        tokio::task::block_in_place(|| {
+            let mut links = links.iter();
+            links.try_for_each(|(from, to)| network.cut(*from, *to))
+        })
+    }
+
+    /// Undoes every cut, and waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// The nodes have no network of their own.
+    pub async fn mend(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.recorder.fault("mend", Some(node));
+        let network = self.cluster.network()?;
+        tokio::task::block_in_place(|| network.mend())?;
+        self.heard_again(node).await
+    }
+
+    /// Waits until the cluster is whole, and books who was declared down meanwhile: a node that
+    /// has another session now.
+    async fn heard_again(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let at_ns = self.down.get(&node).copied().unwrap_or_default();
         self.whole().await?;
-        // Declared down at some moment of its silence, and again under a new session now.
-        if let Some(at_ns) = from_ns {
-            self.evidences.declared_down.push(DeclaredDown {
-                node: node_name(node),
-                at_ns,
-                heard_again_ns: Some(boottime_ns()),
-                adopts: false,
-            });
+        let heard_again_ns = Some(boottime_ns());
+        for (node, session) in self.cluster.sessions().await? {
+            if self.sessions.get(&node) != Some(&session) {
+                self.evidences.declared_down.push(DeclaredDown {
+                    node,
+                    at_ns,
+                    heard_again_ns,
+                    adopts: false,
+                });
+            }
         }
         Ok(())
     }
@@ -339,6 +386,37 @@ impl Trial {
         Ok(most.and_then(|(name, _)| index(&name)))
     }
 
+    /// Looks at all replicas until they are at one index, or for a limit: a checker judges.
+    async fn note_digests(&mut self) -> anyhow::Result<()> {
+        let client = self.admin()?;
+        let deadline = Instant::now() + EQUAL_LIMIT;
+        let n_nodes = self.cluster.running().len();
+        let mut n_told = n_nodes;
+        while Instant::now() < deadline {
+            let at_ns = boottime_ns();
+            let told = client.digests().await?;
+            n_told = told.len();
+            let indexes: BTreeSet<u64> = told.iter().map(|node| node.applied).collect();
+            let are_equal = told.len() == n_nodes && indexes.len() == 1;
+            let digests = told.into_iter().map(|node| Digest {
+                node: node.node,
+                at_ns,
+                applied_index: node.applied,
+                digest: node.digest,
+            });
+            self.evidences.digests.extend(digests);
+            if are_equal {
+                break;
+            }
+            tokio::time::sleep(LOOK_SLOWLY).await;
+        }
+        if n_told < n_nodes {
+            let text = format!("{n_told} of {n_nodes} nodes tell their digests");
+            self.find(WHOLE, Evidence::new("cluster", text).at(boottime_ns()));
+        }
+        Ok(())
+    }
+
     pub fn find(&mut self, checker: &'static str, evidence: Evidence) {
         self.say(&format!("FOUND {checker}: {evidence}"));
         self.evidences.findings.push((checker, evidence));
@@ -356,6 +434,7 @@ impl Trial {
         let revisions = self.admin()?.revisions(None, "").await;
         let revisions = revisions.context("the list of revisions")?.items;
         self.evidences.max_scale = revisions.iter().filter_map(max_scale).collect();
+        self.note_digests().await.context("the replicas' digests")?;
         self.cluster.note_crashes();
         self.evidences.samples = self.scan.samples();
         let (requests, _) = self.recorder.taken();

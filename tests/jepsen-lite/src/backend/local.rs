@@ -1,6 +1,7 @@
-//! Three node processes on loopback, started by this program and ended by it.
+//! Three node processes on this machine, started by this program and ended by it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use nihilo_types::shard::{N_SHARDS, shard_of};
 use nihilo_wire::cluster::StatusResponse;
 use tokio::net::TcpStream;
 
-use super::{Ended, LocalNode, N_NODES, NodeIndex};
+use super::{Ended, LocalNode, N_NODES, Network, NodeIndex};
 use crate::clock;
 use crate::probe::Slot;
 
@@ -28,12 +29,22 @@ const CAPACITY: u32 = 30;
 /// Long enough for every request of a workload.
 const SHUTDOWN_GRACE: u32 = 15;
 
+/// Where the nodes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Loopback,
+    /// Each on an address of its own, with links that can be cut.
+    Network,
+}
+
 #[derive(Debug)]
 pub struct LocalCluster {
     pub nodes: Vec<LocalNode>,
     /// Lives of processes that are over.
     pub ended: Vec<Ended>,
     binary: PathBuf,
+    /// Removed after the processes in it.
+    network: Option<Network>,
     /// Its ports stay reserved as long as the cluster lives.
     _slot: Slot,
 }
@@ -43,14 +54,32 @@ impl LocalCluster {
     ///
     /// # Errors
     /// They do not come up.
-    pub async fn start(dir: &Path, binary: PathBuf, profile: Profile) -> anyhow::Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        binary: PathBuf,
+        profile: Profile,
+        place: Place,
+    ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
-        let configs = (0..N_NODES).map(|node| config(dir, &slot, node, profile));
-        let nodes = configs.map(|config| LocalNode::prepare(config?));
+        let network = match place {
+            Place::Loopback => None,
+            Place::Network => Some(Network::create()?),
+        };
+        let hosts = (0..N_NODES).map(|node| match &network {
+            None => Ipv4Addr::LOCALHOST,
+            Some(network) => network.address(node),
+        });
+        let hosts: Vec<_> = hosts.collect();
+        let nodes = (0..N_NODES).map(|node| {
+            let config = config(dir, &slot, &hosts, node, profile)?;
+            let namespace = network.as_ref().map(|network| network.namespace(node));
+            LocalNode::prepare(config, namespace)
+        });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
             ended: Vec::new(),
             binary,
+            network,
             _slot: slot,
         };
         for node in 0..N_NODES {
@@ -58,6 +87,16 @@ impl LocalCluster {
         }
         cluster.until_whole(WHOLE_LIMIT).await?;
         Ok(cluster)
+    }
+
+    /// The network whose links can be cut.
+    ///
+    /// # Errors
+    /// The nodes are on loopback.
+    pub fn network(&self) -> anyhow::Result<&Network> {
+        self.network
+            .as_ref()
+            .context("on loopback there are no links to cut")
     }
 
     /// # Errors
@@ -139,6 +178,16 @@ impl LocalCluster {
         Ok(usize::try_from(index)?)
     }
 
+    /// The open session of each node, by name; 0 = none.
+    ///
+    /// # Errors
+    /// No running node answers.
+    pub async fn sessions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
+        let nodes = client.cluster_status().await?.nodes.into_iter();
+        Ok(nodes.map(|node| (node.name, node.session)).collect())
+    }
+
     /// Waits until all nodes run, have joined, own the shards they prefer, and accept clients.
     ///
     /// # Errors
@@ -181,23 +230,25 @@ impl LocalCluster {
 fn config(
     dir: &Path,
     slot: &Slot,
+    hosts: &[Ipv4Addr],
     node: NodeIndex,
     profile: Profile,
 ) -> anyhow::Result<NodeConfig> {
     let number = u16::try_from(node)?;
-    let member = |number: u16| Member {
+    let member = |(number, host): (u16, &Ipv4Addr)| Member {
         id: u64::from(number) + 1,
         name: format!("node{}", number + 1),
-        peer: format!("127.0.0.1:{}", slot.peer(number)),
-        admin: format!("127.0.0.1:{}", slot.admin(number)),
+        peer: format!("{host}:{}", slot.peer(number)),
+        admin: format!("{host}:{}", slot.admin(number)),
     };
-    let members = (0..u16::try_from(N_NODES)?).map(member).collect();
+    let members = (0..).zip(hosts).map(member).collect();
     let name = format!("node{}", number + 1);
     // Whatever is not said here is the default of a new node.
     let yaml = serde_json::json!({
         "name": name,
         "node-id": number + 1,
         "data-dir": dir.join(&name),
+        "listen": hosts[node].to_string(),
         "gateway-port": slot.gateway(number),
         "admin-port": slot.admin(number),
         "peer-port": slot.peer(number),

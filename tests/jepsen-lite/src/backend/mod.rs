@@ -1,9 +1,11 @@
 //! Where the nodes of a trial run.
 
 mod local;
+mod network;
 mod node;
 
-pub use local::LocalCluster;
+pub use local::{LocalCluster, Place};
+pub use network::Network;
 pub use node::{Ended, LocalNode};
 
 /// Nodes of every cluster: the smallest that survives the loss of one.

@@ -35,6 +35,8 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct LocalNode {
     pub config: NodeConfig,
+    /// Network namespace of its process; `None` = this program's.
+    namespace: Option<String>,
     child: Option<Child>,
     paused: bool,
 }
@@ -44,11 +46,12 @@ impl LocalNode {
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub(super) fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
+    pub(super) fn prepare(config: NodeConfig, namespace: Option<String>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir)?;
         std::fs::write(config_file(&config.data_dir), config.to_yaml())?;
         Ok(Self {
             config,
+            namespace,
             child: None,
             paused: false,
         })
@@ -74,7 +77,8 @@ impl LocalNode {
             .create(true)
             .append(true)
             .open(self.log_file())?;
-        let child = Command::new(binary)
+        let child = self
+            .command(binary)
             .args(["node", "start", "--config"])
             .arg(config_file(&self.config.data_dir))
             .args(["--parent", &std::process::id().to_string()])
@@ -85,6 +89,16 @@ impl LocalNode {
             .spawn();
         self.child = Some(child.with_context(|| binary.display().to_string())?);
         Ok(())
+    }
+
+    /// The process is the binary's in the end, wherever it runs: both keep their pid.
+    fn command(&self, binary: &Path) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(binary);
+        };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(binary);
+        command
     }
 
     pub fn log_file(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{LocalCluster, N_NODES, NodeIndex};
+use crate::backend::{LocalCluster, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
 use crate::seed::Random;
 use crate::trial::Trial;
@@ -13,8 +13,13 @@ const HOLD_MIN_MS: u64 = 1_000;
 const HOLD_MAX_MS: u64 = 6_000;
 const PAUSE_MIN_MS: u64 = 300;
 const PAUSE_MAX_MS: u64 = 8_000;
+const CUT_MIN_MS: u64 = 300;
+const CUT_MAX_MS: u64 = 12_000;
 /// Between the nodes of a rolling restart.
 const ROLL_PAUSE: Duration = Duration::from_millis(500);
+
+/// From a node to another.
+type Link = (NodeIndex, NodeIndex);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nemesis {
@@ -35,10 +40,19 @@ pub enum Nemesis {
     PauseLeader,
     /// N6.
     PauseFollower,
+    /// N7: no other node is reached, and none reaches it; clients do.
+    IsolateLeader,
+    IsolateFollower,
+    /// The leader and one follower do not reach each other, the third node reaches both.
+    CutFollower,
+    /// The leader hears nobody.
+    DeafLeader,
+    /// Nobody hears the leader.
+    MuteLeader,
 }
 
 impl Nemesis {
-    pub const ALL: [Nemesis; 9] = [
+    pub const ALL: [Nemesis; 14] = [
         Nemesis::None,
         Nemesis::KillLeader,
         Nemesis::KillFollower,
@@ -48,7 +62,24 @@ impl Nemesis {
         Nemesis::RollingRestart,
         Nemesis::PauseLeader,
         Nemesis::PauseFollower,
+        Nemesis::IsolateLeader,
+        Nemesis::IsolateFollower,
+        Nemesis::CutFollower,
+        Nemesis::DeafLeader,
+        Nemesis::MuteLeader,
     ];
+
+    /// Where the nodes have to live for it.
+    pub fn place(self) -> Place {
+        match self {
+            Nemesis::IsolateLeader
+            | Nemesis::IsolateFollower
+            | Nemesis::CutFollower
+            | Nemesis::DeafLeader
+            | Nemesis::MuteLeader => Place::Network,
+            _ => Place::Loopback,
+        }
+    }
 
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL
@@ -82,9 +113,23 @@ impl Nemesis {
                     node + 1,
                     length.as_millis()
                 ));
-                trial.pause(node)?;
+                trial.pause(node).await?;
                 pause(length).await;
                 trial.resume(node).await?;
+            }
+            Nemesis::IsolateLeader
+            | Nemesis::IsolateFollower
+            | Nemesis::CutFollower
+            | Nemesis::DeafLeader
+            | Nemesis::MuteLeader => {
+                let leader = trial.cluster.leader().await?;
+                let (node, links) = self.cuts(leader, random);
+                let length = Duration::from_millis(random.between(CUT_MIN_MS, CUT_MAX_MS));
+                let ms = length.as_millis();
+                trial.say(&format!("{self}: node{} cut off for {ms} ms", node + 1));
+                trial.cut(node, &links).await?;
+                pause(length).await;
+                trial.mend(node).await?;
             }
             Nemesis::KillLeader
             | Nemesis::KillFollower
@@ -102,6 +147,22 @@ impl Nemesis {
             }
         }
         Ok(())
+    }
+
+    /// Who is cut off, and the links, each from one node to another, that are cut for it.
+    fn cuts(self, leader: NodeIndex, random: &mut Random) -> (NodeIndex, Vec<Link>) {
+        let node = match self {
+            Nemesis::IsolateFollower | Nemesis::CutFollower => follower(leader, random),
+            _ => leader,
+        };
+        let others = (0..N_NODES).filter(|other| *other != node);
+        let links = others.flat_map(|other| match self {
+            Nemesis::CutFollower if other != leader => vec![],
+            Nemesis::DeafLeader => vec![(other, node)],
+            Nemesis::MuteLeader => vec![(node, other)],
+            _ => vec![(node, other), (other, node)],
+        });
+        (node, links.collect())
     }
 
     async fn victim(
@@ -169,6 +230,41 @@ impl fmt::Display for Nemesis {
             Nemesis::RollingRestart => "rolling-restart",
             Nemesis::PauseLeader => "pause-leader",
             Nemesis::PauseFollower => "pause-follower",
+            Nemesis::IsolateLeader => "isolate-leader",
+            Nemesis::IsolateFollower => "isolate-follower",
+            Nemesis::CutFollower => "cut-follower",
+            Nemesis::DeafLeader => "deaf-leader",
+            Nemesis::MuteLeader => "mute-leader",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for nemesis in Nemesis::ALL {
+            assert_eq!(Nemesis::parse(&nemesis.to_string()), Some(nemesis));
+        }
+    }
+
+    #[test]
+    fn cuts_are_those_of_their_names() {
+        let mut random = Random::from_seed(5);
+        let mut cuts = |nemesis: Nemesis| nemesis.cuts(0, &mut random);
+        let (both, from, to) = (
+            [(0, 1), (1, 0), (0, 2), (2, 0)],
+            [(0, 1), (0, 2)],
+            [(1, 0), (2, 0)],
+        );
+        assert_eq!(cuts(Nemesis::IsolateLeader), (0, both.to_vec()));
+        assert_eq!(cuts(Nemesis::MuteLeader), (0, from.to_vec()));
+        assert_eq!(cuts(Nemesis::DeafLeader), (0, to.to_vec()));
+        let (node, links) = cuts(Nemesis::CutFollower);
+        assert_eq!(links, [(node, 0), (0, node)]);
+        let (node, links) = cuts(Nemesis::IsolateFollower);
+        assert!(node != 0 && links.len() == 4);
     }
 }
