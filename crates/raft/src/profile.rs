@@ -15,11 +15,13 @@ pub struct Timing {
     pub quorum_loss_probe_ms: u64,
 }
 
+/// A follower waits for the lease, which is `election_max_ms`, and then for its own timeout: 500, not
+/// 600, brings the next leader within a second (docs/performance.md).
 const CALM: Timing = Timing {
     name: "calm",
     heartbeat_ms: 100,
     election_min_ms: 300,
-    election_max_ms: 600,
+    election_max_ms: 500,
     quorum_loss_probe_ms: 1_500,
 };
 const BALANCED: Timing = Timing {

@@ -58,7 +58,7 @@ impl Plan {
             chaos_us: random.between(15, 40) * SECOND,
             // Raft's profiles `balanced` and `calm`.
             t_self_ms: if balanced { 400 } else { 900 },
-            election_max_ms: if balanced { 250 } else { 600 },
+            election_max_ms: if balanced { 250 } else { 500 },
             capacity: u32::try_from(random.between(4, 40)).unwrap_or(4),
             fault_pause_us: random.between(300, 4_000) * MS,
             faults: Faults::draw(random),
