@@ -408,7 +408,7 @@ impl Trial {
             if are_equal {
                 break;
             }
-            tokio::time::sleep(LOOK_SLOWLY).await;
+            clock::pause(LOOK_SLOWLY).await;
         }
         if n_told < n_nodes {
             let text = format!("{n_told} of {n_nodes} nodes tell their digests");

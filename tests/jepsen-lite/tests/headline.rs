@@ -1,5 +1,5 @@
-//! The headline case on real processes, as the gate runs it: the leader, owner of the service's
-//! shard, is killed in the middle of a scale-up.
+//! The headline cases on real processes, as the gate runs them: the leader, owner of the service's
+//! shard, is killed in the middle of a scale-up; the leader is cut off from the others.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,11 +27,12 @@ fn nihilo() -> PathBuf {
     })
 }
 
-#[test]
-fn the_leader_killed_in_the_middle_of_a_scale_up_loses_no_request() {
+/// Runs one trial, which has to pass.
+fn passes(args: &[&str]) {
     let out = tempfile::tempdir().expect("a directory for the records");
     let output = Command::new(env!("CARGO_BIN_EXE_nihilo-jepsen-lite"))
-        .args(["matrix", "--cells", "scaling-up:leader+owner", "--out"])
+        .args(args)
+        .arg("--out")
         .arg(out.path())
         .env(probe::BINARY_ENV, nihilo())
         .output()
@@ -40,4 +41,26 @@ fn the_leader_killed_in_the_middle_of_a_scale_up_loses_no_request() {
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{stdout}\n{stderr}");
     assert!(stdout.contains("PASS seed"), "{stdout}");
+}
+
+#[test]
+fn the_leader_killed_in_the_middle_of_a_scale_up_loses_no_request() {
+    passes(&["matrix", "--cells", "scaling-up:leader+owner"]);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_the_others_loses_no_request() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: network namespaces need root");
+        return;
+    }
+    passes(&[
+        "run",
+        "--workload",
+        "from-zero",
+        "--nemesis",
+        "isolate-leader",
+        "--minutes",
+        "0.3",
+    ]);
 }
