@@ -20,7 +20,7 @@ use pb::raft_client::RaftClient;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tonic::transport::Channel;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::Raft;
 use crate::clock::LogClock;
@@ -36,6 +36,8 @@ pub const MAX_PROPOSALS: usize = 4_096;
 const SNAPSHOT_EVERY: u64 = 20_000;
 const KEEP_LOGS: u64 = 10_000;
 const REPLICATION_LAG: u64 = 40_000;
+/// Of closing the store: its last writes, and what RocksDB has under way.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// A failed store is reported again after this.
 const REPEAT_STORE_FAILED: Duration = Duration::from_secs(60);
 /// Tick lateness samples kept.
@@ -310,10 +312,16 @@ impl RaftNode {
         Ok(self.status().leader)
     }
 
-    /// Ends this node's part in consensus; leadership is not handed over here.
+    /// Ends this node's part in consensus and closes its store; leadership is not handed over here.
     pub async fn shutdown(&self) {
         // Already stopped is what is wanted.
         drop(self.0.raft.shutdown().await);
+        // RocksDB must be closed before the process ends: its threads would outlive what they use.
+        let mut failure = self.0.failure.clone();
+        let closed = failure.wait_for(|_| false);
+        if tokio::time::timeout(CLOSE_LIMIT, closed).await.is_err() {
+            warn!("the store is not closed in time");
+        }
     }
 
     pub(crate) fn raft(&self) -> &Raft {

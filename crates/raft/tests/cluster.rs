@@ -82,6 +82,8 @@ impl Cluster {
         let member = self.members.remove(&id).unwrap();
         member.server.abort();
         member.node.shutdown().await;
+        let failure = member.node.failure();
+        assert!(failure.has_changed().is_err(), "the store is closed");
     }
 
     fn any(&self) -> &RaftNode {

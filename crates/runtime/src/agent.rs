@@ -210,8 +210,13 @@ impl Agent {
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
         let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
-        info!(instance = %id, reason, "instance drains");
-        instance.orders.send_replace(Order::Drain);
+        let is_new = instance.orders.send_if_modified(|order| {
+            let before = std::mem::replace(order, Order::Drain);
+            before != Order::Drain
+        });
+        if is_new {
+            info!(instance = %id, reason, "instance drains");
+        }
         Ok(())
     }
 
