@@ -207,8 +207,12 @@ impl StateMachine {
     ) -> io::Result<ApplyReply> {
         let log_id = entry.log_id;
         let reply = match entry.payload {
-            EntryPayload::Blank => ApplyReply(None),
+            EntryPayload::Blank => {
+                self.handle.0.state.write().at = LogIndex(log_id.index);
+                ApplyReply(None)
+            }
             EntryPayload::Membership(membership) => {
+                self.handle.0.state.write().at = LogIndex(log_id.index);
                 self.position.membership = StoredMembership::new(Some(log_id), membership);
                 ApplyReply(None)
             }
@@ -269,8 +273,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .await?;
         self.handle.remember(events);
         let index = self.position.index();
-        // The last ones may be entries that change nothing.
-        self.handle.0.state.write().at = index;
         self.handle.0.applied.send_replace(index);
         for (responder, reply) in replies {
             responder.send(reply);
