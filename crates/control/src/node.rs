@@ -235,9 +235,7 @@ impl Shared {
     /// Waits until this node has applied `index`, within a limit: what follows may look a moment
     /// too early, which costs a turn, never correctness.
     pub(crate) async fn wait_applied(&self, index: LogIndex) {
-        let mut applied = self.ports.state.applied();
-        let reached = applied.wait_for(|at| *at >= index);
-        if tokio::time::timeout(APPLY_LIMIT, reached).await.is_err() {
+        if !reaches(self.ports.state.applied(), index).await {
             debug!(%index, "not applied here in time");
         }
     }
@@ -245,11 +243,7 @@ impl Shared {
     /// Waits until owners' floors and the route table here are those of `index`, or newer; `false`
     /// when they are not within a limit.
     pub(crate) async fn acted_on(&self, index: LogIndex) -> bool {
-        let mut acted = self.table_acknowledged.subscribe();
-        let reached = acted.wait_for(|at| *at >= index);
-        tokio::time::timeout(APPLY_LIMIT, reached)
-            .await
-            .is_ok_and(|reached| reached.is_ok())
+        reaches(self.table_acknowledged.subscribe(), index).await
     }
 
     pub(crate) fn epoch_of(&self, shard: ShardId) -> Option<Epoch> {
@@ -312,4 +306,11 @@ impl Shared {
             debug!(%key, %error, "message not delivered");
         }
     }
+}
+
+/// Whether `at` comes to `index` within [`APPLY_LIMIT`].
+async fn reaches(mut at: watch::Receiver<LogIndex>, index: LogIndex) -> bool {
+    let reached = at.wait_for(|at| *at >= index);
+    let in_time = tokio::time::timeout(APPLY_LIMIT, reached).await;
+    in_time.is_ok_and(|reached| reached.is_ok())
 }
