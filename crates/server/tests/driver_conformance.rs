@@ -89,6 +89,14 @@ impl Harness {
             .collect()
     }
 
+    /// Starts an instance and returns its events from when it was ready.
+    async fn ready(&self, spec: &InstanceSpec) -> Receiver<InstanceReport> {
+        let mut events = self.agent.subscribe();
+        self.start(spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        events
+    }
+
     /// Starts an instance and returns how it ended.
     async fn run(&self, spec: &InstanceSpec) -> InstanceReport {
         let mut events = self.agent.subscribe();
@@ -312,10 +320,8 @@ async fn a_stop_during_boot_ends_it_before_it_was_ready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_requests_and_can_be_called_off() {
     each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
         let spec = spec("demo/hello", 1);
-        harness.start(&spec).unwrap();
-        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let mut events = harness.ready(&spec).await;
         let request = harness.admission.admit(&spec.id).unwrap();
         harness.drain(&spec.id);
         let draining = reached(&mut events, &spec.id, InstanceState::Draining).await;
@@ -340,10 +346,8 @@ async fn a_drain_waits_for_requests_and_can_be_called_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_lets_requests_end_and_is_not_called_back() {
     each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
         let spec = spec("demo/hello", 1);
-        harness.start(&spec).unwrap();
-        reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let mut events = harness.ready(&spec).await;
         let request = harness.admission.admit(&spec.id).unwrap();
         let agent = harness.agent.clone();
         let stopped = tokio::spawn(async move { agent.shutdown(LIMIT).await });
