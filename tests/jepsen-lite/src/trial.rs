@@ -206,7 +206,8 @@ impl Trial {
     /// Waits until the cluster is whole, and books who was declared down meanwhile: a node that
     /// has another session now.
     async fn heard_again(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let at_ns = self.down.get(&node).copied().unwrap_or_default();
+        let at_ns = self.down.get(&node).copied();
+        let at_ns = at_ns.with_context(|| format!("node{} was not cut off", node + 1))?;
         self.whole().await?;
         let heard_again_ns = Some(boottime_ns());
         for (node, session) in self.cluster.sessions().await? {
