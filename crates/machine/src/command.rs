@@ -1,10 +1,13 @@
 //! What can be proposed. One variant, one file under `apply/`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::condition::Assertion;
+use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::rollout::Rollout;
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
@@ -59,6 +62,10 @@ pub enum Command {
     RecordRevision(RecordRevision),
     AssignTraffic(AssignTraffic),
     RecordRoute(RecordRoute),
+    AdvanceRollout(AdvanceRollout),
+    CollectRevisions(CollectRevisions),
+    PutConfigMap(Box<PutConfigMap>),
+    DeleteConfigMap(DeleteConfigMap),
     RecordScale(RecordScale),
     OpenSession(OpenSession),
     CloseSession(CloseSession),
@@ -73,11 +80,15 @@ impl Command {
         match self {
             Command::PutService(put) => put.expect == Expect::Any,
             Command::DeleteService(delete) => delete.expect == Expect::Any,
+            Command::PutConfigMap(put) => put.expect == Expect::Any,
+            Command::DeleteConfigMap(delete) => delete.expect == Expect::Any,
             Command::InitCluster(_)
             | Command::RecordService(_)
             | Command::RecordRevision(_)
             | Command::AssignTraffic(_)
             | Command::RecordRoute(_)
+            | Command::AdvanceRollout(_)
+            | Command::CollectRevisions(_)
             | Command::RecordScale(_)
             | Command::OpenSession(_)
             | Command::CloseSession(_)
@@ -113,6 +124,44 @@ pub struct InitCluster {
     pub domain: String,
     /// Port shown in URLs; 80 is left out.
     pub external_port: u16,
+    /// What `config-autoscaler` begins with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub autoscaler: BTreeMap<String, String>,
+}
+
+/// Creates or replaces a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutConfigMap {
+    pub config_map: ConfigMap,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteConfigMap {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// The Route actor moves its rollouts on; `apply` decides by LogTime what is due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvanceRollout {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    /// Every live gateway serves what is assigned: the steps are planned for so many seconds from
+    /// each rollout's start. `None` = take the step that is due.
+    pub plan_for_s: Option<u64>,
+}
+
+/// The Service actor removes revisions that nobody needs (01-objects §13).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectRevisions {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    /// By name; what is in use meanwhile stays.
+    pub revisions: Vec<String>,
 }
 
 /// Creates or replaces a Service with its Configuration, Route and, when the template changed, a
@@ -172,6 +221,9 @@ pub struct AssignTraffic {
     pub key: ObjectKey,
     pub version: LogIndex,
     pub traffic: Vec<TrafficTarget>,
+    /// The rollouts that `traffic` shows; a new one starts with this entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollouts: Vec<Rollout>,
     pub assertions: Vec<Assertion>,
 }
 

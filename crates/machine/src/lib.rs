@@ -10,8 +10,10 @@ pub mod command;
 pub mod digest;
 pub mod ownership;
 pub mod reply;
+pub mod rollout;
 pub mod route_table;
 pub mod rows;
+pub mod settings;
 pub mod state;
 
 pub use command::{Command, Envelope, Fence};

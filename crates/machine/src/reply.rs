@@ -1,5 +1,6 @@
 //! What a proposer is told. A refusal is a reply, the same on every node.
 
+use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId};
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,10 @@ pub enum Outcome {
     Done,
     Service {
         service: Box<Service>,
+        change: Change,
+    },
+    ConfigMap {
+        config_map: Box<ConfigMap>,
         change: Change,
     },
     Session(SessionId),

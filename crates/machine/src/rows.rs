@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{ObjectKey, SessionId, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,7 @@ pub(crate) mod tag {
     pub(crate) const REVISION: &str = "revision";
     pub(crate) const ROUTE: &str = "route";
     pub(crate) const SCALE: &str = "scale";
+    pub(crate) const CONFIG_MAP: &str = "configmap";
     pub(crate) const SESSION: &str = "session";
     pub(crate) const OWNER: &str = "owner";
     pub(crate) const REPLY: &str = "reply";
@@ -91,6 +93,11 @@ impl State {
                 self.routes
                     .iter()
                     .map(|(k, v)| put(object_key(tag::ROUTE, k), v)),
+            );
+            rows.extend(
+                self.config_maps
+                    .iter()
+                    .map(|(k, v)| put(object_key(tag::CONFIG_MAP, k), v)),
             );
             rows.extend(
                 self.scales
@@ -163,6 +170,10 @@ impl State {
             ),
             tag::ROUTE => drop(self.routes.insert(object()?, Arc::new(decode(key, value)?))),
             tag::SCALE => drop(self.scales.insert(object()?, Arc::new(decode(key, value)?))),
+            tag::CONFIG_MAP => {
+                let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
+                self.config_maps.insert(object()?, map);
+            }
             tag::SESSION => {
                 let id = SessionId(number()?);
                 self.sessions.insert(id, Arc::new(decode(key, value)?));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
 use nihilo_types::id::{Epoch, Kind, LogIndex, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{InitCluster, OpenSession};
 use crate::reply::Reply;
+use crate::settings::Settings;
 
 /// More nodes than leave between two looks at the applied state.
 pub(crate) const MAX_LEFT: usize = 64;
@@ -27,6 +29,9 @@ pub struct State {
     pub(crate) configurations: BTreeMap<ObjectKey, Arc<Configuration>>,
     pub(crate) revisions: BTreeMap<ObjectKey, Arc<Revision>>,
     pub(crate) routes: BTreeMap<ObjectKey, Arc<Route>>,
+    pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
+    /// What the system's ConfigMaps say; derived.
+    pub(crate) settings: Arc<Settings>,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
@@ -59,7 +64,7 @@ pub struct Session {
 }
 
 /// Who may act for a shard, and since which entry. Session 0 = nobody.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ShardOwner {
     pub session: SessionId,
     pub epoch: Epoch,
@@ -118,6 +123,10 @@ pub enum ObjectChange {
         object: Arc<Route>,
         change: EventKind,
     },
+    ConfigMap {
+        object: Arc<ConfigMap>,
+        change: EventKind,
+    },
     /// A scale record changed; shown with the revision, not watched by itself.
     Scale { revision: ObjectKey },
 }
@@ -136,6 +145,7 @@ impl ObjectChange {
             ObjectChange::Configuration { object, .. } => object.metadata.key(),
             ObjectChange::Revision { object, .. } => object.metadata.key(),
             ObjectChange::Route { object, .. } => object.metadata.key(),
+            ObjectChange::ConfigMap { object, .. } => object.metadata.key(),
             ObjectChange::Scale { revision } => revision.clone(),
         }
     }
@@ -147,6 +157,7 @@ impl ObjectChange {
             ObjectChange::Configuration { .. } => Some(Kind::Configuration),
             ObjectChange::Revision { .. } => Some(Kind::Revision),
             ObjectChange::Route { .. } => Some(Kind::Route),
+            ObjectChange::ConfigMap { .. } => Some(Kind::ConfigMap),
             ObjectChange::Scale { .. } => None,
         }
     }
@@ -175,6 +186,19 @@ impl State {
 
     pub fn route(&self, key: &ObjectKey) -> Option<&Arc<Route>> {
         self.routes.get(key)
+    }
+
+    pub fn config_map(&self, key: &ObjectKey) -> Option<&Arc<ConfigMap>> {
+        self.config_maps.get(key)
+    }
+
+    pub fn config_maps(&self) -> impl Iterator<Item = &Arc<ConfigMap>> {
+        self.config_maps.values()
+    }
+
+    /// What the system's ConfigMaps say.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
     }
 
     /// The recorded scale of a revision; the default (never decided) when there is none.
@@ -294,6 +318,17 @@ impl State {
                 .or_default()
                 .insert(key.clone());
         }
+        let mut settings = Settings::default();
+        for name in SYSTEM_MAPS {
+            let map = self
+                .config_maps
+                .get(&ObjectKey::new(SYSTEM_NAMESPACE, name));
+            // An older build may have taken what this one would refuse: then defaults hold.
+            if let Some(Ok(next)) = map.map(|map| settings.with(name, &map.data)) {
+                settings = next;
+            }
+        }
+        self.settings = Arc::new(settings);
         let newest_epoch = self.owners.values().map(|owner| owner.epoch.0).max();
         let newest_session = self.sessions.keys().map(|id| id.0).max();
         self.ownership_at = LogIndex(newest_epoch.max(newest_session).unwrap_or(0));

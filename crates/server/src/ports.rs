@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use nihilo_control::Control;
 use nihilo_control::ports::{
-    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, KeepAlive,
+    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, Handovers, KeepAlive,
     KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, LocalAgent, LocalGateway,
     OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat, StatReport,
     StateSource,
@@ -273,6 +273,23 @@ impl Owners for OwnersPort {
         report: StatReport,
     ) -> BoxFuture<'_, Result<(), OwnerError>> {
         async move { self.remote.report(&to, report).await }.boxed()
+    }
+
+    fn hand_over(
+        &self,
+        to: Arc<Session>,
+        handovers: Handovers,
+    ) -> BoxFuture<'_, Result<(), OwnerError>> {
+        async move {
+            if to.opened.node != self.node {
+                return self.remote.hand_over(&to, handovers).await;
+            }
+            if let Some(control) = self.local.get() {
+                control.hand_over_from_peer(handovers);
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn endpoints(

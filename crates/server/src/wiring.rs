@@ -14,12 +14,13 @@ use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, RaftConfig, RaftNode};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
-use nihilo_scale::config::ScaleConfig;
+use nihilo_scale::config::{ScaleConfig, unknown_keys};
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::net::TcpListener;
@@ -29,6 +30,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::admin::cluster::ClusterApi;
+use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::peer::agent_service::AgentService;
@@ -103,7 +105,7 @@ struct Node {
 
 impl Node {
     async fn start(config: NodeConfig) -> anyhow::Result<Self> {
-        let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
+        check_autoscaler(&config.autoscaler)?;
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
@@ -140,7 +142,7 @@ impl Node {
             gateway: Arc::new(GatewayPort(gateway.clone())),
             agent: Arc::new(AgentPort(agent.clone())),
         };
-        let control = Control::spawn(control_config(&config, &raft, &scale), ports);
+        let control = Control::spawn(control_config(&config, &raft), ports);
         drop(control_cell.set(control.clone()));
         let node = Self {
             raft,
@@ -152,7 +154,7 @@ impl Node {
         };
         node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id);
-        node.serve_admin(admin, &config, scale, remote.channels);
+        node.serve_admin(admin, &config, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         node.found(&config).await?;
         info!(name = config.name, "node started");
@@ -174,6 +176,7 @@ impl Node {
             name: config.cluster.clone(),
             domain: config.domain.clone(),
             external_port: config.external_port.unwrap_or(config.gateway_port),
+            autoscaler: config.autoscaler.clone(),
         };
         let raft = self.raft.clone();
         nihilo_actors::task::spawn("found", async move {
@@ -214,6 +217,7 @@ impl Node {
         let agent = AgentService {
             agent: self.agent.clone(),
             node_name: config.name.clone(),
+            session: self.control.session(),
         };
         let server = Server::builder()
             .tcp_nodelay(true)
@@ -231,13 +235,7 @@ impl Node {
         });
     }
 
-    fn serve_admin(
-        &self,
-        listener: TcpListener,
-        config: &NodeConfig,
-        scale: ScaleConfig,
-        channels: Channels,
-    ) {
+    fn serve_admin(&self, listener: TcpListener, config: &NodeConfig, channels: Channels) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -264,7 +262,9 @@ impl Node {
         };
         let serving = ServingApi {
             raft: self.raft.clone(),
-            scale,
+        };
+        let settings = ConfigApi {
+            raft: self.raft.clone(),
         };
         let raft = self.raft.clone();
         nihilo_actors::task::spawn("admin-server", async move {
@@ -283,6 +283,9 @@ impl Node {
                 .add_service(reflection)
                 .add_service(
                     ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
+                .add_service(
+                    ConfigServiceServer::new(settings).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
                 .add_service(ClusterServiceServer::new(cluster))
@@ -394,7 +397,19 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> ControlConfig {
+/// What `config-autoscaler` begins with must be valid, and hold nothing that nobody reads.
+fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    ScaleConfig::from_map(settings).context("autoscaler settings")?;
+    match unknown_keys(settings).into_iter().next() {
+        None => Ok(()),
+        Some((key, None)) => anyhow::bail!("autoscaler settings: unknown key `{key}`"),
+        Some((key, Some(near))) => {
+            anyhow::bail!("autoscaler settings: unknown key `{key}`, did you mean `{near}`?")
+        }
+    }
+}
+
+fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {
     let timing = raft.timing();
     ControlConfig {
         node: NodeId(config.node_id),
@@ -408,9 +423,6 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
             kills_instances_on_exit: true,
         },
-        settings: Arc::new(nihilo_entity::Settings {
-            scale: scale.clone(),
-        }),
         election_timeout_max_ms: timing.election_max_ms,
     }
 }

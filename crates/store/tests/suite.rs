@@ -61,6 +61,7 @@ fn entry(term: u64, index: u64) -> nihilo_store::type_config::Entry {
             name: "n".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }),
     };
     let payload = EntryPayload::Normal(EntryBytes(codec::encode_entry(&envelope)));

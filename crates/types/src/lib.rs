@@ -7,6 +7,7 @@
 
 pub mod autoscaler;
 pub mod condition;
+pub mod config_map;
 pub mod configuration;
 pub mod defaults;
 pub mod endpoint;
@@ -20,6 +21,7 @@ pub mod names;
 pub mod node_config;
 pub mod node_env;
 pub mod revision;
+pub mod rollout;
 pub mod route;
 pub mod route_table;
 pub mod service;

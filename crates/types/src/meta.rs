@@ -17,6 +17,13 @@ pub mod keys {
     pub const CONFIGURATION_UID: &str = "serving.knative.dev/configurationUID";
     pub const CONFIGURATION_GENERATION: &str = "serving.knative.dev/configurationGeneration";
     pub const ROUTING_STATE: &str = "serving.knative.dev/routingState";
+    pub const ROUTING_STATE_MODIFIED: &str = "serving.knative.dev/routingStateModified";
+    pub const NO_GC: &str = "serving.knative.dev/no-gc";
+    pub const ROLLOUT_DURATION: &str = "serving.knative.dev/rollout-duration";
+    /// Upstream's older spelling.
+    pub const ROLLOUT_DURATION_OLD: &str = "serving.knative.dev/rolloutDuration";
+    /// Names the revision that `nihilo traffic ramp` moves traffic to by steps.
+    pub const RAMP: &str = "nihilo.dev/ramp";
     pub const ROUTES: &str = "serving.knative.dev/routes";
     pub const CREATOR: &str = "serving.knative.dev/creator";
     pub const LAST_MODIFIER: &str = "serving.knative.dev/lastModifier";

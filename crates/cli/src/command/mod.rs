@@ -1,7 +1,9 @@
 //! One file per command; this one finds it and gives it a runtime.
 
 pub(crate) mod apply;
+pub(crate) mod autoscaler;
 pub(crate) mod cluster;
+pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod health;
@@ -28,6 +30,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
         Command::Dev(args) => dev::run(&args, hooks),
         Command::Node(command) => node::run(command, hooks),
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
+        Command::Autoscaler(command) => autoscaler::run(&command),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
@@ -56,10 +59,12 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Instance(command) => instance::run(context, command).await,
         Command::Ps(args) => ps::run(context, &args).await,
         Command::Logs(args) => logs::run(context, args).await,
+        Command::ConfigMap(command) => configmap::run(context, command).await,
         Command::Why(command) => why::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Dev(_)
         | Command::Demo(_)
+        | Command::Autoscaler(_)
         | Command::Node(_)
         | Command::Health(_)
         | Command::DemoApp { .. }

@@ -13,6 +13,7 @@ impl State {
         if self.cluster.is_some() {
             return Err(Rejection::AlreadyInitialised);
         }
+        self.make_system_maps(&init.autoscaler, context)?;
         context.row(rows::put(rows::key(tag::CLUSTER, &[]), init));
         self.cluster = Some(Arc::new(init.clone()));
         Ok(Outcome::Done)

@@ -3,6 +3,8 @@
 //! Every handler first checks, then changes; a refused command changes nothing but the clock.
 
 mod cluster;
+mod config_map;
+mod gc;
 mod ownership;
 mod revision;
 mod route;
@@ -98,6 +100,10 @@ impl State {
             Command::RecordRevision(record) => self.record_revision(record, context),
             Command::AssignTraffic(assign) => self.assign_traffic(assign, context),
             Command::RecordRoute(record) => self.record_route(record, context),
+            Command::AdvanceRollout(advance) => self.advance_rollout(advance, context),
+            Command::CollectRevisions(collect) => self.collect_revisions(collect, context),
+            Command::PutConfigMap(put) => self.put_config_map(put, context),
+            Command::DeleteConfigMap(delete) => self.delete_config_map(delete, context),
             Command::RecordScale(record) => self.record_scale(record, context),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession(close) => self.close_session(close, context),

@@ -161,6 +161,7 @@ pub(crate) fn init() -> Command {
         name: "test".into(),
         domain: "localhost".into(),
         external_port: 8080,
+        autoscaler: std::collections::BTreeMap::new(),
     })
 }
 
@@ -295,6 +296,9 @@ pub(crate) fn events_of(applied: &Applied) -> Vec<String> {
                 text("revision", *change, &object.metadata.name)
             }
             ObjectChange::Route { object, change } => text("route", *change, &object.metadata.name),
+            ObjectChange::ConfigMap { object, change } => {
+                text("configmap", *change, &object.metadata.name)
+            }
             ObjectChange::Scale { revision } => format!("Modified scale {}", revision.name),
         }
     });

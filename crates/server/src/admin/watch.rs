@@ -150,6 +150,7 @@ fn message(event: &ObjectEvent) -> Option<pb::WatchEvent> {
         }
         ObjectChange::Revision { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Route { object, change } => (change, json(serde_json::to_vec(object))),
+        ObjectChange::ConfigMap { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Scale { .. } => return None,
     };
     let kind = match change {

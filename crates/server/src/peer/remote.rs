@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use nihilo_control::ports::{
-    AgentEvent, CallError, CallFence, Demand, KeepAlive, KeepAliveAnswer, LinkError, OwnerError,
-    StatReport,
+    AgentEvent, CallError, CallFence, Demand, Handovers, KeepAlive, KeepAliveAnswer, LinkError,
+    OwnerError, StatReport,
 };
 use nihilo_machine::state::Session;
 use nihilo_types::endpoint::EndpointTable;
@@ -63,6 +63,7 @@ impl Remote {
             fence: Some(convert::fence_to(fence)),
             spec: convert::json_to(&spec),
             min_index: 0,
+            session: to.id.0,
         };
         let response = bounded(client.start(request)).await.map_err(unanswered)?;
         if let Some(refusal) = response.refusal {
@@ -151,6 +152,12 @@ impl Remote {
     pub async fn report(&self, to: &Session, report: StatReport) -> Result<(), OwnerError> {
         let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
         bounded(client.report(convert::report_to(report))).await?;
+        Ok(())
+    }
+
+    pub async fn hand_over(&self, to: &Session, message: Handovers) -> Result<(), OwnerError> {
+        let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
+        bounded(client.hand_over(convert::handovers_to(&message))).await?;
         Ok(())
     }
 
