@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nihilo_entity::EntityKey;
 use nihilo_entity::liveness::Roll;
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::command::{CloseSession, OpenSession, RequestKey, Roles};
 use nihilo_machine::ownership::moves_away_from;
 use nihilo_machine::{Command, Outcome};
@@ -117,6 +118,7 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         t_self_ms: template.t_self_ms,
         kills_instances_on_exit: template.kills_instances_on_exit,
     };
+    hit(Point::SessionOpens);
     let command = Command::OpenSession(open);
     let reply = shared
         .ports
@@ -126,6 +128,7 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match reply.result {
         Ok(Outcome::Session(session)) => {
+            hit(Point::SessionOpened);
             // Before an order is taken or a request, by what held when the session was opened.
             if !shared.acted_on(LogIndex(session.0)).await {
                 return Err(format!("{session} is open, but not yet acted on here"));
@@ -167,6 +170,7 @@ pub(crate) async fn run_leader(shared: Arc<Shared>) {
         debug!(?command, "ownership decision");
         if let Command::NodeDown(down) = &command {
             info!(session = %down.session, cause = ?down.cause, "node declared down");
+            hit(Point::NodeDeclaredDown);
         }
         let proposed =
             shared
@@ -304,6 +308,7 @@ impl Shared {
         if session == SessionId(0) {
             return;
         }
+        hit(Point::SessionCloses);
         let moves = read(self.ports.state.as_ref(), |state| {
             moves_away_from(state, session)
         });

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
+use nihilo_failpoint::{Bug, planted};
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
@@ -34,6 +35,7 @@ use crate::admin::serving::ServingApi;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
 use crate::peer::remote::Remote;
 use crate::peer::sniff;
@@ -131,6 +133,7 @@ impl Node {
                 node,
                 local: agent.clone(),
                 remote: remote.clone(),
+                ledger: OwnerLedger::open(&config.data_dir)?,
             }),
             owners: Arc::new(OwnersPort {
                 node,
@@ -296,6 +299,9 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     async fn stop(self) {
         info!("node stops");
+        if planted(Bug::LeavesFirst) {
+            self.control.leave(HANDOVER_LIMIT).await;
+        }
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
         tokio::join!(
@@ -348,7 +354,7 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         data_dir: config.data_dir.clone(),
         members,
         profile: config.profile,
-        snapshot_every: None,
+        snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
     };
     Ok(RaftNode::start(raft).await?)
 }
