@@ -37,6 +37,7 @@ pub struct SessionTemplate {
     pub capacity: u32,
     pub t_self_ms: u32,
     pub kills_instances_on_exit: bool,
+    pub store_id: String,
 }
 
 /// Sends keep-alives, opens and re-opens the session. Never returns.
@@ -117,6 +118,7 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         capacity: template.capacity,
         t_self_ms: template.t_self_ms,
         kills_instances_on_exit: template.kills_instances_on_exit,
+        store_id: template.store_id.clone(),
     };
     hit(Point::SessionOpens);
     let command = Command::OpenSession(open);

@@ -289,6 +289,7 @@ impl World {
             capacity: self.plan.capacity,
             t_self_ms: self.plan.t_self_ms,
             kills_instances_on_exit: true,
+            store_id: String::new(),
         };
         let command = Command::OpenSession(open);
         let key = RequestKey::default();
