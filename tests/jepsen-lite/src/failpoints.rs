@@ -83,7 +83,7 @@ impl Switchboard {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.context("no pid")?;
         // It may be the one that was killed.
-        drop(kill_process(pid, Signal::CONT));
+        let _gone = kill_process(pid, Signal::CONT);
         Ok(())
     }
 
