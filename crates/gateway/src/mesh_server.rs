@@ -6,6 +6,7 @@ use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use nihilo_failpoint::{Point, hit};
 use nihilo_types::id::InstanceId;
 
 use crate::body::{ClientBody, Held, RequestBody, ResponseBody, Upstream};
@@ -24,6 +25,7 @@ impl Plane {
         let Some(id) = field(MESH_INSTANCE).map(InstanceId::from) else {
             return Cause::BadRequest("no instance is named").answer(Tongue::Http2);
         };
+        hit(Point::MeshReceived);
         let admitted = match field(MESH_RESERVE) {
             Some("?") => return self.reserve(&id),
             Some(place) => self.reservations.take(place),
@@ -107,6 +109,7 @@ impl Plane {
             Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(refusal),
         };
+        hit(Point::PlaceReserved);
         let place = self.reservations.hold(admitted);
         let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
             return self.refuse(Refusal::Busy);

@@ -9,6 +9,7 @@ use http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use nihilo_failpoint::{Bug, planted};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{NodeId, ObjectKey};
 use nihilo_types::route_table::{RevisionTarget, RouteTable};
@@ -307,7 +308,8 @@ impl Plane {
             record.sent_at = Some(Instant::now());
             record.n_sends += 1;
             let endpoint = taken.endpoint.clone();
-            let may_repeat = exchange.is_idempotent || exchange.target.h2c;
+            let is_harmless = exchange.is_idempotent || planted(Bug::PostRetried);
+            let may_repeat = is_harmless || exchange.target.h2c;
             let again = may_repeat.then(|| Again::of(&request));
             exchange.wish.is_back = true;
             let failed = match self.send(exchange, taken, request).await {
@@ -334,7 +336,7 @@ impl Plane {
                 }
                 Failed::Lost(cause, _) => {
                     record.n_failed += 1;
-                    let is_final = !exchange.is_idempotent || cause.is_timeout();
+                    let is_final = !is_harmless || cause.is_timeout();
                     let made = match is_final {
                         true => None,
                         false => make_again(exchange, again, record),

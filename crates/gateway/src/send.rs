@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use nihilo_failpoint::{Point, hit};
 use nihilo_types::endpoint::Endpoint;
 use nihilo_types::id::InstanceId;
 
@@ -99,6 +100,7 @@ impl Plane {
             Err(refusal) => return Err(Failed::Refused(refusal, Box::new(request))),
         };
         let instance = admitted.0.clone();
+        hit(Point::RequestSentHere);
         match send_local(&instance, request).await {
             Ok((response, lease)) => {
                 held.lease = Some(lease);
@@ -141,6 +143,7 @@ impl Plane {
             }
         }
         let again = (!has_body).then(|| copy(&request));
+        hit(Point::RequestSentAway);
         match self.mesh.send(peer, session, request).await {
             Ok(answer) if answer.headers().contains_key(MESH_LOST) => {
                 Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Broken)))

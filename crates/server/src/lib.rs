@@ -5,6 +5,7 @@ pub mod admin;
 mod data_plane;
 pub mod demo_app;
 mod demo_ledger;
+pub mod entry;
 pub mod peer;
 pub mod ports;
 pub mod wiring;

@@ -19,6 +19,19 @@ pub(crate) fn jepsen(arguments: &[String]) -> anyhow::Result<()> {
     build.extend(PACKAGES);
     build.extend(["--bin", "nihilo", "--bin", "nihilo-jepsen-lite"]);
     cargo(&build)?;
+    let needs_chaos = arguments.iter().any(|argument| {
+        matches!(
+            argument.as_str(),
+            "headline" | "canary" | "points" | "--bug"
+        )
+    });
+    if needs_chaos {
+        // By name only: `nihilo` stays the binary that is shipped (docs/decisions/0030).
+        let mut build = vec!["build", "--locked"];
+        build.extend(PACKAGES);
+        build.extend(["--features", "nihilo-server/chaos", "--bin", "nihilo-chaos"]);
+        cargo(&build)?;
+    }
     let directory = target_directory()?.join("debug");
     let mut harness = Command::new(directory.join("nihilo-jepsen-lite"));
     if arguments.first().is_none_or(|first| first.starts_with('-')) {

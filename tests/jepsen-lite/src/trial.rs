@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::Client;
+use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
@@ -49,6 +50,8 @@ pub struct Options {
     pub folder: PathBuf,
     pub profile: Profile,
     pub place: Place,
+    /// What the nodes find in their environment.
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,8 @@ impl Trial {
         let recorder = Arc::new(Recorder::create(folder)?);
         let nodes = folder.join("nodes");
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster = LocalCluster::start(&nodes, binary, profile, options.place).await?;
+        let cluster =
+            LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
         Ok(Self {
@@ -119,11 +123,79 @@ impl Trial {
     /// # Errors
     /// It cannot be killed.
     pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.kill_and(node, || Ok(())).await
+    }
+
+    /// As [`Self::kill`], with something to do as soon as the process is gone.
+    ///
+    /// # Errors
+    /// It cannot be killed, or what follows fails.
+    pub async fn kill_and(
+        &mut self,
+        node: NodeIndex,
+        then: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("kill -9", Some(node));
         self.gone(node, at_ns);
         let childless_ns = self.cluster.kill(node).await?;
+        then()?;
         self.until_empty(node, childless_ns).await;
         Ok(())
+    }
+
+    /// Remembers who is in which session, before a fault that somebody lives through.
+    ///
+    /// # Errors
+    /// No running node answers.
+    pub async fn note_sessions(&mut self) -> anyhow::Result<()> {
+        self.sessions = self.cluster.sessions().await?;
+        Ok(())
+    }
+
+    /// Books the nodes that have another session than before although they lived through it all:
+    /// they were declared down. `victim` did not.
+    ///
+    /// # Errors
+    /// No running node answers.
+    pub async fn book_declared(&mut self, victim: NodeIndex) -> anyhow::Result<()> {
+        let faults = self.evidences.faults.iter();
+        let at_ns = faults.map(|fault| fault.from_ns).max().unwrap_or(0);
+        let heard_again_ns = Some(boottime_ns());
+        for (node, session) in self.cluster.sessions().await? {
+            let lives = node != node_name(victim);
+            if lives && self.sessions.get(&node) != Some(&session) {
+                self.evidences.declared_down.push(DeclaredDown {
+                    node,
+                    at_ns,
+                    heard_again_ns,
+                    adopts: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The trial proves nothing unless this fault happens.
+    pub fn expect_fault(&mut self, fault: String) {
+        self.evidences.coverage.required.push(Required {
+            must_hit_leader: fault.ends_with(":leader"),
+            fault,
+            at_least: 1,
+        });
+    }
+
+    pub fn fault_happened(&mut self, fault: String, hit_leader: bool) {
+        self.evidences.coverage.injected.push(Injected {
+            fault,
+            at_ns: boottime_ns(),
+            result: InjectionResult::Installed,
+            hit_leader,
+        });
+    }
+
+    /// A panic with this text is the trial's own doing.
+    pub fn expect_panic(&mut self, text: &str) {
+        self.evidences.expected_panics.push(text.to_owned());
     }
 
     /// SIGTERM; returns when the node has ended.

@@ -12,6 +12,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nihilo_failpoint::{Point, hit};
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{NodeId, SessionId};
@@ -200,6 +201,7 @@ impl Line {
             spot,
             woken,
         };
+        hit(Point::RequestQueued);
         self.raise_demand(false);
         // A place may be free that nobody was there to take.
         self.serve();
