@@ -267,12 +267,14 @@ impl State {
 
     /// Main host of a route, or that of one of its tags.
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
-        let domain = self
-            .cluster
-            .as_deref()
-            .map_or("localhost", |cluster| &cluster.domain);
         let label = host_label(&route.name, tag);
-        format!("{label}.{}.{domain}", route.namespace)
+        format!("{label}.{}.{}", route.namespace, self.domain())
+    }
+
+    /// Domain of the routes' hosts.
+    pub fn domain(&self) -> &str {
+        let cluster = self.cluster.as_deref();
+        cluster.map_or("localhost", |cluster| &cluster.domain)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Builds one node out of its parts, runs it, and takes it down in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
-use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_gateway::{Gateway, LocalInstances};
 use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
@@ -27,6 +26,7 @@ use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
@@ -42,7 +42,6 @@ use crate::peer::remote::Remote;
 use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
-    ScaleUpPort,
 };
 
 /// Largest admin message (02-store §2.2).
@@ -137,7 +136,7 @@ impl Node {
         let raft = start_raft(&config).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = start_gateway(&config, &local, &control_cell)?;
+        let gateway = crate::data_plane::start(&config, &local, &control_cell)?;
         let agent = start_agent(&config, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -292,7 +291,7 @@ impl Node {
             raft: self.raft.clone(),
             scale,
         };
-        let raft = self.raft.clone();
+        let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -304,14 +303,16 @@ impl Node {
                 Ok(reflection) => reflection,
                 Err(error) => return warn!(%error, "reflection"),
             };
-            let server = Server::builder()
-                .add_service(health_service)
+            let routes = Routes::new(health_service)
                 .add_service(reflection)
                 .add_service(
                     ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
-                .add_service(ClusterServiceServer::new(cluster))
+                .add_service(ClusterServiceServer::new(cluster));
+            let server = Server::builder()
+                .accept_http1(true)
+                .add_routes(crate::admin::metrics::add(routes, gateway))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
@@ -380,24 +381,6 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
     };
     Ok(RaftNode::start(raft).await?)
-}
-
-fn start_gateway(
-    config: &NodeConfig,
-    local: &LocalInstances,
-    control: &Arc<OnceLock<Control>>,
-) -> anyhow::Result<Gateway> {
-    let text = format!("{}:{}", config.listen, config.gateway_port);
-    let listen: SocketAddr = text
-        .parse()
-        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
-    let gateway = GatewayConfig {
-        listen,
-        node: NodeId(config.node_id),
-        node_name: config.name.clone(),
-    };
-    let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&gateway, local.clone(), scale_up)?)
 }
 
 fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod error;
+pub(crate) mod metrics;
 pub mod names;
 pub mod observe;
 pub mod read;
