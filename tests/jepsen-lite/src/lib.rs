@@ -16,5 +16,7 @@ pub mod proc_scan;
 pub mod record;
 pub mod report;
 pub mod seed;
+pub mod soak;
+pub mod tally;
 pub mod trial;
 pub mod workload;
