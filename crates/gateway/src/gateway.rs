@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
@@ -130,6 +131,7 @@ impl Gateway {
 
     /// Swaps the table in: every request accepted after this returns uses it.
     pub fn swap_routes(&self, table: Arc<RouteTable>) {
+        hit(Point::TableSwapped);
         self.plane.routes.store(table);
     }
 
@@ -156,7 +158,9 @@ impl Gateway {
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
         self.session_left(session);
-        self.plane.mesh.session_down(session);
+        if !planted(Bug::StreamsHang) {
+            self.plane.mesh.session_down(session);
+        }
     }
 
     /// A node leaves: nothing new goes there, what is under way is answered.

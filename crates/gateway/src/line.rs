@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nihilo_failpoint::{Point, hit};
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::SessionId;
@@ -150,6 +151,7 @@ impl Line {
                 inner.enqueue(arrived, first_try)
             };
             first_try = false;
+            hit(Point::RequestQueued);
             self.raise_demand(false);
             let mut guard = InLine {
                 line: self,

@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
+use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{InstanceId, NodeId, ObjectKey};
 use nihilo_types::route_table::{RevisionTarget, RouteTable};
@@ -179,7 +180,8 @@ impl Plane {
                         }
                     })?;
             let endpoint = taken.endpoint.clone();
-            let again = (exchange.is_idempotent && !exchange.has_body).then(|| copy(&request));
+            let may_repeat = exchange.is_idempotent || planted(Bug::PostRetried);
+            let again = (may_repeat && !exchange.has_body).then(|| copy(&request));
             match self.send(exchange, taken, request).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::Refused(refusal, unsent)) => {
@@ -276,6 +278,7 @@ impl Plane {
             Err(refusal) => return Err(Failed::Refused(refusal, Box::new(request))),
         };
         let instance = admitted.0.clone();
+        hit(Point::RequestSentHere);
         match send_local(&instance, request).await {
             Ok((response, connection)) => {
                 held.connection = connection.map(|sender| (instance, sender));
@@ -318,6 +321,7 @@ impl Plane {
             }
         }
         let again = (!has_body).then(|| copy(&request));
+        hit(Point::RequestSentAway);
         match self.mesh.send(peer, session, request).await {
             Ok(answer) if answer.headers().contains_key(MESH_LOST) => {
                 Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Gone)))
@@ -347,6 +351,7 @@ impl Plane {
         let Some(id) = id.map(InstanceId::from) else {
             return Cause::BadRequest("no instance is named").answer();
         };
+        hit(Point::MeshReceived);
         let place = request
             .headers()
             .get(MESH_RESERVE)
@@ -404,6 +409,7 @@ impl Plane {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse(refusal),
         };
+        hit(Point::PlaceReserved);
         let place = self.reservations.hold(admitted);
         let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
             return refuse(Refusal::Busy);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use nihilo_types::id::{ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,6 +34,7 @@ pub(crate) mod tag {
     pub(crate) const ROUTE: &str = "route";
     pub(crate) const SCALE: &str = "scale";
     pub(crate) const SESSION: &str = "session";
+    pub(crate) const STORE: &str = "store";
     pub(crate) const OWNER: &str = "owner";
     pub(crate) const REPLY: &str = "reply";
 }
@@ -105,6 +106,11 @@ impl State {
                 .map(|(id, v)| put(key(tag::SESSION, &[&id.to_string()]), v)),
         );
         rows.extend(
+            self.stores
+                .iter()
+                .map(|(node, v)| put(key(tag::STORE, &[&node.to_string()]), v)),
+        );
+        rows.extend(
             self.owners
                 .iter()
                 .map(|(shard, v)| put(key(tag::OWNER, &[&shard.to_string()]), v)),
@@ -166,6 +172,9 @@ impl State {
             tag::SESSION => {
                 let id = SessionId(number()?);
                 self.sessions.insert(id, Arc::new(decode(key, value)?));
+            }
+            tag::STORE => {
+                self.stores.insert(NodeId(number()?), decode(key, value)?);
             }
             tag::OWNER => {
                 let shard = ShardId(u16::try_from(number()?).map_err(|_| malformed())?);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::configuration::Configuration;
-use nihilo_types::id::{Epoch, Kind, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
 use nihilo_types::service::Service;
@@ -32,6 +32,8 @@ pub struct State {
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
     /// whoever learns of an end by a snapshot takes it for a loss.
     pub(crate) left: VecDeque<SessionId>,
+    /// Node to the store under whose name it opened its sessions; never removed.
+    pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
     pub(crate) replies: BTreeMap<String, StoredReply>,
     /// Request ids, oldest first; derived from `replies`.
@@ -155,6 +157,11 @@ impl ObjectChange {
 impl State {
     pub fn cluster(&self) -> Option<&InitCluster> {
         self.cluster.as_deref()
+    }
+
+    /// The store that belongs to a node's id; `None` for a node that never had a session.
+    pub fn store_of(&self, node: NodeId) -> Option<&str> {
+        self.stores.get(&node).map(|store| &**store)
     }
 
     pub fn clock(&self) -> Clock {

@@ -7,12 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
+use nihilo_failpoint::{Bug, planted};
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
-use nihilo_raft::{Identity, RaftConfig, RaftNode};
+use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::NodeId;
@@ -34,6 +36,7 @@ use crate::admin::serving::ServingApi;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
 use crate::peer::remote::Remote;
 use crate::peer::sniff;
@@ -52,7 +55,24 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Anything that keeps it from starting, with what to do about it.
-pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
+pub fn run_node(config: NodeConfig) -> Result<(), NodeFailure> {
+    run(config).map_err(|error| NodeFailure {
+        is_store_refused: is_store_refused(&error),
+        error,
+    })
+}
+
+fn is_store_refused(error: &anyhow::Error) -> bool {
+    let refused_at_open = matches!(
+        error.downcast_ref(),
+        Some(StartError::Open(
+            OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
+        ))
+    );
+    refused_at_open || error.is::<StoreReplaced>()
+}
+
+fn run(config: NodeConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
         .unwrap_or_else(|_| "info,openraft=warn".into());
     // A second subscriber in one process is a test's business.
@@ -70,10 +90,15 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config).await?;
-        stop_signal().await?;
+        let node = Node::start(config.clone()).await?;
+        // A node that may not take part serves nothing either. Either may come first.
+        let ended = tokio::select! {
+            biased;
+            signal = stop_signal() => signal,
+            Err(refused) = node.found(&config) => Err(refused),
+        };
         node.stop().await;
-        Ok(())
+        ended
     })
 }
 
@@ -131,6 +156,7 @@ impl Node {
                 node,
                 local: agent.clone(),
                 remote: remote.clone(),
+                ledger: OwnerLedger::open(&config.data_dir)?,
             }),
             owners: Arc::new(OwnersPort {
                 node,
@@ -154,14 +180,14 @@ impl Node {
         node.serve_peers(peer, &config, cluster_id);
         node.serve_admin(admin, &config, scale, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
-        node.found(&config).await?;
         info!(name = config.name, "node started");
         Ok(node)
     }
 
-    /// The founder makes the membership and the cluster's first entry; a cluster that has them
-    /// is left alone.
+    /// Takes part as soon as it may. The founder makes the membership and the cluster's first
+    /// entry; a cluster that has them is left alone.
     async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        self.raft.introduce().await?;
         if !config.is_founder() {
             return Ok(());
         }
@@ -296,6 +322,9 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     async fn stop(self) {
         info!("node stops");
+        if planted(Bug::LeavesFirst) {
+            self.control.leave(HANDOVER_LIMIT).await;
+        }
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
         tokio::join!(
@@ -348,7 +377,7 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         data_dir: config.data_dir.clone(),
         members,
         profile: config.profile,
-        snapshot_every: None,
+        snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
     };
     Ok(RaftNode::start(raft).await?)
 }
@@ -407,6 +436,7 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             capacity: config.capacity,
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
             kills_instances_on_exit: true,
+            store_id: raft.store_id().into(),
         },
         settings: Arc::new(nihilo_entity::Settings {
             scale: scale.clone(),

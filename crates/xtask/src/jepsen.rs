@@ -27,6 +27,20 @@ pub(crate) fn jepsen(arguments: &[String]) -> anyhow::Result<()> {
     build.extend(PACKAGES);
     build.extend(["--bin", "nihilo", "--bin", "nihilo-jepsen-lite"]);
     cargo(&build)?;
+    let needs_chaos = arguments.iter().any(|argument| {
+        matches!(
+            argument.as_str(),
+            "headline" | "canary" | "points" | "--bug"
+        )
+    });
+    if needs_chaos {
+        // By name only: `nihilo` stays the binary that is shipped (docs/decisions/0030).
+        let mut build = vec!["build", "--locked"];
+        build.extend(is_release.then_some(RELEASE));
+        build.extend(PACKAGES);
+        build.extend(["--features", "nihilo-server/chaos", "--bin", "nihilo-chaos"]);
+        cargo(&build)?;
+    }
     let directory = target_dir()?.join(match is_release {
         true => "release",
         false => "debug",

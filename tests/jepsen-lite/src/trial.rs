@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::Client;
+use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::SeenEmpty;
 use nihilo_sim::checker::replica_equality::Digest;
@@ -50,6 +51,8 @@ pub struct Options {
     pub folder: PathBuf,
     pub profile: Profile,
     pub place: Place,
+    /// What the nodes find in their environment.
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,8 @@ impl Trial {
         let recorder = Arc::new(Recorder::create(folder)?);
         let nodes = folder.join("nodes");
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster = LocalCluster::start(&nodes, binary, profile, options.place).await?;
+        let cluster =
+            LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
         Ok(Self {
@@ -143,11 +147,47 @@ impl Trial {
     /// # Errors
     /// It cannot be killed.
     pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.kill_and(node, || Ok(())).await
+    }
+
+    /// As [`Self::kill`], with something to do as soon as the process is gone.
+    ///
+    /// # Errors
+    /// It cannot be killed, or what follows fails.
+    pub async fn kill_and(
+        &mut self,
+        node: NodeIndex,
+        then: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("kill -9", Some(node));
         self.gone(node, at_ns);
         let childless_ns = self.cluster.kill(node).await?;
+        then()?;
         self.until_empty(node, childless_ns).await;
         Ok(())
+    }
+
+    /// The trial proves nothing unless this fault happens.
+    pub fn expect_fault(&mut self, fault: String) {
+        self.evidences.coverage.required.push(Required {
+            must_hit_leader: fault.ends_with(":leader"),
+            fault,
+            at_least: 1,
+        });
+    }
+
+    pub fn fault_happened(&mut self, fault: String, hit_leader: bool) {
+        self.evidences.coverage.injected.push(Injected {
+            fault,
+            at_ns: boottime_ns(),
+            result: InjectionResult::Installed,
+            hit_leader,
+        });
+    }
+
+    /// A panic with this text is the trial's own doing.
+    pub fn expect_panic(&mut self, text: &str) {
+        self.evidences.expected_panics.push(text.to_owned());
     }
 
     /// SIGTERM; returns when the node has ended.
@@ -394,10 +434,13 @@ impl Trial {
         let client = self.admin()?;
         let deadline = Instant::now() + EQUAL_LIMIT;
         let n_nodes = self.cluster.running().len();
-        let mut n_told = n_nodes;
+        let mut n_told = 0;
         while Instant::now() < deadline {
             let at_ns = boottime_ns();
-            let told = client.digests().await?;
+            let Ok(told) = client.digests().await else {
+                clock::pause(LOOK_SLOWLY).await;
+                continue;
+            };
             n_told = told.len();
             let indexes: BTreeSet<u64> = told.iter().map(|node| node.applied).collect();
             let are_equal = told.len() == n_nodes && indexes.len() == 1;

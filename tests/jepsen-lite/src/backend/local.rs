@@ -61,6 +61,7 @@ impl LocalCluster {
         binary: PathBuf,
         profile: Profile,
         place: Place,
+        variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
@@ -75,7 +76,7 @@ impl LocalCluster {
         let nodes = (0..N_NODES).map(|node| {
             let config = config(dir, &slot, &hosts, node, profile)?;
             let namespace = network.as_ref().map(|network| network.namespace(node));
-            LocalNode::prepare(config, namespace)
+            LocalNode::prepare(config, namespace, variables.to_vec())
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,

@@ -3,6 +3,7 @@
 mod availability;
 mod drain;
 mod logs;
+mod owners;
 mod sessions;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,11 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nihilo_sim::checker::convergence;
+use nihilo_sim::checker::coverage;
 use nihilo_sim::checker::drain::NodeEnd;
 use nihilo_sim::checker::instance_bound::{self, NodeRecords, ProcessSample, SeenEmpty};
+use nihilo_sim::checker::orphans;
 use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
 use nihilo_sim::checker::verdict::{MAX_EVIDENCE, NOTHING_CHECKED};
@@ -55,6 +59,14 @@ pub struct Evidences {
     pub since_ns: u64,
     /// Bytes of each node's output that are not judged.
     pub log_from: BTreeMap<String, u64>,
+    /// Looks at the cluster after the load, until it had been at rest for long enough.
+    pub settled: Vec<convergence::Input>,
+    /// Scans of the host beside what the agents list.
+    pub host_scans: Vec<orphans::Input>,
+    /// What was to happen, and what did.
+    pub coverage: coverage::Input,
+    /// Texts of panics that the trial caused.
+    pub expected_panics: Vec<String>,
 }
 
 /// What the trial itself looks at: after load nothing runs, by the kernel's and all nodes' word.
@@ -100,8 +112,25 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         replica_equality::NAME,
         replica_equality::check(&evidences.digests),
     );
-    let logs = logs::check(nodes, &evidences.log_from, &evidences.crashes);
+    let logs = logs::check(
+        nodes,
+        &evidences.log_from,
+        &evidences.crashes,
+        &evidences.expected_panics,
+    );
     report.add(logs::NAME, logs);
+    if let Some(owners) = owners::check(nodes) {
+        report.add(owners::NAME, owners);
+    }
+    for settled in &evidences.settled {
+        report.add(convergence::NAME, convergence::check(settled));
+    }
+    for scan in &evidences.host_scans {
+        report.add(orphans::NAME, orphans::check(scan));
+    }
+    if !evidences.coverage.required.is_empty() {
+        report.add(coverage::NAME, coverage::check(&evidences.coverage));
+    }
     seen_by_the_trial(evidences, &mut report);
     report
 }
