@@ -126,7 +126,6 @@ pub async fn run(
         Victim::Owner => owner,
     };
     trial.expect_fault(cell.to_string());
-    trial.note_sessions().await?;
     let (mut burst, load) = match (cell.step, board) {
         (Step::At(point), Some(board)) => {
             at_point(trial, board, point, victim, &focus, random).await?
@@ -148,7 +147,6 @@ pub async fn run(
     let focuses = [focus];
     trial.ask_everywhere(&focuses).await;
     let back = trial.heal(&[victim]).await?;
-    trial.book_declared(victim).await?;
     trial.ask_everywhere(&focuses).await;
     trial.look_for_orphans().await?;
     let zero = trial.until_zero().await?;

@@ -20,5 +20,7 @@ pub mod record;
 pub mod report;
 pub mod seed;
 pub mod settled;
+pub mod soak;
+pub mod tally;
 pub mod trial;
 pub mod workload;

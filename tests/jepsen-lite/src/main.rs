@@ -17,7 +17,7 @@ use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
 use nihilo_jepsen_lite::trial::{Options, Trial};
 use nihilo_jepsen_lite::workload::{from_zero, register};
-use nihilo_jepsen_lite::{instance_ledger, probe, report};
+use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
 use nihilo_types::node_config::Profile;
@@ -50,6 +50,13 @@ enum Command {
         nemesis: String,
         /// Length of one trial.
         #[arg(long, default_value_t = 1.0)]
+        minutes: f64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One cluster for a long time: all workloads side by side, one fault after the other.
+    Soak {
+        #[arg(long, default_value_t = 60.0)]
         minutes: f64,
         #[command(flatten)]
         common: Common,
@@ -121,6 +128,7 @@ enum Plan {
     Matrix(Vec<Cell>),
     Load(from_zero::Kind, Nemesis, Duration),
     Register(Nemesis, Duration),
+    Soak(Duration),
     Headline(headline::Cell),
 }
 
@@ -132,6 +140,8 @@ impl Plan {
     fn place(&self) -> Place {
         match self {
             Plan::Matrix(_) | Plan::Headline(_) => Place::Loopback,
+            // By itself, if the machine allows a network.
+            Plan::Soak(_) => Place::Network,
             Plan::Load(_, nemesis, _) | Plan::Register(nemesis, _) => nemesis.place(),
         }
     }
@@ -190,8 +200,7 @@ async fn dispatch(command: Command) -> Result<Class, String> {
         } => {
             let fault = Nemesis::parse(&nemesis);
             let fault = fault.ok_or(format!("no nemesis is `{nemesis}`; see `list`"))?;
-            let length = Duration::try_from_secs_f64(minutes * 60.0);
-            let length = length.map_err(|error| error.to_string())?;
+            let length = length(minutes)?;
             let plan = match workload.as_str() {
                 "from-zero" => Plan::Load(from_zero::Kind::FromZero, fault, length),
                 "steps" => Plan::Load(from_zero::Kind::Steps, fault, length),
@@ -202,7 +211,15 @@ async fn dispatch(command: Command) -> Result<Class, String> {
                 format!("run --workload {workload} --nemesis {nemesis} --minutes {minutes}");
             trials(&plan, &common, &command).await
         }
+        Command::Soak { minutes, common } => {
+            let plan = Plan::Soak(length(minutes)?);
+            trials(&plan, &common, &format!("soak --minutes {minutes}")).await
+        }
     }
+}
+
+fn length(minutes: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| error.to_string())
 }
 
 /// Runs every cell `rounds` times, and tells how many of each passed.
@@ -335,6 +352,10 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         report.add("harness", Verdict::harness_fault(format!("{error:#}")));
         report
     };
+    if let Plan::Soak(length) = plan {
+        let report = soak::run(options, *length, again).await;
+        return report.unwrap_or_else(void);
+    }
     let mut random = Random::from_seed(options.seed);
     let mut options = options;
     let board = match plan.needs_failpoints() {
@@ -366,6 +387,7 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Plan::Register(nemesis, length) => {
             register::run(&mut trial, *nemesis, *length, &mut random).await
         }
+        Plan::Soak(_) => Ok(Report::default()),
     };
     let mut report = match trial.judge().await {
         Ok(report) => report,
