@@ -58,11 +58,11 @@ pub fn victims(rows: &mut [(&InstanceId, &InstanceRow)]) {
             (
                 u8::from(ready),
                 report.in_flight,
-                u64::MAX - row.since_ms,
+                (u64::MAX - row.since_ms, report.age_ms),
                 (*id).clone(),
             )
         }
-        _ => (0, 0, 0, (*id).clone()),
+        _ => (0, 0, (0, 0), (*id).clone()),
     });
 }
 

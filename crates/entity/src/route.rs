@@ -66,7 +66,8 @@ impl RouteActor {
             return None;
         }
         let unplanned = route.status.rollouts.iter().any(|at| at.step_size == 0);
-        if !unplanned && !(is_due && !route.status.rollouts.is_empty()) {
+        let has_step = is_due && !route.status.rollouts.is_empty();
+        if !unplanned && !has_step {
             return None;
         }
         Some(Command::AdvanceRollout(AdvanceRollout {

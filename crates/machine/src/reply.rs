@@ -1,7 +1,7 @@
 //! What a proposer is told. A refusal is a reply, the same on every node.
 
 use nihilo_types::config_map::ConfigMap;
-use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId};
+use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId};
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,11 @@ pub enum Rejection {
     RequestIdReused,
     #[error("session {0} is closed")]
     SessionClosed(SessionId),
+    #[error(
+        "node {0} has lost its store: its id belongs to the one before; wipe the directory and \
+         join under a new id"
+    )]
+    StoreReplaced(NodeId),
     #[error("the cluster is initialised already")]
     AlreadyInitialised,
     #[error("the owner table has moved on")]

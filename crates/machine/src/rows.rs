@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use nihilo_types::config_map::ConfigMap;
-use nihilo_types::id::{ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,6 +36,7 @@ pub(crate) mod tag {
     pub(crate) const SCALE: &str = "scale";
     pub(crate) const CONFIG_MAP: &str = "configmap";
     pub(crate) const SESSION: &str = "session";
+    pub(crate) const STORE: &str = "store";
     pub(crate) const OWNER: &str = "owner";
     pub(crate) const REPLY: &str = "reply";
 }
@@ -112,6 +113,11 @@ impl State {
                 .map(|(id, v)| put(key(tag::SESSION, &[&id.to_string()]), v)),
         );
         rows.extend(
+            self.stores
+                .iter()
+                .map(|(node, v)| put(key(tag::STORE, &[&node.to_string()]), v)),
+        );
+        rows.extend(
             self.owners
                 .iter()
                 .map(|(shard, v)| put(key(tag::OWNER, &[&shard.to_string()]), v)),
@@ -177,6 +183,9 @@ impl State {
             tag::SESSION => {
                 let id = SessionId(number()?);
                 self.sessions.insert(id, Arc::new(decode(key, value)?));
+            }
+            tag::STORE => {
+                self.stores.insert(NodeId(number()?), decode(key, value)?);
             }
             tag::OWNER => {
                 let shard = ShardId(u16::try_from(number()?).map_err(|_| malformed())?);

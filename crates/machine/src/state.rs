@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
-use nihilo_types::id::{Epoch, Kind, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
 use nihilo_types::service::Service;
@@ -37,6 +37,8 @@ pub struct State {
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
     /// whoever learns of an end by a snapshot takes it for a loss.
     pub(crate) left: VecDeque<SessionId>,
+    /// Node to the store under whose name it opened its sessions; never removed.
+    pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
     pub(crate) replies: BTreeMap<String, StoredReply>,
     /// Request ids, oldest first; derived from `replies`.
@@ -168,6 +170,11 @@ impl State {
         self.cluster.as_deref()
     }
 
+    /// The store that belongs to a node's id; `None` for a node that never had a session.
+    pub fn store_of(&self, node: NodeId) -> Option<&str> {
+        self.stores.get(&node).map(|store| &**store)
+    }
+
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -284,12 +291,14 @@ impl State {
 
     /// Main host of a route, or that of one of its tags.
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
-        let domain = self
-            .cluster
-            .as_deref()
-            .map_or("localhost", |cluster| &cluster.domain);
         let label = host_label(&route.name, tag);
-        format!("{label}.{}.{domain}", route.namespace)
+        format!("{label}.{}.{}", route.namespace, self.domain())
+    }
+
+    /// Domain of the routes' hosts.
+    pub fn domain(&self) -> &str {
+        let cluster = self.cluster.as_deref();
+        cluster.map_or("localhost", |cluster| &cluster.domain)
     }
 }
 

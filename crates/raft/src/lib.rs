@@ -3,15 +3,18 @@
 
 pub mod clock;
 pub mod disk;
+pub mod introduction;
 pub mod network;
 pub mod node;
 pub mod peer_server;
 pub mod profile;
 pub mod proposer;
+mod quorum_gate;
 pub mod reader;
 mod runtime;
 pub mod status;
 
+pub use introduction::StoreReplaced;
 pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle, check_unused};
 pub use node::{RaftConfig, RaftNode, StartError};
 pub use peer_server::PeerServer;

@@ -20,6 +20,8 @@ use pb::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
+use crate::quorum_gate::QuorumGate;
+
 /// Bound of a dial: a dead host must look dead at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Largest message of a peer (02-store §2.2).
@@ -34,6 +36,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) gate: Arc<QuorumGate>,
 }
 
 /// Clients for one peer; the lanes do not share a connection.
@@ -42,6 +45,7 @@ pub(crate) struct Peer {
     client: Option<RaftClient<Channel>>,
     lane: Lane,
     identity: pb::Identity,
+    gate: Arc<QuorumGate>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +79,7 @@ impl Network {
             client,
             lane,
             identity,
+            gate: self.gate.clone(),
         }
     }
 }
@@ -154,6 +159,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             leader_commit: rpc.leader_commit.as_ref().map(convert::log_id_to),
             entries: rpc.entries.iter().map(convert::entry_to).collect(),
         };
+        // openraft holds its heartbeats back itself.
+        if self.lane != Lane::Heartbeats && !self.gate.is_open() {
+            let quiet = "no quorum answers: silent, so that others may campaign";
+            return Err(RPCError::Unreachable(Unreachable::from_string(quiet)));
+        }
         let limit = option.hard_ttl();
         let response = match self.lane {
             Lane::Heartbeats => bounded(limit, client.heartbeat(request)).await?,

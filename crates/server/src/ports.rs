@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::follow;
 use crate::peer::remote::Remote;
 
@@ -134,6 +135,7 @@ pub struct AgentsPort {
     pub node: NodeId,
     pub local: Agent,
     pub remote: Remote,
+    pub ledger: OwnerLedger,
 }
 
 impl AgentsPort {
@@ -162,6 +164,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         spec: InstanceSpec,
     ) -> BoxFuture<'_, Result<InstanceReport, CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -181,6 +184,7 @@ impl Agents for AgentsPort {
         instance: InstanceId,
         reason: &'static str,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -199,6 +203,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -216,6 +221,9 @@ impl Agents for AgentsPort {
         to: Arc<Session>,
         fences: Vec<CallFence>,
     ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>> {
+        for fence in &fences {
+            self.ledger.note(fence.shard, fence.epoch);
+        }
         async move {
             if !self.is_local(&to) {
                 return self.remote.list(&to, fences).await;

@@ -10,6 +10,7 @@ use nihilo_machine::State;
 use nihilo_wire::internal as pb;
 use openraft::entry::RaftEntry;
 use prost::Message;
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options};
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
@@ -83,7 +84,13 @@ pub struct Store {
     pub log: LogStore,
     pub machine: StateMachine,
     pub state: StateHandle,
+    /// Drawn when the directory was made.
+    pub store_id: Arc<str>,
+    /// Whether, when it was opened, it held nothing that a quorum could have counted on: no vote,
+    /// and at most the founding membership.
+    pub is_young: bool,
     io: IoHandle,
+    options: Statistics,
     /// Held for the life of the process.
     _lock: Arc<File>,
 }
@@ -103,14 +110,19 @@ impl Store {
                 .expect("loading does not panic")?
         };
         check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
+        let is_young = opened.is_young();
         let io = IoHandle::spawn(opened.db, opened.high_water).map_err(|source| {
             OpenError::Directory {
                 dir: dir.to_owned(),
                 source,
             }
         })?;
+        let store_id = match opened.store_id {
+            Some(store_id) => store_id,
+            None => new_store_id(),
+        };
         if opened.identity.is_none() {
-            let bytes = encode_identity(identity);
+            let bytes = encode_identity(identity, &store_id);
             io.durable(|done| Op::Identity { bytes, done })
                 .await
                 .map_err(|source| OpenError::Directory {
@@ -125,7 +137,10 @@ impl Store {
             log,
             machine,
             state,
+            store_id: store_id.into(),
+            is_young,
             io,
+            options: opened.options,
             _lock: Arc::new(lock),
         })
     }
@@ -133,6 +148,11 @@ impl Store {
     /// Set once the store has failed for the rest of this process.
     pub fn failure(&self) -> Failure {
         self.io.failure.clone()
+    }
+
+    /// How often RocksDB synced its write-ahead log since the store was opened.
+    pub fn n_wal_syncs(&self) -> u64 {
+        self.options.0.get_ticker_count(Ticker::WalFileSynced)
     }
 
     pub fn stats(&self) -> Arc<parking_lot::Mutex<IoStats>> {
@@ -145,13 +165,32 @@ impl Store {
     }
 }
 
+/// The options that a database counts into.
+struct Statistics(Options);
+
+impl std::fmt::Debug for Statistics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Statistics").finish_non_exhaustive()
+    }
+}
+
 struct Opened {
     db: Arc<DB>,
+    options: Statistics,
     high_water: HighWater,
     log: Log,
     state: State,
     position: Position,
     identity: Option<Identity>,
+    store_id: Option<String>,
+}
+
+impl Opened {
+    fn is_young(&self) -> bool {
+        let last = self.log.entries.last_key_value().map(|(index, _)| *index);
+        let last = last.max(self.position.last.map(|id| id.index));
+        last.unwrap_or(0) == 0 && self.log.vote.is_none()
+    }
 }
 
 /// Whether a process could open `dir` now, as far as others are concerned.
@@ -195,6 +234,9 @@ fn options(is_new: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(is_new);
     options.create_missing_column_families(true);
+    // Tickers only: what the write-ahead log was synced is told from them.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     // A torn, unacknowledged tail must start; the log scan finds holes below it.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_paranoid_checks(true);
@@ -220,14 +262,14 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         None => HighWater::create(dir).map_err(|source| directory(dir, source))?,
     };
     let mark = high_water.mark();
-    let (db, contents) = if mark.is_blank() {
+    let ((db, options), contents) = if mark.is_blank() {
         // Nothing was ever acknowledged here, so that an empty database is no loss.
-        let db = open_database(dir, Mode::New)?;
-        let contents = read(dir, &db, &mark)?;
-        (db, contents)
+        let opened = open_database(dir, Mode::New)?;
+        let contents = read(dir, &opened.0, &mark)?;
+        (opened, contents)
     } else {
         // Proven before anything is opened for writing: recovery drops what it cannot read.
-        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?, &mark)?;
+        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?.0, &mark)?;
         (open_database(dir, Mode::Present)?, contents)
     };
     let Contents {
@@ -235,14 +277,17 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         state,
         position,
         identity,
+        store_id,
     } = contents;
     Ok(Opened {
         db: Arc::new(db),
+        options: Statistics(options),
         high_water,
         log,
         state,
         position,
         identity,
+        store_id,
     })
 }
 
@@ -252,6 +297,7 @@ struct Contents {
     state: State,
     position: Position,
     identity: Option<Identity>,
+    store_id: Option<String>,
 }
 
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
@@ -269,15 +315,19 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
         ))
     })?;
     let state = load_state(db).map_err(broken)?;
-    let identity = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
-        Some(bytes) => Some(decode_identity(&bytes).map_err(broken)?),
-        None => None,
+    let (identity, store_id) = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
+        Some(bytes) => {
+            let (identity, store_id) = decode_identity(&bytes).map_err(broken)?;
+            (Some(identity), Some(store_id))
+        }
+        None => (None, None),
     };
     Ok(Contents {
         log,
         state,
         position,
         identity,
+        store_id,
     })
 }
 
@@ -320,7 +370,7 @@ enum Mode {
     Present,
 }
 
-fn open_database(dir: &Path, mode: Mode) -> Result<DB, OpenError> {
+fn open_database(dir: &Path, mode: Mode) -> Result<(DB, Options), OpenError> {
     let path = dir.join("db");
     let current = path.join("CURRENT");
     if mode != Mode::New && std::fs::metadata(&current).is_err() {
@@ -340,7 +390,10 @@ fn open_database(dir: &Path, mode: Mode) -> Result<DB, OpenError> {
         Mode::ReadOnly => DB::open_cf_descriptors_read_only(&options, &path, families, false),
         Mode::New | Mode::Present => DB::open_cf_descriptors(&options, &path, families),
     };
-    opened.map_err(|source| not_opened(dir, &path, source))
+    match opened {
+        Ok(db) => Ok((db, options)),
+        Err(source) => Err(not_opened(dir, &path, source)),
+    }
 }
 
 /// RocksDB's errors name the file; what they mean for this node is decided here.
@@ -483,19 +536,24 @@ fn describe(identity: &Identity) -> String {
     )
 }
 
-fn encode_identity(identity: &Identity) -> Vec<u8> {
-    pb::Identity {
+fn new_store_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn encode_identity(identity: &Identity, store_id: &str) -> Vec<u8> {
+    pb::StoreIdentity {
         cluster_id: identity.cluster_id.clone(),
-        from_node: identity.node_id,
-        target_node: 0,
+        node_id: identity.node_id,
+        store_id: store_id.into(),
     }
     .encode_to_vec()
 }
 
-fn decode_identity(bytes: &[u8]) -> Result<Identity, String> {
-    let message = pb::Identity::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(Identity {
+fn decode_identity(bytes: &[u8]) -> Result<(Identity, String), String> {
+    let message = pb::StoreIdentity::decode(bytes).map_err(|error| error.to_string())?;
+    let identity = Identity {
         cluster_id: message.cluster_id,
-        node_id: message.from_node,
-    })
+        node_id: message.node_id,
+    };
+    Ok((identity, message.store_id))
 }

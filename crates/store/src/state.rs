@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::{Stream, TryStreamExt};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::ObjectEvent;
 use nihilo_machine::{Applied, RowChange, State};
 use nihilo_types::id::LogIndex;
@@ -257,6 +258,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        hit(Point::BeforeApply);
         let (mut rows, mut events, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_one(entry, &mut rows, &mut events)?;
@@ -271,6 +273,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 applied: self.position.encode(),
             })
             .await?;
+        hit(Point::AfterApply);
         self.handle.remember(events);
         let index = self.position.index();
         self.handle.0.applied.send_replace(index);
@@ -289,6 +292,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Dump,
     ) -> Result<(), io::Error> {
+        hit(Point::SnapshotInstalled);
         let rows = snapshot.rows().map_err(io::Error::other)?;
         let state = State::from_rows(rows.iter().cloned()).map_err(io::Error::other)?;
         let position = Position {
@@ -352,6 +356,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(
         &mut self,
     ) -> Result<openraft::alias::SnapshotOf<TypeConfig, Dump>, io::Error> {
+        hit(Point::SnapshotBuilt);
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: self.dump(),

@@ -62,7 +62,7 @@ pub struct ManifestError(pub String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Service(Box<Service>),
-    ConfigMap(ConfigMap),
+    ConfigMap(Box<ConfigMap>),
 }
 
 impl Document {
@@ -136,7 +136,7 @@ fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, 
     let head: Head = serde_saphyr::from_str(document).map_err(fail)?;
     if head.kind == "ConfigMap" && head.api_version == "v1" {
         return serde_saphyr::from_str(document)
-            .map(Document::ConfigMap)
+            .map(|map| Document::ConfigMap(Box::new(map)))
             .map_err(fail);
     }
     if head.kind != "Service" || !head.api_version.starts_with("serving.knative.dev/") {

@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
     for document in documents {
         let applied = match document {
             Document::Service(service) => apply(context, *service, &args.wait).await,
-            Document::ConfigMap(map) => configmap::apply(context, map, "").await,
+            Document::ConfigMap(map) => configmap::apply(context, *map, "").await,
         };
         if let Err(failure) = applied {
             if failure.code == exit::INTERRUPTED {

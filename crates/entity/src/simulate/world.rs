@@ -442,6 +442,7 @@ fn cluster(scenario: &Scenario, shard: ShardId) -> State {
             capacity: u32::MAX,
             t_self_ms: 400,
             kills_instances_on_exit: true,
+            store_id: String::new(),
         }),
         Command::Reassign(Reassign {
             moves: vec![Move {

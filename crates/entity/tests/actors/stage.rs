@@ -124,6 +124,7 @@ impl Stage {
             capacity: 10,
             t_self_ms: 400,
             kills_instances_on_exit: false,
+            store_id: String::new(),
         }));
         SessionId(self.index)
     }
@@ -212,6 +213,7 @@ impl Stage {
             key: key("hello"),
             version,
             traffic,
+            rollouts: Vec::new(),
             assertions: vec![Assertion::truth(types::ALL_TRAFFIC_ASSIGNED)],
         }));
     }

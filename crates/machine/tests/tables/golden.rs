@@ -1,8 +1,14 @@
 //! The bytes of every command, reply and row, as this release writes them. A difference is a
 //! change of an interface: logs and snapshots of earlier releases must still be read.
 
-use nihilo_machine::command::{CloseSession, DownCause, Expect, NodeDown, Reassign};
+use std::collections::BTreeMap;
+
+use nihilo_machine::command::{
+    AdvanceRollout, CloseSession, CollectRevisions, DeleteConfigMap, DownCause, Expect, NodeDown,
+    PutConfigMap, Reassign,
+};
 use nihilo_machine::{Command, Rejection, Reply};
+use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{LogIndex, SessionId};
 use nihilo_types::route::TrafficTarget;
 
@@ -43,6 +49,13 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
         ),
         ("OpenSession", open(3, "boot-1")),
         (
+            "OpenSession with its store",
+            Command::OpenSession(nihilo_machine::command::OpenSession {
+                store_id: "store-3".into(),
+                ..crate::world::open_session(3, "boot-1")
+            }),
+        ),
+        (
             "CloseSession",
             Command::CloseSession(CloseSession {
                 session: SessionId(2),
@@ -58,6 +71,38 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             }),
         ),
         ("Reassign", Command::Reassign(Reassign { moves })),
+        (
+            "AdvanceRollout",
+            Command::AdvanceRollout(AdvanceRollout {
+                fence: world.assign("hello", Vec::new()).fence,
+                key: key("hello"),
+                version: LogIndex(5),
+                plan_for_s: Some(60),
+            }),
+        ),
+        (
+            "CollectRevisions",
+            Command::CollectRevisions(CollectRevisions {
+                fence: world.assign("hello", Vec::new()).fence,
+                key: key("hello"),
+                revisions: vec!["hello-00001".into()],
+            }),
+        ),
+        (
+            "PutConfigMap",
+            Command::PutConfigMap(Box::new(PutConfigMap {
+                config_map: ConfigMap::system("config-network", BTreeMap::new()),
+                expect: Expect::Any,
+                uid: "uid".into(),
+            })),
+        ),
+        (
+            "DeleteConfigMap",
+            Command::DeleteConfigMap(DeleteConfigMap {
+                key: key("hello"),
+                expect: Expect::Any,
+            }),
+        ),
     ]
 }
 
@@ -83,6 +128,10 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
         ("AlreadyInitialised", Rejection::AlreadyInitialised),
         ("StaleMove", Rejection::StaleMove),
         (
+            "StoreReplaced",
+            Rejection::StoreReplaced(nihilo_types::id::NodeId(3)),
+        ),
+        (
             "RevisionNameTaken",
             Rejection::RevisionNameTaken("hello-a".into()),
         ),
@@ -102,6 +151,9 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
 fn furnished() -> World {
     let mut world = World::with_hello();
     world.must(Command::RecordScale(world.record_scale("hello-00001", 2)));
+    let mut session = crate::world::open_session(3, "boot-1");
+    session.store_id = "store-3".into();
+    world.must(Command::OpenSession(session));
     world.index += 1;
     let mut entry = crate::world::envelope(world.index, delete("nobody", Expect::Any));
     entry.request = nihilo_machine::command::RequestKey::new("r1", "delete", b"nobody");

@@ -85,6 +85,7 @@ impl World {
             key: key(service),
             version: self.route_version(service),
             traffic,
+            rollouts: Vec::new(),
             assertions: vec![Assertion::truth(types::ALL_TRAFFIC_ASSIGNED)],
         }
     }
@@ -178,6 +179,7 @@ pub(crate) fn open_session(node: u64, boot: &str) -> OpenSession {
         capacity: 10,
         t_self_ms: 400,
         kills_instances_on_exit: false,
+        store_id: String::new(),
     }
 }
 
@@ -247,18 +249,24 @@ pub(crate) fn reply_of(applied: &Applied) -> String {
     }
 }
 
+fn change_text(change: Change) -> &'static str {
+    match change {
+        Change::Created => "created",
+        Change::Updated => "updated",
+        Change::Unchanged => "unchanged",
+        Change::Deleted => "deleted",
+    }
+}
+
 fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done => "done".into(),
         Outcome::Session(id) => format!("session {id}"),
         Outcome::Service { service, change } => {
-            let change = match change {
-                Change::Created => "created",
-                Change::Updated => "updated",
-                Change::Unchanged => "unchanged",
-                Change::Deleted => "deleted",
-            };
-            format!("{change} {}", service.metadata.name)
+            format!("{} {}", change_text(*change), service.metadata.name)
+        }
+        Outcome::ConfigMap { config_map, change } => {
+            format!("{} {}", change_text(*change), config_map.metadata.name)
         }
         Outcome::Scales { refused } => {
             let refused: Vec<_> = refused.iter().map(|key| key.name.to_string()).collect();

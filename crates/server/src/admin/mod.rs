@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub(crate) mod metrics;
 pub mod names;
 pub mod observe;
 pub mod read;
