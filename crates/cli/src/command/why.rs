@@ -36,7 +36,10 @@ pub(crate) async fn run(context: &Context, command: WhyCommand) -> Result<()> {
     let report = explain().await?;
     output::one(output.output, &report, |_| revision.clone(), text)?;
     let mut said = sentence(&report["newest"]).to_owned();
-    while watch {
+    if !watch {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let report = explain().await?;
         let now = sentence(&report["newest"]);
@@ -45,7 +48,6 @@ pub(crate) async fn run(context: &Context, command: WhyCommand) -> Result<()> {
             output::data(&said);
         }
     }
-    Ok(())
 }
 
 fn sentence(told: &Value) -> &str {
