@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod body;
 pub mod connection;
+mod finish;
 pub mod gateway;
 pub mod limiter;
 pub mod line;
@@ -15,6 +16,7 @@ mod mesh_server;
 pub mod metrics;
 pub mod pool;
 pub mod ports;
+mod prepare;
 pub mod proxy;
 mod record;
 pub mod rescue;

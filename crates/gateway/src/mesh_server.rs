@@ -11,8 +11,9 @@ use nihilo_types::id::InstanceId;
 
 use crate::body::{ClientBody, Held, RequestBody, ResponseBody, Upstream};
 use crate::connection::ClientLimits;
+use crate::finish::clean_answer;
 use crate::limiter::{Admitted, LocalInstance, Refusal};
-use crate::proxy::{Plane, clean_answer};
+use crate::proxy::Plane;
 use crate::rescue::{Cause, Tongue};
 use crate::send::{MESH_ANSWER, MESH_INSTANCE, MESH_LOST, MESH_NODE, MESH_RESERVE};
 use crate::tunnel::{self, Tunnel, TunnelLimits};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use nihilo_failpoint::{Bug, planted};
@@ -17,28 +17,25 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
-use crate::body::{ClientBody, Limits, RequestBody, ResponseBody, Upstream};
+use crate::body::{ClientBody, RequestBody, ResponseBody};
 use crate::connection::{Client, ClientLimits};
 use crate::limiter::{LocalInstances, Refusal};
 use crate::line::{Line, LineError, Surroundings, Trouble, Wish};
 use crate::mesh::Mesh;
+use crate::prepare::{head_bytes, own_answer, target_for};
 use crate::record::Record;
 use crate::rescue::{Cause, Tongue};
 use crate::reservations::Reservations;
-use crate::router::{Chosen, Router};
+use crate::router::Router;
 use crate::rules;
 use crate::send::{Failed, Sent};
-use crate::tunnel::{self, Tunnel, TunnelLimits, Wanted};
+use crate::tunnel::{Tunnel, Wanted};
 
 /// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
 /// A request of which nothing could be sent goes back to the line for so long: longer than it
 /// takes to declare a node down and to replace its instances.
 const UNSENT_LIMIT: Duration = Duration::from_secs(10);
-const PROBE: HeaderName = HeaderName::from_static("k-network-probe");
-const PROBE_HASH: HeaderName = HeaderName::from_static("k-network-hash");
-const TAG: HeaderName = HeaderName::from_static("knative-serving-tag");
-const DEFAULT_ROUTE: HeaderName = HeaderName::from_static("knative-serving-default-route");
 
 /// Everything a request touches on this node.
 pub struct Plane {
@@ -163,32 +160,36 @@ impl Plane {
         let host = rules::check(&request)?;
         client.check_authority(&host)?;
         let chosen = self.route(&request, &host, client)?;
-        if let Some(probe) = request.headers().get(PROBE) {
-            return answer_probe(probe, &chosen).map(|answer| (answer, None));
+        if let Some(answer) = own_answer(&mut request, &chosen) {
+            return answer.map(|answer| (answer, None));
         }
-        if !rules::count_down(&request.method().clone(), request.headers_mut()) {
-            return Ok((answer_options(), None));
+        let target = target_for(request.headers(), &chosen.target)?;
+        let (mut exchange, mut request) = self.enter(request, client, record, target);
+        let id = self.prepare(&mut request, client, &host, &chosen)?;
+        record.name(request.headers(), id);
+        if let Some(tunnel) = &mut exchange.tunnel {
+            tunnel.write(&mut request);
         }
-        let mut target = chosen.target.clone();
-        let is_grpc = rules::is_grpc(request.headers());
-        if is_grpc && !target.h2c {
-            return Err(Cause::NoGrpc);
+        if let Some(body) = exchange.attempt() {
+            *request.body_mut() = body;
         }
-        if is_grpc
-            && let Some(limit) = rules::grpc_timeout(request.headers())
-            && limit < Duration::from_millis(target.timeout_ms)
-        {
-            let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(target.timeout_ms);
-            target = Arc::new(RevisionTarget {
-                timeout_ms,
-                ..(*target).clone()
-            });
-        }
-        let line = self.line(&chosen.target);
+        let sent = self.exchange(&mut exchange, request, record).await?;
+        self.finish(exchange, sent, record)
+    }
+
+    /// From here on the request counts; its body is not asked for before it is sent.
+    fn enter(
+        &self,
+        mut request: Request<Incoming>,
+        client: &Client,
+        record: &mut Record,
+        target: Arc<RevisionTarget>,
+    ) -> (Exchange, Request<RequestBody>) {
+        let line = self.line(&target);
         record.counted = Some(line.count());
         record.line = Some(line.clone());
         record.target = Some(target.clone());
-        let mut tunnel = Wanted::of(&mut request);
+        let tunnel = Wanted::of(&mut request);
         let wish = Wish {
             arrived: record.arrived,
             deadline: record.arrived + Duration::from_millis(target.timeout_ms),
@@ -201,13 +202,7 @@ impl Plane {
         let (head, incoming) = request.into_parts();
         let body = has_body.then(|| ClientBody::new(incoming, &self.limits));
         record.body.clone_from(&body);
-        let mut request = Request::from_parts(head, RequestBody::Empty);
-        let id = self.prepare(&mut request, client, &host, &chosen)?;
-        record.name(request.headers(), id);
-        if let Some(tunnel) = &mut tunnel {
-            tunnel.write(&mut request);
-        }
-        let mut exchange = Exchange {
+        let exchange = Exchange {
             line,
             target,
             wish,
@@ -215,61 +210,7 @@ impl Plane {
             tunnel,
             is_idempotent,
         };
-        if let Some(body) = exchange.attempt() {
-            *request.body_mut() = body;
-        }
-        let sent = self.exchange(&mut exchange, request, record).await?;
-        self.finish(exchange, sent, record)
-    }
-
-    fn route(
-        &self,
-        request: &Request<Incoming>,
-        host: &HeaderValue,
-        client: &Client,
-    ) -> Result<Chosen, Cause> {
-        let tag = request.headers().get(TAG);
-        let tag = tag.and_then(|tag| tag.to_str().ok());
-        let host = host.to_str().map_err(|_| Cause::UnknownHost)?;
-        let table = self.routes.load();
-        self.router.route(&table, host, tag, client.is_private)
-    }
-
-    /// Turns the client's head into the one an instance gets; returns the request's id.
-    fn prepare(
-        &self,
-        request: &mut Request<RequestBody>,
-        client: &Client,
-        host: &HeaderValue,
-        chosen: &Chosen,
-    ) -> Result<HeaderValue, Cause> {
-        let version = request.version();
-        let origin = rules::target::to_origin(request.uri());
-        *request.uri_mut() = origin;
-        *request.version_mut() = Version::HTTP_11;
-        let headers = request.headers_mut();
-        rules::strip_request(headers, client.hop.is_trusted);
-        if version == Version::HTTP_2 {
-            rules::join_cookies(headers);
-        }
-        if !chosen.target.h2c {
-            headers.remove(http::header::TE);
-        }
-        headers.insert(http::header::HOST, host.clone());
-        client.write_forwarded(headers, host);
-        self.via.add(headers, version)?;
-        rules::trace::ensure(headers);
-        match &chosen.tag {
-            Some(tag) => {
-                if let Ok(tag) = HeaderValue::from_str(tag) {
-                    headers.insert(TAG, tag);
-                }
-            }
-            None => {
-                headers.insert(DEFAULT_ROUTE, HeaderValue::from_static("true"));
-            }
-        }
-        Ok(rules::trace::request_id(headers, client.hop.is_trusted))
+        (exchange, Request::from_parts(head, RequestBody::Empty))
     }
 
     /// The revision's line, made with what is known of its instances.
@@ -348,73 +289,6 @@ impl Plane {
             };
         }
     }
-
-    /// Makes the client's answer of the instance's.
-    fn finish(
-        &self,
-        mut exchange: Exchange,
-        sent: Sent,
-        record: &mut Record,
-    ) -> Result<(Response<ResponseBody>, Option<Tunnel>), Cause> {
-        let Sent {
-            mut response,
-            held,
-            id,
-            node,
-        } = sent;
-        let node = node.unwrap_or_else(|| self.node_name.clone());
-        record.instance = Some(id.clone());
-        record.first_byte_at = Some(Instant::now());
-        let deadline = exchange.wish.deadline.into();
-        let idle = exchange.target.idle_timeout_ms;
-        let idle = (idle > 0).then(|| Duration::from_millis(idle));
-        let has_switched = exchange.tunnel.is_some() && tunnel::has_switched(&response);
-        if !has_switched && response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Cause::UpstreamError);
-        }
-        let signed = |headers: &mut HeaderMap| {
-            sign(headers, &exchange.target, &id, node);
-            note_start(headers, record);
-        };
-        if has_switched && let Some(wanted) = exchange.tunnel.take() {
-            let instance = hyper::upgrade::on(&mut response);
-            let is_from_h2 = response.version() == Version::HTTP_2;
-            let answer = wanted.answer(&mut response.map(|_| ()), is_from_h2);
-            let mut answer = answer.ok_or(Cause::UpstreamError)?;
-            signed(answer.headers_mut());
-            let tunnel = Tunnel {
-                client: wanted.into_parts(),
-                instance,
-                limits: TunnelLimits {
-                    total: Some(deadline),
-                    idle,
-                },
-                held,
-                record: None,
-                leaving: self.leaving.clone(),
-                alive: Some(self.alive.subscribe()),
-            };
-            return Ok((answer.map(|()| ResponseBody::empty()), Some(tunnel)));
-        }
-        let (mut parts, body) = response.into_parts();
-        parts.version = Version::HTTP_11;
-        clean_answer(&mut parts.headers);
-        signed(&mut parts.headers);
-        if exchange
-            .tunnel
-            .as_ref()
-            .is_some_and(|wanted| !wanted.is_h2())
-        {
-            // What the client may have sent for the tunnel is not to be read as a request.
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        let limits = Some(Limits::new(deadline, idle));
-        let upstream = Upstream { body, limits, held };
-        let response = Response::from_parts(parts, ResponseBody::upstream(upstream));
-        Ok((response, None))
-    }
 }
 
 /// What the client did wrong comes before what that did to the exchange.
@@ -437,87 +311,8 @@ fn make_again(
     record: &Record,
 ) -> Option<Request<RequestBody>> {
     let again = again.filter(|_| record.n_failed < MAX_ATTEMPTS)?;
-    Some(again.make(exchange.attempt()?))
-}
-
-/// What a waiting request holds: its fields and its target.
-fn head_bytes(request: &Request<Incoming>) -> usize {
-    let fields = request.headers().iter();
-    let fields: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    fields + request.uri().path().len() + request.uri().query().map_or(0, str::len)
-}
-
-/// Removes what concerns only the instance's connection, and what only we may say. A length beside
-/// a transfer coding was never true (RFC 9112 §6.3).
-pub(crate) fn clean_answer(headers: &mut HeaderMap) {
-    if headers.contains_key(http::header::TRANSFER_ENCODING) {
-        headers.remove(http::header::CONTENT_LENGTH);
-    }
-    rules::hop::strip(headers);
-    rules::owned::strip_answer(headers);
-}
-
-fn answer_options() -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::empty());
-    let methods = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(methods));
-    response
-}
-
-/// Knative's ingress probe: which version of the host's routing is in use (05-gateway §7.3).
-fn answer_probe(probe: &HeaderValue, chosen: &Chosen) -> Result<Response<ResponseBody>, Cause> {
-    if probe != "probe" {
-        return Err(Cause::BadRequest("unknown K-Network-Probe"));
-    }
-    let mut response = Response::new(ResponseBody::empty());
-    let hash = HeaderValue::try_from(format!("{:x}", chosen.index.0));
-    if let Ok(hash) = hash {
-        response.headers_mut().insert(PROBE_HASH, hash);
-    }
-    Ok(response)
-}
-
-fn sign(
-    headers: &mut HeaderMap,
-    target: &RevisionTarget,
-    id: &nihilo_types::id::InstanceId,
-    node: HeaderValue,
-) {
-    for (name, value) in [
-        (
-            "nihilo-revision",
-            HeaderValue::from_str(&target.revision.name),
-        ),
-        ("nihilo-instance", HeaderValue::from_str(id.as_str())),
-        ("nihilo-node", Ok(node)),
-    ] {
-        if let Ok(value) = value {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-}
-
-/// Says whether the request had to wake its revision, and where the time went.
-fn note_start(headers: &mut HeaderMap, record: &Record) {
-    let start = if record.is_cold { "cold" } else { "warm" };
-    headers.insert("nihilo-start", HeaderValue::from_static(start));
-    let Some(sent) = record.sent_at.filter(|_| record.is_cold) else {
-        return;
-    };
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let text = format!(
-        "queued={:.1};first-byte={:.1};total={:.1}",
-        ms(record.queued),
-        ms(sent.elapsed()),
-        ms(record.arrived.elapsed())
-    );
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert("nihilo-cold-start", value);
-    }
+    let body = exchange.attempt()?;
+    exchange.line.may_retry().then(|| again.make(body))
 }
 
 impl Tunnel {

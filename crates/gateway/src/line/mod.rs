@@ -4,6 +4,7 @@
 //! A free place is handed to who waits, never left for whoever comes by: arrivals cannot pass
 //! those in line.
 
+mod budget;
 mod held_bytes;
 mod places;
 mod service_times;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 pub use held_bytes::HeldBytes;
 pub use places::Trouble;
 
+use self::budget::RetryBudget;
 use self::held_bytes::Share;
 use self::places::Places;
 use self::service_times::ServiceTimes;
@@ -102,6 +104,7 @@ struct Inner {
     last_failure: String,
     waiters: Waiters<Waiter>,
     service: ServiceTimes,
+    retries: RetryBudget,
     /// Length at which demand is raised again.
     next_edge: usize,
     reported_zero: bool,
@@ -148,6 +151,7 @@ impl Line {
             last_failure: String::new(),
             waiters: Waiters::default(),
             service: ServiceTimes::default(),
+            retries: RetryBudget::new(Instant::now()),
             next_edge: 1,
             reported_zero: false,
         };
@@ -166,8 +170,20 @@ impl Line {
 
     pub fn count(self: &Arc<Self>) -> Counted {
         let now = self.now_us();
-        self.inner.lock().integrator.started(now);
+        let mut inner = self.inner.lock();
+        inner.integrator.started(now);
+        inner.retries.request();
+        drop(inner);
         Counted(self.clone())
+    }
+
+    /// Whether one more request of this revision may be sent again.
+    pub fn may_retry(&self) -> bool {
+        let may = self.inner.lock().retries.retry(Instant::now());
+        if !may {
+            self.around.metrics.hit("retries");
+        }
+        may
     }
 
     /// Waits for a place until the deadline. Dropping the future leaves the line.

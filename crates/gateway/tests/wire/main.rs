@@ -1,4 +1,8 @@
 //! Cases of bytes against a real gateway; `tests/cases/README.md` describes them.
+#![expect(
+    unreachable_pub,
+    reason = "modules of one test, each with its own surface"
+)]
 
 mod alike;
 mod backend;
