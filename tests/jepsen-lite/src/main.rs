@@ -432,7 +432,7 @@ fn default_out(binary: &Path) -> PathBuf {
 fn list() {
     let workloads: Vec<_> = Workload::ALL.iter().map(ToString::to_string).collect();
     say(&format!("workloads: {}", workloads.join(", ")));
-    let nemeses: Vec<_> = Nemesis::ALL.iter().map(ToString::to_string).collect();
+    let nemeses: Vec<_> = Nemesis::all().iter().map(ToString::to_string).collect();
     say(&format!("nemeses: {}", nemeses.join(", ")));
     for cell in Cell::all() {
         say(&format!("cell {}:{}", cell.stage, cell.role));
