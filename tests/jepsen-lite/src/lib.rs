@@ -16,6 +16,7 @@ pub mod matrix;
 pub mod nemesis;
 pub mod probe;
 pub mod proc_scan;
+pub mod proxy;
 pub mod record;
 pub mod report;
 pub mod seed;

@@ -16,7 +16,8 @@ use nihilo_jepsen_lite::matrix::{self, Cell};
 use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
 use nihilo_jepsen_lite::trial::{Options, Trial};
-use nihilo_jepsen_lite::workload::{from_zero, register};
+use nihilo_jepsen_lite::workload::Workload;
+use nihilo_jepsen_lite::workload::from_zero::Kind;
 use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
@@ -42,7 +43,7 @@ enum Command {
     },
     /// Puts one workload under one nemesis.
     Run {
-        /// `from-zero`, `steps` or `register`.
+        /// See `list`.
         #[arg(long, default_value = "from-zero")]
         workload: String,
         /// See `list`.
@@ -126,8 +127,7 @@ const OFTEN: u64 = 20;
 #[derive(Debug, Clone)]
 enum Plan {
     Matrix(Vec<Cell>),
-    Load(from_zero::Kind, Nemesis, Duration),
-    Register(Nemesis, Duration),
+    Run(Workload, Nemesis, Duration),
     Soak(Duration),
     Headline(headline::Cell),
 }
@@ -142,7 +142,7 @@ impl Plan {
             Plan::Matrix(_) | Plan::Headline(_) => Place::Loopback,
             // By itself, if the machine allows a network.
             Plan::Soak(_) => Place::Network,
-            Plan::Load(_, nemesis, _) | Plan::Register(nemesis, _) => nemesis.place(),
+            Plan::Run(_, nemesis, _) => nemesis.place(),
         }
     }
 }
@@ -201,12 +201,9 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             let fault = Nemesis::parse(&nemesis);
             let fault = fault.ok_or(format!("no nemesis is `{nemesis}`; see `list`"))?;
             let length = length(minutes)?;
-            let plan = match workload.as_str() {
-                "from-zero" => Plan::Load(from_zero::Kind::FromZero, fault, length),
-                "steps" => Plan::Load(from_zero::Kind::Steps, fault, length),
-                "register" => Plan::Register(fault, length),
-                other => return Err(format!("no workload is `{other}`; see `list`")),
-            };
+            let load = Workload::parse(&workload);
+            let load = load.ok_or(format!("no workload is `{workload}`; see `list`"))?;
+            let plan = Plan::Run(load, fault, length);
             let command =
                 format!("run --workload {workload} --nemesis {nemesis} --minutes {minutes}");
             trials(&plan, &common, &command).await
@@ -276,10 +273,12 @@ async fn canaries(bugs: &str, common: &Common) -> Result<Class, String> {
                 bug: Some(canary.bug),
                 ..common.clone()
             };
-            let plan = match canary.workload {
-                canary::Workload::Register => Plan::Register(canary.nemesis, canary.length),
-                canary::Workload::Load(kind) => Plan::Load(kind, canary.nemesis, canary.length),
+            let workload = match canary.workload {
+                canary::Workload::Register => Workload::Register,
+                canary::Workload::Load(Kind::FromZero) => Workload::FromZero,
+                canary::Workload::Load(Kind::Steps) => Workload::Steps,
             };
+            let plan = Plan::Run(workload, canary.nemesis, canary.length);
             let command = format!("canary --bugs {}", canary.bug);
             if trials(&plan, &one, &command).await? == Class::Violation {
                 found_by = Some(number + 1);
@@ -376,17 +375,14 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Plan::Matrix(cells) => matrix::run(&mut trial, cells, &mut random)
             .await
             .map(|()| Report::default()),
-        Plan::Load(kind, nemesis, length) => {
-            from_zero::run(&mut trial, *kind, *nemesis, *length, &mut random)
+        Plan::Run(workload, nemesis, length) => {
+            workload
+                .run(&mut trial, *nemesis, *length, &mut random)
                 .await
-                .map(|()| Report::default())
         }
         Plan::Headline(cell) => headline::run(&mut trial, *cell, board.as_ref(), &mut random)
             .await
             .map(|()| Report::default()),
-        Plan::Register(nemesis, length) => {
-            register::run(&mut trial, *nemesis, *length, &mut random).await
-        }
         Plan::Soak(_) => Ok(Report::default()),
     };
     let mut report = match trial.judge().await {
@@ -397,7 +393,7 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Ok(extra) => report.checks.extend(extra.checks),
         Err(error) => report.checks.extend(void(error).checks),
     }
-    if matches!(plan, Plan::Register(..)) {
+    if matches!(plan, Plan::Run(workload, ..) if !workload.makes_requests()) {
         // No request was made: nothing is not a verdict about requests.
         report
             .checks
@@ -474,8 +470,9 @@ fn default_out(binary: &Path) -> PathBuf {
 }
 
 fn list() {
-    say("workloads: from-zero, steps, register");
-    let nemeses: Vec<_> = Nemesis::ALL.iter().map(ToString::to_string).collect();
+    let workloads: Vec<_> = Workload::ALL.iter().map(ToString::to_string).collect();
+    say(&format!("workloads: {}", workloads.join(", ")));
+    let nemeses: Vec<_> = Nemesis::all().iter().map(ToString::to_string).collect();
     say(&format!("nemeses: {}", nemeses.join(", ")));
     for cell in Cell::all() {
         say(&format!("cell {}:{}", cell.stage, cell.role));

@@ -115,7 +115,7 @@ impl LocalNode {
     }
 
     pub fn log_file(&self) -> PathBuf {
-        self.config.data_dir.join("node.log")
+        log_of(&self.config.data_dir)
     }
 
     /// kill -9; returns when the process is gone, with the time at which the last of its children
@@ -238,6 +238,12 @@ fn is_alive(pid: u32) -> bool {
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
+/// Output of the node with its state there: beside it, so that it needs nothing of a disk that is
+/// hurt.
+pub fn log_of(data_dir: &Path) -> PathBuf {
+    data_dir.with_extension("log")
+}
+
 fn config_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("node.yaml")
+    data_dir.with_extension("yaml")
 }

@@ -33,7 +33,10 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
         if request.outcome.is_good() {
             continue;
         }
-        let excused = !request.is_get() && faults.iter().any(|fault| is_around(request, fault));
+        // Once the head was sent nobody can answer again, however often it might be asked.
+        let is_cut = matches!(request.outcome, Outcome::Cut { .. });
+        let excused =
+            (!request.is_get() || is_cut) && faults.iter().any(|fault| is_around(request, fault));
         if excused && is_explicit(&request.outcome) {
             n_refused += 1;
             continue;
@@ -51,7 +54,7 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
         );
     }
     let notes = vec![
-        format!("{n_refused} not idempotent ones explicitly refused around a fault"),
+        format!("{n_refused} not idempotent or half answered, explicitly refused around a fault"),
         format!("{n_exempt} through a gateway that was gone"),
         format!("the slowest took {} ms", slowest_ns / 1_000_000),
     ];
@@ -139,6 +142,18 @@ mod tests {
         assert_eq!(class(request("POST", 0, status(502, ""))), Class::Violation);
         let broken = || Outcome::Broken { why: "eof".into() };
         assert_eq!(class(request("POST", 0, broken())), Class::Violation);
+    }
+
+    #[test]
+    fn half_an_answer_is_excused_by_a_fault_only() {
+        let cut = || Outcome::Cut {
+            status: 200,
+            instance: "i".into(),
+            why: "reset".into(),
+        };
+        assert_eq!(class(request("GET", 0, cut())), Class::Pass);
+        let alone = check(&[request("GET", 0, cut())], &[], &[]);
+        assert_eq!(alone.class(), Class::Violation);
     }
 
     #[test]

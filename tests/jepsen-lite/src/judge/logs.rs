@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nihilo_sim::checker::{Evidence, Verdict};
 
 use super::verdict;
+use crate::backend::log_of;
 
 pub(super) const NAME: &str = "C15 assertion";
 
@@ -27,7 +28,7 @@ pub(super) fn check(
     }
     for (node, data_dir) in nodes {
         let from = from.get(node).copied().unwrap_or(0);
-        let Ok(text) = read_from(&data_dir.join("node.log"), from) else {
+        let Ok(text) = read_from(&log_of(data_dir), from) else {
             return Verdict::harness_fault(format!("the output of {node} cannot be read"));
         };
         let lines: Vec<_> = text.lines().collect();
@@ -68,7 +69,7 @@ mod tests {
     fn a_panic_is_found_with_what_follows() {
         let dir = tempfile::tempdir().unwrap();
         let nodes = [("node1".to_owned(), dir.path().to_owned())];
-        let log = dir.path().join("node.log");
+        let log = log_of(dir.path());
         std::fs::write(&log, "INFO gateway open\n").unwrap();
         let check = |crashes: &[String], from: u64, expected: &[String]| {
             let from = BTreeMap::from([("node1".to_owned(), from)]);

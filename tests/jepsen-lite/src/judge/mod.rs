@@ -26,6 +26,7 @@ use nihilo_sim::history::startstop;
 
 pub use availability::Fault;
 
+use crate::backend::log_of;
 use crate::instance_ledger::{self, InstanceLine};
 use crate::record::{Answered, Outcome, RequestRecord};
 use crate::workload::services::TIMEOUT_SECONDS;
@@ -55,6 +56,8 @@ pub struct Evidences {
     pub digests: Vec<Digest>,
     /// Ends of processes that nobody ended.
     pub crashes: Vec<String>,
+    /// Records of agents whose disks lost them later.
+    pub saved_records: Vec<NodeRecords>,
     /// What is older in the agents' records is not judged.
     pub since_ns: u64,
     /// Bytes of each node's output that are not judged.
@@ -75,6 +78,8 @@ pub const AT_ZERO: &str = "at zero after load";
 pub const DIED: &str = "died with its node";
 /// A change by an operator that a fault met on its way succeeded.
 pub const CHANGE: &str = "change under way";
+/// A store that has failed says so, and does not come back in its process.
+pub const STORE_FAILED: &str = "a failed store stays failed";
 /// A healed cluster is whole again in time.
 pub const WHOLE: &str = "whole again";
 
@@ -83,7 +88,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
     let mut report = Report::default();
     let (lines, records) = match (
         instance_ledger::read(ledger),
-        node_records(nodes, evidences.since_ns),
+        node_records(nodes, evidences),
     ) {
         (Ok(lines), Ok(records)) => (lines, records),
         (Err(error), _) | (_, Err(error)) => {
@@ -136,7 +141,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, CHANGE, AT_ZERO, DIED] {
+    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED] {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();
@@ -228,9 +233,7 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
     if evidences.max_scale.is_empty() {
         return Verdict::unknown("no revision has a max-scale");
     }
-    let logs = nodes
-        .iter()
-        .map(|(node, dir)| (node.clone(), dir.join("node.log")));
+    let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
     let Some(declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
         return Verdict::harness_fault("the output of a node cannot be read");
     };
@@ -249,10 +252,20 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
     })
 }
 
-fn node_records(nodes: &[(String, PathBuf)], since_ns: u64) -> anyhow::Result<Vec<NodeRecords>> {
+fn node_records(
+    nodes: &[(String, PathBuf)],
+    evidences: &Evidences,
+) -> anyhow::Result<Vec<NodeRecords>> {
     let of_node = |(node, data_dir): &(String, PathBuf)| {
         let mut records = start_stop_records(data_dir)?;
-        records.retain(|record| record.boottime_ns >= since_ns);
+        let saved = evidences.saved_records.iter();
+        for saved in saved.filter(|saved| saved.node == *node) {
+            let lost = |record: &&startstop::StartStopRecord| !records.contains(record);
+            let lost: Vec<_> = saved.records.iter().filter(lost).cloned().collect();
+            records.extend(lost);
+        }
+        records.retain(|record| record.boottime_ns >= evidences.since_ns);
+        records.sort_by_key(|record| record.boottime_ns);
         Ok(NodeRecords {
             node: node.clone(),
             records,
@@ -261,7 +274,11 @@ fn node_records(nodes: &[(String, PathBuf)], since_ns: u64) -> anyhow::Result<Ve
     nodes.iter().map(of_node).collect()
 }
 
-fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {
+/// What a node's agent has written down, the part in memory only included.
+///
+/// # Errors
+/// It cannot be read.
+pub fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {
     let dir = data_dir.join("agent");
     let mut records = Vec::new();
     let rotated = dir.join("startstop.log.1");

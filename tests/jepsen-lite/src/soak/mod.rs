@@ -19,7 +19,7 @@ use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict, write_chain};
 use tokio::time::Instant;
 
-use crate::backend::{N_NODES, Network, Place};
+use crate::backend::{N_NODES, Network, Place, log_of};
 use crate::clock::{boottime_ns, pause};
 use crate::judge::{node_name, verdict};
 use crate::nemesis::faults::Nemesis;
@@ -115,7 +115,7 @@ fn place() -> (Place, Vec<String>) {
         Ok(_) => return (Place::Network, Vec::new()),
         Err(error) => format!("{error:#}"),
     };
-    let left_out = Nemesis::ALL.into_iter();
+    let left_out = Nemesis::all().into_iter();
     let left_out = left_out.filter(|nemesis| nemesis.place() == Place::Network);
     let skipped = left_out.map(|nemesis| format!("{nemesis}: {why}"));
     (Place::Loopback, skipped.collect())
@@ -132,9 +132,11 @@ impl Soak {
         let counters = Counters::start(clients, tally.clone(), &trial.ledger, &mut random).await?;
         let from_zero = from_zero::deploy(&trial, Kind::FromZero).await?;
         let steps = from_zero::deploy(&trial, Kind::Steps).await?;
-        let nemeses = Nemesis::ALL.into_iter().filter(|nemesis| {
+        let nemeses = Nemesis::all().into_iter().filter(|nemesis| {
             *nemesis != Nemesis::None
-                && (place == Place::Network || nemesis.place() == Place::Loopback)
+                && (nemesis.place() == place || nemesis.place() == Place::Loopback)
+                // strace slows its process, so that a soak would measure the tracer.
+                && !matches!(nemesis, Nemesis::Disk(_))
         });
         trial.say("all services are there");
         // A window begins with nothing running.
@@ -312,7 +314,7 @@ fn keep(from: &Path, to: &Path) -> std::io::Result<()> {
     }
     for node in 0..N_NODES {
         let (name, dir) = (node_name(node), from.join("nodes").join(node_name(node)));
-        std::fs::copy(dir.join("node.log"), to.join(format!("{name}.log")))?;
+        std::fs::copy(log_of(&dir), to.join(format!("{name}.log")))?;
         let records = dir.join("agent/startstop.log");
         std::fs::copy(records, to.join(format!("{name}-startstop.log")))?;
     }

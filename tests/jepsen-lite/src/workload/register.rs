@@ -39,7 +39,7 @@ const OP_LIMIT: Duration = Duration::from_secs(1);
 const BETWEEN_OPS: Duration = Duration::from_millis(60);
 const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
 const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
-const LABEL: &str = "value";
+pub(super) const LABEL: &str = "value";
 /// A trial in which less was written says nothing.
 const MIN_ACKED: usize = 50;
 
@@ -74,6 +74,31 @@ impl Book {
     fn events(&self) -> Vec<Event> {
         let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.1.clone()
+    }
+
+    /// Acknowledged writes, in the order of their ends.
+    pub(super) fn acked(&self) -> Vec<Acked> {
+        let mut values: BTreeMap<u64, Option<String>> = BTreeMap::new();
+        let mut acked = Vec::new();
+        for event in self.events() {
+            let is_write = matches!(event.op.as_str(), "put" | "create" | "cas" | "delete");
+            match event.phase {
+                Phase::Invoke if is_write => {
+                    let value = event.input["value"].as_str().map(str::to_owned);
+                    values.insert(event.process, value);
+                }
+                Phase::Ok if is_write => {
+                    // An answer that is a conflict wrote nothing.
+                    let written = (event.output["version"].as_u64(), event.key);
+                    if let (Some(index), Some(key)) = written {
+                        let value = values.remove(&event.process).flatten();
+                        acked.push(Acked { index, key, value });
+                    }
+                }
+                _ => {}
+            }
+        }
+        acked
     }
 
     /// Operations by how they ended.
@@ -111,6 +136,16 @@ impl Book {
         report.add(stale_read::NAME, stale_read::check(&operations));
         report
     }
+}
+
+/// An acknowledged write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Acked {
+    pub(super) index: u64,
+    /// `namespace/name`
+    pub(super) key: String,
+    /// `None` = removed.
+    pub(super) value: Option<String>,
 }
 
 /// Clients that read and write until they are stopped.
