@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod demo_app;
 mod demo_ledger;
+pub mod offline;
 pub mod peer;
 pub mod ports;
 pub mod wiring;

@@ -1,7 +1,7 @@
 //! The `nihilo` binary: demo apps, node and command line in one file.
 
 use nihilo_cli::Hooks;
-use nihilo_server::{demo_app, wiring};
+use nihilo_server::{demo_app, offline, wiring};
 
 fn main() {
     let args: Vec<_> = std::env::args_os().collect();
@@ -17,6 +17,7 @@ fn main() {
     }
     let hooks = Hooks {
         node_start: wiring::run_node,
+        offline: offline::run,
         demo_app: demo_app::run,
     };
     std::process::exit(nihilo_cli::run(args, hooks));

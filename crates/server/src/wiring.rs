@@ -11,7 +11,7 @@ use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_machine::Command;
-use nihilo_machine::command::{InitCluster, RequestKey, Roles};
+use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, RaftConfig, RaftNode};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
 use nihilo_scale::config::ScaleConfig;
@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::cluster::ClusterApi;
 use crate::admin::observe::ObserveApi;
@@ -71,9 +71,21 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let node = Node::start(config).await?;
-        stop_signal().await?;
+        let mut removal = node.raft.removal();
+        // Whatever comes first: both end in the same good order.
+        let removed = tokio::select! {
+            biased;
+            stopped = stop_signal() => stopped.map(|()| None)?,
+            words = removal.wait_for(Option::is_some) => words.ok().and_then(|words| words.clone()),
+        };
+        if let Some(words) = &removed {
+            error!("{words}");
+        }
         node.stop().await;
-        Ok(())
+        match removed {
+            Some(words) => anyhow::bail!("{words}"),
+            None => Ok(()),
+        }
     })
 }
 
@@ -125,7 +137,7 @@ impl Node {
             leader: Arc::new(RaftPort(raft.clone())),
             leader_link: Arc::new(LeaderPort {
                 remote: remote.clone(),
-                members: raft.members().clone(),
+                raft: raft.clone(),
             }),
             agents: Arc::new(AgentsPort {
                 node,
@@ -208,6 +220,7 @@ impl Node {
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
             control: self.control.clone(),
+            raft: self.raft.clone(),
             node: NodeId(config.node_id),
             cluster_id,
         };
@@ -251,7 +264,7 @@ impl Node {
             raft: self.raft.clone(),
             control: self.control.clone(),
             agent: self.agent.clone(),
-            members: config.members.clone(),
+            configured: config.members.clone(),
             me,
             started: Instant::now(),
             channels: channels.clone(),
@@ -343,12 +356,31 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         cluster_id: config.cluster.clone(),
         node_id: config.node_id,
     };
+    if config.joined && nihilo_raft::is_blank(&config.data_dir) {
+        anyhow::bail!(
+            "data directory `{}` is empty, and node {} has joined with one that was not: what it \
+             had acknowledged is gone. Remove it with `nihilo cluster remove {}`, and join under a \
+             new id",
+            display(&config.data_dir),
+            config.node_id,
+            config.name
+        );
+    }
+    let founders = config.members.iter().map(|member| Founder {
+        id: NodeId(member.id),
+        name: member.name.clone(),
+        peer_address: member.peer.clone(),
+        admin_address: member.admin.clone(),
+    });
+    let founders = founders.filter(|_| !config.joined).collect();
     let raft = RaftConfig {
         identity,
         data_dir: config.data_dir.clone(),
         members,
+        founders,
         profile: config.profile,
         snapshot_every: None,
+        digest_every: None,
     };
     Ok(RaftNode::start(raft).await?)
 }

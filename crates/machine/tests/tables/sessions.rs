@@ -39,7 +39,7 @@ fn a_cluster_is_founded_once() {
             given: World::default(),
             when: init(),
             reply: "done",
-            rows: &["+cluster"],
+            rows: &["+cluster", "+version"],
             events: NOTHING,
         },
         Case {

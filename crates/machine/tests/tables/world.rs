@@ -250,6 +250,7 @@ fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done => "done".into(),
         Outcome::Session(id) => format!("session {id}"),
+        Outcome::Node(id) => format!("node {id}"),
         Outcome::Service { service, change } => {
             let change = match change {
                 Change::Created => "created",
