@@ -26,6 +26,8 @@ pub const INDEX_JUMP: u64 = 1 << 20;
 const MADE_IN: &str = "recover.new";
 /// What the old store's parts are renamed to.
 const BEFORE: &str = "before-recover";
+/// Rows are written in batches of about this size.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 const PARTS: [&str; 2] = ["high-water", "db"];
 
 /// Why no new store was made; the directory is as it was.
@@ -111,16 +113,7 @@ pub fn recover(dir: &Path, cluster_id: &str, place: Place) -> Result<u64, AnewEr
         cluster_id: cluster_id.to_owned(),
         node_id: id,
     };
-    let made_in = dir.join(MADE_IN);
-    // Not a finished one: that was put in place above.
-    if std::fs::metadata(&made_in).is_ok() {
-        std::fs::remove_dir_all(&made_in).map_err(AnewError::Write)?;
-    }
-    std::fs::create_dir_all(&made_in).map_err(AnewError::Write)?;
-    write(&made_in, &identity, &state, last, &address)?;
-    std::fs::write(made_in.join(BEFORE), "").map_err(AnewError::Write)?;
-    sync_dir(&made_in)?;
-    resume(dir)?;
+    put_in_place(dir, &identity, &state, last, &address)?;
     Ok(last.index)
 }
 
@@ -157,8 +150,29 @@ pub fn restore(
         cluster_id: cluster_id.to_owned(),
         node_id: id,
     };
-    write(dir, &identity, &state, last, &address)?;
+    put_in_place(dir, &identity, &state, last, &address)?;
     Ok(identity)
+}
+
+/// Makes a store aside and, once it is whole, the directory's; a crash in between leaves what was
+/// there, or what the next call finishes.
+fn put_in_place(
+    dir: &Path,
+    identity: &Identity,
+    state: &State,
+    last: LogId,
+    address: &str,
+) -> Result<(), AnewError> {
+    let made_in = dir.join(MADE_IN);
+    // Not a finished one: that was put in place before.
+    if std::fs::metadata(&made_in).is_ok() {
+        std::fs::remove_dir_all(&made_in).map_err(AnewError::Write)?;
+    }
+    std::fs::create_dir_all(&made_in).map_err(AnewError::Write)?;
+    write(&made_in, identity, state, last, address)?;
+    std::fs::write(made_in.join(BEFORE), "").map_err(AnewError::Write)?;
+    sync_dir(&made_in)?;
+    resume(dir)
 }
 
 fn founder(id: NodeId, place: Place) -> Member {
@@ -233,8 +247,7 @@ fn term(log: &Log, last: LogId) -> u64 {
     voted.max(last.leader_id.term)
 }
 
-/// One batch, synced, then the mark: a crash in between leaves a whole store with a blank mark,
-/// which is one that nothing was acknowledged on.
+/// The rows in batches, the rest in a synced one, then the mark.
 fn write(
     dir: &Path,
     identity: &Identity,
@@ -262,11 +275,15 @@ fn write(
     };
     let purged = convert::log_id_to(&last).encode_to_vec();
     let mut batch = WriteBatch::default();
-    for row in state.rows() {
-        if let Some(value) = row.value {
-            batch.put_cf(cf(keys::STATE), row.key, value);
+    let mut result = Ok(());
+    state.visit_rows(&mut |row| {
+        let Some(value) = row.value else { return };
+        batch.put_cf(cf(keys::STATE), row.key, value);
+        if batch.size_in_bytes() >= BATCH_BYTES && result.is_ok() {
+            result = db.write(std::mem::take(&mut batch));
         }
-    }
+    });
+    result?;
     batch.put_cf(cf(keys::STATE_META), keys::APPLIED, position.encode());
     batch.put_cf(
         cf(keys::META),

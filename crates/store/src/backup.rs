@@ -11,7 +11,7 @@ use nihilo_wire::internal as pb;
 use crate::convert;
 use crate::dump::{DumpError, Family, Reader, Writer};
 use crate::state::StateHandle;
-use crate::type_config::{LogId, SnapshotMeta, StoredMembership};
+use crate::type_config::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +98,25 @@ impl Backup {
     /// As the cluster was founded that this is a backup of; `None` before it was.
     pub fn cluster(&self) -> Option<&InitCluster> {
         self.state.cluster()
+    }
+
+    /// A state that no cluster has had, as of an index.
+    pub fn of(state: State, cluster_id: &str, index: u64) -> Self {
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 1,
+        };
+        Self {
+            head: BackupHead {
+                cluster_id: cluster_id.to_owned(),
+                cluster_version: state.cluster_version(),
+                index,
+                digest: state.digest(),
+                wall_ms: state.clock().wall_ms,
+            },
+            state,
+            last: Some(LogId { leader_id, index }),
+        }
     }
 
     /// Reads and proves a backup: every frame, every row, and what they come to.

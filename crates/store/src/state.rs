@@ -486,7 +486,7 @@ fn load(file: &DumpFile, io: &IoHandle, generation: u64) -> io::Result<Loaded> {
     let changes_after = reader.header.changes_after;
     let mut counted = ChangeLog::new(LogIndex(0), LogIndex(0), VecDeque::new());
     let mut failure = None;
-    let mut frames = std::iter::from_fn(|| match next_frame(&mut reader, io, generation) {
+    let frames = std::iter::from_fn(|| match next_frame(&mut reader, io, generation) {
         Ok(Some((rows, changes))) => {
             counted.count_rows(&changes);
             Some(rows)
@@ -497,8 +497,7 @@ fn load(file: &DumpFile, io: &IoHandle, generation: u64) -> io::Result<Loaded> {
             None
         }
     });
-    let state = State::from_rows(frames.by_ref().flatten());
-    drop(frames);
+    let state = State::from_rows(frames.flatten());
     match (failure, state) {
         (Some(error), _) => Err(error),
         (None, Err(error)) => Err(io::Error::other(error)),
