@@ -21,10 +21,18 @@ use nihilo_types::node_config::NodeConfig;
 use serde::Serialize;
 
 /// What the binary does for the command line.
+/// Why a node ended that nobody told to stop.
+#[derive(Debug)]
+pub struct NodeFailure {
+    pub error: anyhow::Error,
+    /// The store cannot be proven whole, or is not this node's: to start it again changes nothing.
+    pub is_store_refused: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// Runs one node in this process until it is told to stop; called without a tokio runtime.
-    pub node_start: fn(NodeConfig) -> anyhow::Result<()>,
+    pub node_start: fn(NodeConfig) -> std::result::Result<(), NodeFailure>,
     /// Works on files while no node uses them.
     pub offline: fn(Offline) -> anyhow::Result<Done>,
     /// Runs a built-in app by name until it is told to stop; returns the exit code.

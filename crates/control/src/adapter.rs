@@ -8,6 +8,7 @@ use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
+use nihilo_failpoint::{Bug, Point, hit, hit_if, planted};
 use nihilo_types::id::{Epoch, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceSpec;
 use parking_lot::Mutex;
@@ -53,6 +54,7 @@ impl Entities {
         event: &nihilo_entity::Event,
         now_ms: u64,
     ) -> Outputs {
+        hit_if(Point::TurnInDoubt, || is_in_doubt(actor, keeper));
         read(self.state.as_ref(), |state| {
             let view = View {
                 state,
@@ -86,7 +88,10 @@ impl Entities {
     ) -> Result<(), NoRoom> {
         let owned = Owned { shard, epoch };
         match effect {
-            Effect::Start { session, spec } => self.start(owned, keeper, session, spec, now_ms),
+            Effect::Start { session, spec } => {
+                hit(Point::StartDecided);
+                self.start(owned, keeper, session, spec, now_ms);
+            }
             Effect::Stop {
                 session,
                 instance,
@@ -107,6 +112,7 @@ impl Entities {
                 keeper.table.endpoint_seq += 1;
                 table.epoch = epoch;
                 table.seq = keeper.table.endpoint_seq;
+                hit(Point::EndpointsPublished);
                 self.board.publish(shard, *table);
             }
             Effect::Explain { revision, report } => {
@@ -153,6 +159,9 @@ impl Entities {
             since_ms: now_ms,
         };
         keeper.requested(&id, row);
+        if planted(Bug::RowAfterStart) {
+            keeper.table.instances.remove(&id);
+        }
         if !self
             .agents
             .enqueue(session, AgentCall::Start { owned, spec })
@@ -165,4 +174,10 @@ impl Entities {
             keeper.set(&id, RowState::Refused(refusal), now_ms);
         }
     }
+}
+
+/// Whether a Revision actor has a turn while a start is without an answer.
+fn is_in_doubt(actor: &AnyActor, keeper: &Keeper) -> bool {
+    let mut rows = keeper.table.instances.values();
+    matches!(actor, AnyActor::Revision(_)) && rows.any(|row| row.state == RowState::Requested)
 }

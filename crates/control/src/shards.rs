@@ -8,6 +8,7 @@ use std::time::Duration;
 use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
 use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
@@ -125,6 +126,7 @@ impl Progress {
         for (shard, epoch) in &self.owned {
             if owned.get(shard) != Some(epoch) {
                 debug!(%shard, %epoch, "shard lost");
+                hit(Point::ShardsLost);
                 shared.close_shard(*shard, *epoch);
             }
         }
@@ -173,6 +175,7 @@ impl Progress {
             return;
         }
         info!(n_shards = gained.len(), "shards gained");
+        hit(Point::ShardsGained);
         let agents: Vec<_> = sessions
             .values()
             .filter(|s| s.opened.roles.agent)

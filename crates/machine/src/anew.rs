@@ -24,6 +24,8 @@ impl State {
         self.sessions.clear();
         self.owners.clear();
         self.tokens.clear();
+        // Each node comes with another store than it had there.
+        self.stores.clear();
         for member in self.members.values_mut() {
             if member.id != me.id && !member.is_removed() {
                 let standing = Standing::Removed { at };

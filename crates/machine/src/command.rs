@@ -263,6 +263,10 @@ pub struct OpenSession {
     pub t_self_ms: u32,
     /// Instances die with the node's process (`kill`) instead of waiting for it (`adopt`).
     pub kills_instances_on_exit: bool,
+    /// Drawn when the node's data directory was made; an id belongs to one store for ever. Empty:
+    /// the node does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store_id: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

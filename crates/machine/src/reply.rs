@@ -53,6 +53,11 @@ pub enum Rejection {
     RequestIdReused,
     #[error("session {0} is closed")]
     SessionClosed(SessionId),
+    #[error(
+        "node {0} has lost its store: its id belongs to the one before; wipe the directory and \
+         join under a new id"
+    )]
+    StoreReplaced(NodeId),
     #[error("the cluster is initialised already")]
     AlreadyInitialised,
     #[error("the owner table has moved on")]

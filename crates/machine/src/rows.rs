@@ -34,6 +34,7 @@ pub(crate) mod tag {
     pub(crate) const ROUTE: &str = "route";
     pub(crate) const SCALE: &str = "scale";
     pub(crate) const SESSION: &str = "session";
+    pub(crate) const STORE: &str = "store";
     pub(crate) const OWNER: &str = "owner";
     pub(crate) const REPLY: &str = "reply";
     pub(crate) const VERSION: &str = "version";
@@ -96,6 +97,9 @@ impl State {
         self.visit_objects(visit);
         for (id, session) in &self.sessions {
             visit(put(key(tag::SESSION, &[&id.to_string()]), session));
+        }
+        for (node, store) in &self.stores {
+            visit(put(key(tag::STORE, &[&node.to_string()]), store));
         }
         for (shard, owner) in &self.owners {
             visit(put(key(tag::OWNER, &[&shard.to_string()]), owner));
@@ -182,6 +186,9 @@ impl State {
             tag::SESSION => {
                 let id = SessionId(number()?);
                 self.sessions.insert(id, Arc::new(decode(key, value)?));
+            }
+            tag::STORE => {
+                self.stores.insert(NodeId(number()?), decode(key, value)?);
             }
             tag::OWNER => {
                 let shard = ShardId(u16::try_from(number()?).map_err(|_| malformed())?);

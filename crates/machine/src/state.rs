@@ -39,6 +39,8 @@ pub struct State {
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
     /// whoever learns of an end by a snapshot takes it for a loss.
     pub(crate) left: VecDeque<SessionId>,
+    /// Node to the store under whose name it opened its sessions; never removed.
+    pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
     pub(crate) replies: BTreeMap<String, StoredReply>,
     /// Request ids, oldest first; derived from `replies`.
@@ -162,6 +164,11 @@ impl ObjectChange {
 impl State {
     pub fn cluster(&self) -> Option<&InitCluster> {
         self.cluster.as_deref()
+    }
+
+    /// The store that belongs to a node's id; `None` for a node that never had a session.
+    pub fn store_of(&self, node: NodeId) -> Option<&str> {
+        self.stores.get(&node).map(|store| &**store)
     }
 
     pub fn clock(&self) -> Clock {
@@ -298,12 +305,14 @@ impl State {
 
     /// Main host of a route, or that of one of its tags.
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
-        let domain = self
-            .cluster
-            .as_deref()
-            .map_or("localhost", |cluster| &cluster.domain);
         let label = host_label(&route.name, tag);
-        format!("{label}.{}.{domain}", route.namespace)
+        format!("{label}.{}.{}", route.namespace, self.domain())
+    }
+
+    /// Domain of the routes' hosts.
+    pub fn domain(&self) -> &str {
+        let cluster = self.cluster.as_deref();
+        cluster.map_or("localhost", |cluster| &cluster.domain)
     }
 }
 

@@ -4,16 +4,19 @@
 pub mod board;
 pub mod clock;
 pub mod disk;
+pub mod introduction;
 mod membership;
 pub mod network;
 pub mod node;
 pub mod peer_server;
 pub mod profile;
 pub mod proposer;
+mod quorum_gate;
 pub mod reader;
 mod runtime;
 pub mod status;
 
+pub use introduction::StoreReplaced;
 pub use nihilo_store::{
     Compacted, Identity, OpenError, StateDigest, StateHandle, check_unused, create, is_blank,
 };

@@ -25,6 +25,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 use tracing::warn;
 
+use crate::quorum_gate::QuorumGate;
+
 /// Bound of a dial: a dead host must look dead at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Largest message of a peer (02-store §2.2).
@@ -41,6 +43,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) gate: Arc<QuorumGate>,
     pub(crate) removed: Removed,
     pub(crate) state: StateHandle,
 }
@@ -85,6 +88,7 @@ pub(crate) struct Peer {
     identity: pb::Identity,
     removed: Removed,
     state: StateHandle,
+    gate: Arc<QuorumGate>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +126,7 @@ impl Network {
             identity,
             removed: self.removed.clone(),
             state: self.state.clone(),
+            gate: self.gate.clone(),
         }
     }
 }
@@ -258,6 +263,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             leader_commit: rpc.leader_commit.as_ref().map(convert::log_id_to),
             entries: rpc.entries.iter().map(convert::entry_to).collect(),
         };
+        // openraft holds its heartbeats back itself.
+        if self.lane != Lane::Heartbeats && !self.gate.is_open() {
+            let quiet = "no quorum answers: silent, so that others may campaign";
+            return Err(RPCError::Unreachable(Unreachable::from_string(quiet)));
+        }
         let limit = option.hard_ttl();
         let response = match self.lane {
             Lane::Heartbeats => bounded(&self.removed, limit, client.heartbeat(request)).await?,

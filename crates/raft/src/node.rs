@@ -18,7 +18,7 @@ use nihilo_types::id::{LogIndex, NodeId};
 use nihilo_types::node_config::Profile;
 use nihilo_wire::internal as pb;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, Instant, SnapshotPolicy};
 use parking_lot::Mutex;
 use pb::raft_client::RaftClient;
 use tokio::runtime::Runtime;
@@ -29,9 +29,11 @@ use tracing::{error, info, warn};
 use crate::Raft;
 use crate::board::PeerBoard;
 use crate::clock::LogClock;
+use crate::introduction::Introduction;
 use crate::network::{self, Network, Removed};
 use crate::peer_server::{PeerServer, removed_text};
 use crate::profile::Timing;
+use crate::quorum_gate::QuorumGate;
 use crate::runtime::RaftRuntime;
 use crate::status::{RaftStatus, Role};
 use crate::{board, disk, membership};
@@ -103,6 +105,7 @@ pub(crate) struct Inner {
     clients: Mutex<BTreeMap<(u64, String), RaftClient<Channel>>>,
     slots: Semaphore,
     log_clock: LogClock,
+    introduction: Introduction,
     free_bytes: watch::Receiver<Option<u64>>,
     lateness: Arc<Mutex<TickLateness>>,
     /// Tries at a leader that ended without an entry in its log.
@@ -125,8 +128,8 @@ impl fmt::Debug for RaftNode {
 }
 
 impl RaftNode {
-    /// Opens the store and starts consensus on it. The founder of a new cluster then calls
-    /// [`Self::initialize`].
+    /// Opens the store and starts consensus on it; a store that is young takes part only after
+    /// [`Self::introduce`]. The founder of a new cluster then calls [`Self::initialize`].
     ///
     /// # Errors
     /// The data directory cannot be used, or openraft refuses its configuration.
@@ -142,7 +145,9 @@ impl RaftNode {
             store.stats(),
             store.lock_guard(),
         );
+        let introduction = Introduction::new(store.store_id.clone(), store.is_young);
         let openraft_config = Arc::new(openraft_config(&config, timing)?);
+        let gate = Arc::new(QuorumGate::new(timing));
         let id = store.identity.node_id;
         if !store.machine.votes(id)
             && let Some(at) = state.read(|state| state.removed_at(NodeId(id)))
@@ -155,6 +160,7 @@ impl RaftNode {
             identity: Arc::new(identity.clone()),
             removed: removed.clone(),
             state: state.clone(),
+            gate: gate.clone(),
         };
         let started = runtime.spawn(async move {
             Raft::new(id, openraft_config, network, store.log, store.machine).await
@@ -164,7 +170,7 @@ impl RaftNode {
             Ok(Err(error)) => return Err(StartError::Raft(error.to_string())),
             Err(error) => return Err(StartError::Raft(error.to_string())),
         };
-        let status = follow_status(&runtime, &raft);
+        let status = follow_status(&runtime, &raft, gate);
         let lateness = measure_lateness(&runtime, timing);
         runtime.spawn(end_with_store(
             raft.clone(),
@@ -190,6 +196,7 @@ impl RaftNode {
             clients: Mutex::default(),
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
+            introduction,
             lateness,
             free_bytes,
             n_refused: AtomicU64::new(0),
@@ -205,7 +212,7 @@ impl RaftNode {
         Ok(node)
     }
 
-    /// Makes the founding membership, if this node has never had one.
+    /// Makes the founding membership, if this node has never had one; after [`Self::introduce`].
     ///
     /// # Errors
     /// Only when Raft has stopped.
@@ -234,12 +241,26 @@ impl RaftNode {
         PeerServer(self.clone())
     }
 
+    /// Drawn when this node's data directory was made.
+    pub fn store_id(&self) -> &str {
+        &self.0.introduction.store_id
+    }
+
+    pub(crate) fn introduction(&self) -> &Introduction {
+        &self.0.introduction
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.0.identity
     }
 
     pub fn timing(&self) -> Timing {
         self.0.timing
+    }
+
+    /// Those of the configuration: known before the log says anything.
+    pub(crate) fn members(&self) -> &BTreeMap<u64, String> {
+        &self.0.members
     }
 
     pub(crate) fn founders(&self) -> &[Founder] {
@@ -525,12 +546,20 @@ fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartE
 }
 
 /// Keeps a copy of the metrics that changes only with role, term, leader or membership.
-fn follow_status(runtime: &Runtime, raft: &Raft) -> watch::Receiver<RaftStatus> {
+fn follow_status(
+    runtime: &Runtime,
+    raft: &Raft,
+    gate: Arc<QuorumGate>,
+) -> watch::Receiver<RaftStatus> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(RaftStatus::default());
     runtime.spawn(async move {
         loop {
-            let now = RaftStatus::of(&metrics.borrow_watched());
+            let now = {
+                let metrics = metrics.borrow_watched();
+                gate.set_ack_age(metrics.last_quorum_acked.map(|at| at.elapsed()));
+                RaftStatus::of(&metrics)
+            };
             sender.send_if_modified(|known| {
                 let differs = (known.role, known.term, known.leader)
                     != (now.role, now.term, now.leader)

@@ -69,8 +69,19 @@ impl PeerServer {
         Ok(())
     }
 
+    /// For what counts in consensus: a store that may be a replaced one has no voice yet.
+    fn check_voice(&self, identity: Option<&pb::Identity>) -> Result<(), Status> {
+        self.check(identity)?;
+        if self.0.introduction().is_accepted() {
+            return Ok(());
+        }
+        Err(Status::unavailable(
+            "this node's store is empty, and nobody has vouched for its id yet",
+        ))
+    }
+
     async fn take_append(&self, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let entries = request.entries.into_iter().map(convert::entry_from);
         let rpc = AppendEntriesRequest {
             vote: convert::vote_from(request.vote).map_err(malformed)?,
@@ -104,7 +115,7 @@ impl PeerServer {
     }
 
     fn vote_rpc(&self, request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let vote = convert::vote_from(request.vote).map_err(malformed)?;
         let last = convert::log_id_from(request.last_log_id).map_err(malformed)?;
         let mut rpc = VoteRequest::new(vote, last);
@@ -230,7 +241,7 @@ impl pb::raft_server::Raft for PeerServer {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let rpc = TransferLeaderRequest::new(
             convert::vote_from(request.from_leader).map_err(malformed)?,
             request.to_node,
@@ -253,7 +264,7 @@ impl pb::raft_server::Raft for PeerServer {
         let mut chunks = request.into_inner();
         let empty = || Status::invalid_argument("empty snapshot stream");
         let first = chunks.message().await?.ok_or_else(empty)?;
-        self.check(first.identity.as_ref())?;
+        self.check_voice(first.identity.as_ref())?;
         let vote = convert::vote_from(first.vote).map_err(malformed)?;
         let meta = convert::snapshot_meta_from(first.meta).map_err(malformed)?;
         let snapshot = receive(self.0.snapshots(), chunks).await?;
@@ -262,6 +273,17 @@ impl pb::raft_server::Raft for PeerServer {
         let response = installed.map_err(stopped)?;
         let vote = Some(convert::vote_to(&response.vote));
         Ok(Response::new(pb::SnapshotResponse { vote }))
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<pb::IntroduceRequest>,
+    ) -> Result<Response<pb::IntroduceResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.identity.as_ref())?;
+        let node = request.identity.map_or(0, |identity| identity.from_node);
+        let verdict = self.0.verdict_on(node, &request.store_id).await.into();
+        Ok(Response::new(pb::IntroduceResponse { verdict }))
     }
 
     async fn read_index(

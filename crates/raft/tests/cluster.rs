@@ -10,11 +10,12 @@ use nihilo_machine::command::{
     Roles, Uids,
 };
 use nihilo_machine::{Command, Outcome, Rejection};
-use nihilo_raft::{Identity, RaftConfig, RaftNode, Role};
+use nihilo_raft::{Identity, RaftConfig, RaftNode, Role, StoreReplaced};
 use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::node_config::Profile;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -23,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Member {
     node: RaftNode,
     server: JoinHandle<()>,
+    leave: oneshot::Sender<()>,
+    introduced: JoinHandle<Result<(), StoreReplaced>>,
 }
 
 struct Cluster {
@@ -54,7 +57,9 @@ impl Cluster {
             let listener = listeners.remove(id).unwrap();
             cluster.start_member(*id, listener).await;
         }
-        cluster.members[&1].node.initialize().await.unwrap();
+        let founder = &cluster.members[&1].node;
+        founder.introduce().await.unwrap();
+        founder.initialize().await.unwrap();
         cluster
     }
 
@@ -74,11 +79,25 @@ impl Cluster {
         let node = start_when_free(config).await;
         let service = node.peer_server().into_service();
         let incoming = TcpListenerStream::new(listener);
+        let (leave, left) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let served = tonic::transport::Server::builder().add_service(service);
-            served.serve_with_incoming(incoming).await.unwrap();
+            // A dropped sender says the same.
+            let left = async { drop(left.await) };
+            let ended = served.serve_with_incoming_shutdown(incoming, left);
+            ended.await.unwrap();
         });
-        self.members.insert(id, Member { node, server });
+        let introduced = tokio::spawn({
+            let node = node.clone();
+            async move { node.introduce().await }
+        });
+        let member = Member {
+            node,
+            server,
+            leave,
+            introduced,
+        };
+        self.members.insert(id, member);
     }
 
     async fn rebind(&self, id: u64) -> TcpListener {
@@ -87,8 +106,12 @@ impl Cluster {
 
     async fn stop(&mut self, id: u64) {
         let member = self.members.remove(&id).unwrap();
-        member.server.abort();
+        member.introduced.abort();
         member.node.shutdown().await;
+        // Connections that peers keep hold the node, and so its directory.
+        drop(member.leave);
+        let ended = tokio::time::timeout(LIMIT, member.server).await;
+        ended.unwrap().unwrap();
         let failure = member.node.failure();
         assert!(failure.has_changed().is_err(), "the store is closed");
     }
@@ -140,6 +163,7 @@ fn open(node: u64, boot: u64) -> Command {
         capacity: 1,
         t_self_ms: 400,
         kills_instances_on_exit: true,
+        store_id: String::new(),
     })
 }
 
@@ -438,4 +462,50 @@ async fn a_replica_that_differs_is_found_and_stops() {
         );
     }
     write(&cluster.members[&leader].node, open(10, 1)).await;
+}
+
+/// A session under the store that the node really has.
+async fn open_with_store(node: &RaftNode) {
+    let id = node.identity().node_id;
+    let Command::OpenSession(mut session) = open(id, 1) else {
+        unreachable!("made so")
+    };
+    session.store_id = node.store_id().into();
+    write(node, Command::OpenSession(session)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_does_not_come_back_under_its_old_id() {
+    let mut cluster = Cluster::start(&[1, 2, 3], None).await;
+    let leader = cluster.leader(None).await;
+    for member in cluster.members.values() {
+        open_with_store(&member.node).await;
+    }
+    let wiped = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.stop(wiped).await;
+    cluster.dirs[wiped as usize - 1] = tempfile::tempdir().unwrap();
+    let listener = cluster.rebind(wiped).await;
+    cluster.start_member(wiped, listener).await;
+    let member = cluster.members.get_mut(&wiped).unwrap();
+    let introduced = tokio::time::timeout(LIMIT, &mut member.introduced).await;
+    let refused = introduced.unwrap().unwrap().unwrap_err();
+    assert_eq!(refused, StoreReplaced { node: wiped });
+    let status = member.node.status();
+    assert_eq!((status.last_log, status.term), (0, 0), "it took nothing");
+    // The others go on without it.
+    write(&cluster.members[&leader].node, open(9, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_never_took_part_is_let_in_late() {
+    let mut cluster = Cluster::start(&[1, 2], None).await;
+    cluster.leader(None).await;
+    open_with_store(cluster.any()).await;
+    let listener = cluster.rebind(3).await;
+    cluster.start_member(3, listener).await;
+    let late = cluster.members.get_mut(&3).unwrap();
+    let introduced = tokio::time::timeout(LIMIT, &mut late.introduced).await;
+    introduced.unwrap().unwrap().unwrap();
+    late.node.read_index(LIMIT).await.unwrap();
+    open_with_store(&late.node).await;
 }

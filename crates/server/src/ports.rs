@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::follow;
 use crate::peer::remote::Remote;
 
@@ -138,6 +139,7 @@ pub struct AgentsPort {
     pub node: NodeId,
     pub local: Agent,
     pub remote: Remote,
+    pub ledger: OwnerLedger,
 }
 
 impl AgentsPort {
@@ -166,6 +168,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         spec: InstanceSpec,
     ) -> BoxFuture<'_, Result<InstanceReport, CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -185,6 +188,7 @@ impl Agents for AgentsPort {
         instance: InstanceId,
         reason: &'static str,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -203,6 +207,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -220,6 +225,9 @@ impl Agents for AgentsPort {
         to: Arc<Session>,
         fences: Vec<CallFence>,
     ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>> {
+        for fence in &fences {
+            self.ledger.note(fence.shard, fence.epoch);
+        }
         async move {
             if !self.is_local(&to) {
                 return self.remote.list(&to, fences).await;

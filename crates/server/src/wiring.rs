@@ -1,18 +1,19 @@
 //! Builds one node out of its parts, runs it, and takes it down in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
-use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_failpoint::{Bug, planted};
+use nihilo_gateway::{Gateway, LocalInstances};
 use nihilo_machine::Command;
 use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
-use nihilo_raft::{Identity, RaftConfig, RaftNode};
+use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::NodeId;
@@ -25,6 +26,7 @@ use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
@@ -34,12 +36,12 @@ use crate::admin::serving::ServingApi;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
 use crate::peer::remote::Remote;
 use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
-    ScaleUpPort,
 };
 
 /// Largest admin message (02-store §2.2).
@@ -52,7 +54,25 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Anything that keeps it from starting, with what to do about it.
-pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
+pub fn run_node(config: NodeConfig) -> Result<(), NodeFailure> {
+    run(config).map_err(|error| NodeFailure {
+        is_store_refused: is_store_refused(&error),
+        error,
+    })
+}
+
+fn is_store_refused(error: &anyhow::Error) -> bool {
+    let refused_at_open = matches!(
+        error.downcast_ref(),
+        Some(StartError::Open(
+            OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
+        ))
+    );
+    let was_removed = matches!(error.downcast_ref(), Some(StartError::Removed(_)));
+    refused_at_open || was_removed || error.is::<StoreReplaced>()
+}
+
+fn run(config: NodeConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
         .unwrap_or_else(|_| "info,openraft=warn".into());
     // A second subscriber in one process is a test's business.
@@ -70,22 +90,25 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config).await?;
+        let node = Node::start(config.clone()).await?;
         let mut removal = node.raft.removal();
-        // Whatever comes first: both end in the same good order.
-        let removed = tokio::select! {
+        // A node that may not take part serves nothing either. Any may come first; all end in the
+        // same good order.
+        let ended = tokio::select! {
             biased;
-            stopped = stop_signal() => stopped.map(|()| None)?,
-            words = removal.wait_for(Option::is_some) => words.ok().and_then(|words| words.clone()),
+            signal = stop_signal() => signal,
+            words = removal.wait_for(Option::is_some) => {
+                let words = words.ok().and_then(|words| words.clone());
+                let words = words.unwrap_or_default().to_string();
+                Err(anyhow::Error::new(StartError::Removed(words)))
+            }
+            Err(refused) = node.found(&config) => Err(refused),
         };
-        if let Some(words) = &removed {
-            error!("{words}");
+        if let Err(why) = &ended {
+            error!("{why}");
         }
         node.stop().await;
-        match removed {
-            Some(words) => anyhow::bail!("{words}"),
-            None => Ok(()),
-        }
+        ended
     })
 }
 
@@ -124,7 +147,7 @@ impl Node {
         let raft = start_raft(&config).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = start_gateway(&config, &local, &control_cell)?;
+        let gateway = crate::data_plane::start(&config, &local, &control_cell)?;
         let agent = start_agent(&config, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -143,6 +166,7 @@ impl Node {
                 node,
                 local: agent.clone(),
                 remote: remote.clone(),
+                ledger: OwnerLedger::open(&config.data_dir)?,
             }),
             owners: Arc::new(OwnersPort {
                 node,
@@ -166,14 +190,14 @@ impl Node {
         node.serve_peers(peer, &config, cluster_id);
         node.serve_admin(admin, &config, scale, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
-        node.found(&config).await?;
         info!(name = config.name, "node started");
         Ok(node)
     }
 
-    /// The founder makes the membership and the cluster's first entry; a cluster that has them
-    /// is left alone.
+    /// Takes part as soon as it may. The founder makes the membership and the cluster's first
+    /// entry; a cluster that has them is left alone.
     async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        self.raft.introduce().await?;
         if !config.is_founder() {
             return Ok(());
         }
@@ -279,7 +303,7 @@ impl Node {
             raft: self.raft.clone(),
             scale,
         };
-        let raft = self.raft.clone();
+        let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -291,14 +315,16 @@ impl Node {
                 Ok(reflection) => reflection,
                 Err(error) => return warn!(%error, "reflection"),
             };
-            let server = Server::builder()
-                .add_service(health_service)
+            let routes = Routes::new(health_service)
                 .add_service(reflection)
                 .add_service(
                     ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
-                .add_service(ClusterServiceServer::new(cluster))
+                .add_service(ClusterServiceServer::new(cluster));
+            let server = Server::builder()
+                .accept_http1(true)
+                .add_routes(crate::admin::metrics::add(routes, gateway))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
@@ -309,6 +335,9 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     async fn stop(self) {
         info!("node stops");
+        if planted(Bug::LeavesFirst) {
+            self.control.leave(HANDOVER_LIMIT).await;
+        }
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
         tokio::join!(
@@ -379,28 +408,10 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         members,
         founders,
         profile: config.profile,
-        snapshot_every: None,
+        snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
         digest_every: None,
     };
     Ok(RaftNode::start(raft).await?)
-}
-
-fn start_gateway(
-    config: &NodeConfig,
-    local: &LocalInstances,
-    control: &Arc<OnceLock<Control>>,
-) -> anyhow::Result<Gateway> {
-    let text = format!("{}:{}", config.listen, config.gateway_port);
-    let listen: SocketAddr = text
-        .parse()
-        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
-    let gateway = GatewayConfig {
-        listen,
-        node: NodeId(config.node_id),
-        node_name: config.name.clone(),
-    };
-    let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&gateway, local.clone(), scale_up)?)
 }
 
 fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {
@@ -439,6 +450,7 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             capacity: config.capacity,
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
             kills_instances_on_exit: true,
+            store_id: raft.store_id().into(),
         },
         settings: Arc::new(nihilo_entity::Settings {
             scale: scale.clone(),

@@ -150,7 +150,7 @@ fn nodes_join_vote_leave_and_are_replaced_under_load() {
     });
     assert!(cluster.log(leader).contains("was removed from the cluster"));
     let refused = cluster.start_node(&gone).wait_with_output().unwrap();
-    assert!(!refused.status.success());
+    assert_eq!(refused.status.code(), Some(65));
     assert!(
         cluster.log(leader).contains("join under a new one"),
         "{}",

@@ -288,7 +288,7 @@ fn write(
     batch.put_cf(
         cf(keys::META),
         keys::IDENTITY,
-        open::encode_identity(identity),
+        open::encode_identity(identity, &open::new_store_id()),
     );
     batch.put_cf(
         cf(keys::META),

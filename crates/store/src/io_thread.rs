@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use nihilo_failpoint::{Bug, Point, fails, hit, hit_if, planted};
 use nihilo_machine::RowChange;
 use nihilo_types::id::LogIndex;
 use openraft::storage::IOFlushed;
@@ -25,6 +26,8 @@ pub(crate) const QUEUE: usize = 4_096;
 const MAX_MERGED: usize = 1_024;
 /// What is said where a test has ended the store.
 const KILL_POINT: &str = "ended at a kill point";
+/// How long an entry of the planted bug `ack-before-sync` is in memory only.
+const UNSYNCED_FOR: Duration = Duration::from_millis(100);
 /// Newest fsync durations kept for statistics.
 const MAX_SAMPLES: usize = 65_536;
 
@@ -304,6 +307,10 @@ impl Writer {
                 answers.push(answer);
             }
         }
+        if planted(Bug::AckBeforeSync) {
+            answers = answer_appends(answers);
+            std::thread::sleep(UNSYNCED_FOR);
+        }
         let result = self.write(batch, sync, n_entries, &marks);
         if let (Ok(()), Some(at)) = (&result, stands_at) {
             self.written.send_replace(at);
@@ -458,14 +465,31 @@ impl Writer {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
+        if sync && fails(Point::BeforeSync) {
+            return Err("failpoint: input/output error".to_owned());
+        }
         self.db
             .write_opt(batch, &options)
             .map_err(|error| error.to_string())?;
+        hit_if(Point::AfterSync, || sync);
         if marks.after != self.high_water.mark() {
             self.high_water.write(marks.after).map_err(of_mark)?;
+            hit(Point::AfterMark);
         }
         Ok(())
     }
+}
+
+/// `ack-before-sync`: tells who appended that it is durable; returns the other answers.
+fn answer_appends(answers: Vec<Answer>) -> Vec<Answer> {
+    let mut others = Vec::new();
+    for answer in answers {
+        match answer {
+            Answer::Callback(callback) => callback.io_completed(Ok(())),
+            other @ Answer::Done(_) => others.push(other),
+        }
+    }
+    others
 }
 
 /// Where the high-water mark goes with one batch.

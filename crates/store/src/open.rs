@@ -13,6 +13,7 @@ use nihilo_types::id::LogIndex;
 use nihilo_wire::internal as pb;
 use openraft::entry::RaftEntry;
 use prost::Message;
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options};
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
@@ -109,7 +110,13 @@ pub struct Store {
     pub identity: Identity,
     /// Where snapshots of other nodes are received.
     pub snapshots: SnapshotDir,
+    /// Drawn when the directory was made.
+    pub store_id: Arc<str>,
+    /// Whether, when it was opened, it held nothing that a quorum could have counted on: no vote,
+    /// and at most the founding membership.
+    pub is_young: bool,
     io: IoHandle,
+    options: Statistics,
     /// Held for the life of the process.
     _lock: Arc<File>,
 }
@@ -129,6 +136,7 @@ impl Store {
                 .expect("loading does not panic")?
         };
         check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
+        let is_young = opened.is_young();
         let disk = Arc::downgrade(&opened.db);
         let applied = opened.position.index();
         let io = IoHandle::spawn(opened.db, opened.high_water, applied, opened.generation)
@@ -137,8 +145,12 @@ impl Store {
                 source,
             })?;
         let identity = opened.identity.clone().unwrap_or_else(|| identity.clone());
+        let store_id = match opened.store_id {
+            Some(store_id) => store_id,
+            None => new_store_id(),
+        };
         if opened.identity.is_none() {
-            let bytes = encode_identity(&identity);
+            let bytes = encode_identity(&identity, &store_id);
             io.durable(|done| Op::Identity { bytes, done })
                 .await
                 .map_err(|source| OpenError::Directory {
@@ -167,7 +179,10 @@ impl Store {
             state,
             identity,
             snapshots,
+            store_id: store_id.into(),
+            is_young,
             io,
+            options: opened.options,
             _lock: Arc::new(lock),
         })
     }
@@ -189,6 +204,11 @@ impl Store {
         self.io.poisoner()
     }
 
+    /// How often RocksDB synced its write-ahead log since the store was opened.
+    pub fn n_wal_syncs(&self) -> u64 {
+        self.options.0.get_ticker_count(Ticker::WalFileSynced)
+    }
+
     pub fn stats(&self) -> Arc<parking_lot::Mutex<IoStats>> {
         self.io.stats.clone()
     }
@@ -199,8 +219,18 @@ impl Store {
     }
 }
 
+/// The options that a database counts into.
+struct Statistics(Options);
+
+impl std::fmt::Debug for Statistics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Statistics").finish_non_exhaustive()
+    }
+}
+
 struct Opened {
     db: Arc<DB>,
+    options: Statistics,
     high_water: HighWater,
     log: Log,
     state: State,
@@ -208,6 +238,15 @@ struct Opened {
     changes: ChangeLog,
     generation: u64,
     identity: Option<Identity>,
+    store_id: Option<String>,
+}
+
+impl Opened {
+    fn is_young(&self) -> bool {
+        let last = self.log.entries.last_key_value().map(|(index, _)| *index);
+        let last = last.max(self.position.last.map(|id| id.index));
+        last.unwrap_or(0) == 0 && self.log.vote.is_none()
+    }
 }
 
 /// Whether `dir` holds no store at all.
@@ -273,6 +312,9 @@ fn options(is_new: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(is_new);
     options.create_missing_column_families(true);
+    // Tickers only: what the write-ahead log was synced is told from them.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     // A torn, unacknowledged tail must start; the log scan finds holes below it.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_paranoid_checks(true);
@@ -298,14 +340,14 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         None => HighWater::create(dir).map_err(|source| directory(dir, source))?,
     };
     let mark = high_water.mark();
-    let (db, contents) = if mark.is_blank() {
+    let ((db, options), contents) = if mark.is_blank() {
         // Nothing was ever acknowledged here, so that an empty database is no loss.
-        let db = open_database(dir, Mode::New)?;
-        let contents = read(dir, &db, &mark)?;
-        (db, contents)
+        let opened = open_database(dir, Mode::New)?;
+        let contents = read(dir, &opened.0, &mark)?;
+        (opened, contents)
     } else {
         // Proven before anything is opened for writing: recovery drops what it cannot read.
-        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?, &mark)?;
+        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?.0, &mark)?;
         (open_database(dir, Mode::Present)?, contents)
     };
     let Contents {
@@ -315,9 +357,11 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         changes,
         generation,
         identity,
+        store_id,
     } = contents;
     Ok(Opened {
         db: Arc::new(db),
+        options: Statistics(options),
         high_water,
         log,
         state,
@@ -325,6 +369,7 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         changes,
         generation,
         identity,
+        store_id,
     })
 }
 
@@ -337,6 +382,7 @@ pub(crate) struct Contents {
     /// Of the state's rows.
     pub(crate) generation: u64,
     pub(crate) identity: Option<Identity>,
+    pub(crate) store_id: Option<String>,
 }
 
 /// Proves and reads a directory that no process uses, without writing to it.
@@ -347,14 +393,14 @@ pub(crate) fn read_all(dir: &Path) -> Result<Contents, OpenError> {
     };
     read(
         dir,
-        &open_database(dir, Mode::ReadOnly)?,
+        &open_database(dir, Mode::ReadOnly)?.0,
         &high_water.mark(),
     )
 }
 
 /// Makes an empty database in a directory that has none.
 pub(crate) fn create_database(dir: &Path) -> Result<DB, OpenError> {
-    open_database(dir, Mode::New)
+    open_database(dir, Mode::New).map(|(db, _)| db)
 }
 
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
@@ -374,9 +420,12 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
     let generation = load_generation(db).map_err(broken)?;
     let state = load_state(db, generation).map_err(broken)?;
     let changes = load_changes(db, &position).map_err(broken)?;
-    let identity = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
-        Some(bytes) => Some(decode_identity(&bytes).map_err(broken)?),
-        None => None,
+    let (identity, store_id) = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
+        Some(bytes) => {
+            let (identity, store_id) = decode_identity(&bytes).map_err(broken)?;
+            (Some(identity), Some(store_id))
+        }
+        None => (None, None),
     };
     Ok(Contents {
         log,
@@ -385,6 +434,7 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
         changes,
         generation,
         identity,
+        store_id,
     })
 }
 
@@ -453,7 +503,7 @@ enum Mode {
     Present,
 }
 
-fn open_database(dir: &Path, mode: Mode) -> Result<DB, OpenError> {
+fn open_database(dir: &Path, mode: Mode) -> Result<(DB, Options), OpenError> {
     let path = dir.join("db");
     let current = path.join("CURRENT");
     if mode != Mode::New && std::fs::metadata(&current).is_err() {
@@ -484,7 +534,10 @@ fn open_database(dir: &Path, mode: Mode) -> Result<DB, OpenError> {
         Mode::ReadOnly => DB::open_cf_descriptors_read_only(&options, &path, families, false),
         Mode::New | Mode::Present => DB::open_cf_descriptors(&options, &path, families),
     };
-    opened.map_err(|source| not_opened(dir, &path, source))
+    match opened {
+        Ok(db) => Ok((db, options)),
+        Err(source) => Err(not_opened(dir, &path, source)),
+    }
 }
 
 /// RocksDB's errors name the file; what they mean for this node is decided here.
@@ -639,19 +692,24 @@ fn describe(identity: &Identity) -> String {
     )
 }
 
-pub(crate) fn encode_identity(identity: &Identity) -> Vec<u8> {
-    pb::Identity {
+pub(crate) fn new_store_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+pub(crate) fn encode_identity(identity: &Identity, store_id: &str) -> Vec<u8> {
+    pb::StoreIdentity {
         cluster_id: identity.cluster_id.clone(),
-        from_node: identity.node_id,
-        ..pb::Identity::default()
+        node_id: identity.node_id,
+        store_id: store_id.into(),
     }
     .encode_to_vec()
 }
 
-fn decode_identity(bytes: &[u8]) -> Result<Identity, String> {
-    let message = pb::Identity::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(Identity {
+fn decode_identity(bytes: &[u8]) -> Result<(Identity, String), String> {
+    let message = pb::StoreIdentity::decode(bytes).map_err(|error| error.to_string())?;
+    let identity = Identity {
         cluster_id: message.cluster_id,
-        node_id: message.from_node,
-    })
+        node_id: message.node_id,
+    };
+    Ok((identity, message.store_id))
 }

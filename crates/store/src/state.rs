@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use futures_util::{Stream, TryStreamExt};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::ObjectEvent;
 use nihilo_machine::{Applied, RowChange, State};
 use nihilo_types::id::LogIndex;
@@ -378,6 +379,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        hit(Point::BeforeApply);
         let (mut rows, mut events, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_one(entry, &mut rows, &mut events)?;
@@ -401,6 +403,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 at: index,
             })
             .await?;
+        hit(Point::AfterApply);
         self.handle.0.applied.send_replace(index);
         for (responder, reply) in replies {
             responder.send(reply);
@@ -417,6 +420,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: DumpFile,
     ) -> Result<(), io::Error> {
+        hit(Point::SnapshotInstalled);
         let position = Position {
             last: meta.last_log_id,
             membership: meta.last_membership.clone(),
@@ -557,6 +561,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(
         &mut self,
     ) -> Result<openraft::alias::SnapshotOf<TypeConfig, DumpFile>, io::Error> {
+        hit(Point::SnapshotBuilt);
         let (contents, dir) = (self.contents.clone(), self.dir.clone());
         let dir = dir.ok_or_else(|| io::Error::other("no place for snapshots"))?;
         let writing = tokio::task::spawn_blocking(move || contents.write(&dir));

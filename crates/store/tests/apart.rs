@@ -41,6 +41,7 @@ fn envelope(index: u64) -> Envelope {
             node: NodeId(index % 3),
             name: format!("node{}", index % 3),
             boot_id: format!("boot-{index}"),
+            store_id: String::new(),
             roles: Roles::ALL,
             peer_address: String::new(),
             gateway_address: String::new(),

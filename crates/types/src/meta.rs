@@ -23,6 +23,11 @@ pub mod keys {
     pub const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
     pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
     pub const SERVING_PREFIX: &str = "serving.knative.dev/";
+    /// Label: who may use a Service's or Route's hosts.
+    pub const VISIBILITY: &str = "networking.knative.dev/visibility";
+    pub const CLUSTER_LOCAL: &str = "cluster-local";
+    /// Requests of a revision that may wait at one gateway.
+    pub const QUEUE_DEPTH: &str = "nihilo.dev/queue-depth";
     pub const OURS_PREFIX: &str = "nihilo.dev/";
 }
 

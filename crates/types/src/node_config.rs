@@ -69,6 +69,47 @@ pub struct NodeConfig {
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
+    /// Further listeners of the gateway, whom it believes, and its log.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gateway: GatewaySettings,
+}
+
+/// What a gateway does beside answering on `gateway-port`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GatewaySettings {
+    /// `address:port` that also serves hosts of this cluster only. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_listen: Option<String>,
+    /// `address:port` for TLS; needs `certificates`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_listen: Option<String>,
+    /// Directory of `NAME.crt` and `NAME.key`, read again when it changes; the pair called
+    /// `default` is for clients that name no host of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<PathBuf>,
+    /// Address ranges whose `Forwarded` and `X-Forwarded-*` are kept. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
+    /// Address ranges that must begin each connection with a PROXY header. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_from: Vec<String>,
+    /// `off`, `stdout` or `file`: `access.log` in the data directory. Default `file`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub access_log: AccessLogTo,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessLogTo {
+    Off,
+    Stdout,
+    #[default]
+    File,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +228,10 @@ impl NodeConfig {
                 self.capacity
             ));
         }
+        let has_tls = self.gateway.tls_listen.is_some();
+        if has_tls != self.gateway.certificates.is_some() {
+            return Err("gateway: `tls-listen` and `certificates` go together".into());
+        }
         self.check_fake_boot()
     }
 
@@ -229,6 +274,7 @@ impl NodeConfig {
             fake_boot: None,
             instance_ports: instance_ports(),
             shutdown_grace: shutdown_grace(),
+            gateway: GatewaySettings::default(),
         }
     }
 
@@ -320,6 +366,9 @@ mod tests {
         );
         let fake = NodeConfig::parse(&format!("{boot}driver: fake\n"), "node.yaml").unwrap();
         assert_eq!(fake.driver, DriverKind::Fake);
+        let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
+        let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
+        assert!(tls.contains("`certificates`"), "{tls}");
         let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
         assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
     }

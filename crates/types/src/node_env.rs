@@ -66,6 +66,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         fake_boot: defaults.fake_boot,
         instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
+        gateway: defaults.gateway,
         name,
         node_id,
         data_dir: defaults.data_dir,

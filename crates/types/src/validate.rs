@@ -20,11 +20,14 @@ pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
-const OUR_KEYS: [&str; 3] = [
+const OUR_KEYS: [&str; 4] = [
     "nihilo.dev/fast-scale",
     "nihilo.dev/max-scale-on-partition",
+    keys::QUEUE_DEPTH,
     "nihilo.dev/termination-grace-period",
 ];
+/// Waiting requests per revision and gateway that may be asked for.
+pub const MAX_QUEUE_DEPTH: u32 = 10_000;
 
 /// One complaint: what is wrong, where, and more about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,6 +183,9 @@ fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
             return invalid.add(text, path);
         }
         "nihilo.dev/max-scale-on-partition" => value == "replace",
+        keys::QUEUE_DEPTH => value
+            .parse::<u32>()
+            .is_ok_and(|depth| (1..=MAX_QUEUE_DEPTH).contains(&depth)),
         unknown => {
             let hint = nearest(unknown, OUR_KEYS).map(|near| format!("did you mean `{near}`?"));
             let text = format!("invalid key name {unknown:?}");

@@ -184,6 +184,7 @@ mod sample {
                 node: NodeId(node),
                 name: format!("node{node}"),
                 boot_id: format!("boot-{boot}"),
+                store_id: String::new(),
                 roles: Roles::ALL,
                 peer_address: format!("host{node}:7071"),
                 gateway_address: format!("host{node}:8080"),

@@ -6,34 +6,55 @@ use serde_json::Value;
 use crate::run::cargo_output;
 
 /// Crate, and what it may import; nothing else.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("types", &[]),
+    ("failpoint", &[]),
     ("actors", &[]),
     ("scale", &["types"]),
     ("machine", &["types", "scale"]),
     ("entity", &["types", "scale", "machine"]),
     ("wire", &["types", "machine"]),
-    ("store", &["types", "machine", "wire"]),
-    ("raft", &["store", "machine", "wire", "types"]),
+    ("store", &["types", "machine", "wire", "failpoint"]),
+    ("raft", &["store", "machine", "wire", "types", "failpoint"]),
     (
         "control",
-        &["types", "scale", "machine", "entity", "actors", "wire"],
+        &[
+            "types",
+            "scale",
+            "machine",
+            "entity",
+            "actors",
+            "wire",
+            "failpoint",
+        ],
     ),
-    ("gateway", &["types", "scale"]),
-    ("runtime", &["types"]),
+    ("gateway", &["types", "scale", "failpoint"]),
+    ("runtime", &["types", "failpoint"]),
     ("client", &["types", "wire"]),
     ("cli", &["client", "types", "scale", "entity", "wire"]),
     (
         "server",
         &[
-            "types", "scale", "machine", "entity", "wire", "actors", "store", "raft", "control",
-            "gateway", "runtime", "client", "cli",
+            "types",
+            "scale",
+            "machine",
+            "entity",
+            "wire",
+            "actors",
+            "store",
+            "raft",
+            "control",
+            "gateway",
+            "runtime",
+            "client",
+            "cli",
+            "failpoint",
         ],
     ),
     // `machine` tells who owns what, so that the owner can be killed on purpose.
     (
         "jepsen-lite",
-        &["client", "wire", "types", "machine", "sim"],
+        &["client", "wire", "types", "machine", "sim", "failpoint"],
     ),
     ("xtask", &[]),
     // It measures what users see, and consensus alone (docs/decisions/0009).
@@ -66,6 +87,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
             }
             n_edges += 1;
         }
+        no_chaos(name, package)?;
     }
     eprintln!("deps: {n_edges} edges, all allowed");
     Ok(())
@@ -73,4 +95,30 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 fn ours(name: &str) -> Option<&str> {
     name.strip_prefix("nihilo-")
+}
+
+/// Features of one member reach all that are built with it: nobody may ask for failpoints but who
+/// builds the chaos binary by name (docs/decisions/0030).
+fn no_chaos(name: &str, package: &Value) -> anyhow::Result<()> {
+    let dependencies = package["dependencies"].as_array().into_iter().flatten();
+    for dependency in dependencies {
+        let features = dependency["features"].as_array().into_iter().flatten();
+        let asks = features.filter_map(Value::as_str);
+        if ours(dependency["name"].as_str().unwrap_or_default()).is_some()
+            && asks.into_iter().any(|f| matches!(f, "chaos" | "on"))
+        {
+            bail!("`{name}` asks for failpoints: they would be in the shipped binary too");
+        }
+    }
+    let default = package["features"]["default"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    if default
+        .filter_map(Value::as_str)
+        .any(|f| f.contains("chaos"))
+    {
+        bail!("`{name}` has failpoints by default");
+    }
+    Ok(())
 }

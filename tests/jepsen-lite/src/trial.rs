@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::Client;
+use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
+use nihilo_sim::checker::instance_bound::SeenEmpty;
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
@@ -32,8 +33,9 @@ const BACK_LIMIT: Duration = Duration::from_secs(60);
 const ZERO_LIMIT: Duration = Duration::from_secs(60);
 /// Instances of a killed node die with it; the kernel needs a moment.
 const EMPTY_LIMIT: Duration = Duration::from_secs(5);
-/// A cluster at rest writes nothing, so that its replicas meet at one index.
-const EQUAL_LIMIT: Duration = Duration::from_secs(5);
+/// A cluster at rest writes nothing, so that its replicas meet at one index; a follower that came
+/// back late in a soak has some way to go.
+const EQUAL_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_SLOWLY: Duration = Duration::from_millis(200);
 /// Until nothing of a fault can be felt: declared down, re-homed, reconciled, and a request that
@@ -49,6 +51,8 @@ pub struct Options {
     pub folder: PathBuf,
     pub profile: Profile,
     pub place: Place,
+    /// What the nodes find in their environment.
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -62,8 +66,6 @@ pub struct Trial {
     pub evidences: Evidences,
     scan: Scan,
     down: BTreeMap<NodeIndex, u64>,
-    /// Session of each node before the last fault that a process lives through.
-    sessions: BTreeMap<String, u64>,
     started: Instant,
 }
 
@@ -83,7 +85,8 @@ impl Trial {
         let recorder = Arc::new(Recorder::create(folder)?);
         let nodes = folder.join("nodes");
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster = LocalCluster::start(&nodes, binary, profile, options.place).await?;
+        let cluster =
+            LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
         Ok(Self {
@@ -95,9 +98,34 @@ impl Trial {
             ledger,
             evidences: Evidences::default(),
             down: BTreeMap::new(),
-            sessions: BTreeMap::new(),
             started: Instant::now(),
         })
+    }
+
+    /// Forgets what was seen so far: what comes is judged by itself. Only while nothing runs.
+    ///
+    /// # Errors
+    /// A record cannot be emptied.
+    pub fn begin_window(&mut self) -> anyhow::Result<()> {
+        let size = |(name, dir): (String, PathBuf)| {
+            let log = std::fs::metadata(dir.join("node.log"));
+            (name, log.map_or(0, |log| log.len()))
+        };
+        self.evidences = Evidences {
+            since_ns: boottime_ns(),
+            log_from: self.nodes().into_iter().map(size).collect(),
+            ..Evidences::default()
+        };
+        self.recorder.forget()?;
+        self.scan.forget();
+        for ledger in std::fs::read_dir(&self.ledger)? {
+            std::fs::remove_file(ledger?.path())?;
+        }
+        Ok(())
+    }
+
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Tells the reader how it goes.
@@ -119,11 +147,47 @@ impl Trial {
     /// # Errors
     /// It cannot be killed.
     pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.kill_and(node, || Ok(())).await
+    }
+
+    /// As [`Self::kill`], with something to do as soon as the process is gone.
+    ///
+    /// # Errors
+    /// It cannot be killed, or what follows fails.
+    pub async fn kill_and(
+        &mut self,
+        node: NodeIndex,
+        then: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("kill -9", Some(node));
         self.gone(node, at_ns);
         let childless_ns = self.cluster.kill(node).await?;
+        then()?;
         self.until_empty(node, childless_ns).await;
         Ok(())
+    }
+
+    /// The trial proves nothing unless this fault happens.
+    pub fn expect_fault(&mut self, fault: String) {
+        self.evidences.coverage.required.push(Required {
+            must_hit_leader: fault.ends_with(":leader"),
+            fault,
+            at_least: 1,
+        });
+    }
+
+    pub fn fault_happened(&mut self, fault: String, hit_leader: bool) {
+        self.evidences.coverage.injected.push(Injected {
+            fault,
+            at_ns: boottime_ns(),
+            result: InjectionResult::Installed,
+            hit_leader,
+        });
+    }
+
+    /// A panic with this text is the trial's own doing.
+    pub fn expect_panic(&mut self, text: &str) {
+        self.evidences.expected_panics.push(text.to_owned());
     }
 
     /// SIGTERM; returns when the node has ended.
@@ -157,7 +221,6 @@ impl Trial {
     /// # Errors
     /// It does not run.
     pub async fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        self.sessions = self.cluster.sessions().await?;
         let at_ns = self.recorder.fault("pause", Some(node));
         self.gone(node, at_ns);
         self.cluster.nodes[node].pause()
@@ -170,7 +233,7 @@ impl Trial {
     pub async fn resume(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         self.recorder.fault("resume", Some(node));
         self.cluster.nodes[node].resume()?;
-        self.heard_again(node).await
+        self.whole().await
     }
 
     /// Cuts links, each from one node to another; `node` is the one that is cut off by it.
@@ -182,7 +245,6 @@ impl Trial {
         node: NodeIndex,
         links: &[(NodeIndex, NodeIndex)],
     ) -> anyhow::Result<()> {
-        self.sessions = self.cluster.sessions().await?;
         let at_ns = self.recorder.fault("cut off", Some(node));
         self.gone(node, at_ns);
         let network = self.cluster.network()?;
@@ -200,27 +262,7 @@ impl Trial {
         self.recorder.fault("mend", Some(node));
         let network = self.cluster.network()?;
         tokio::task::block_in_place(|| network.mend())?;
-        self.heard_again(node).await
-    }
-
-    /// Waits until the cluster is whole, and books who was declared down meanwhile: a node that
-    /// has another session now.
-    async fn heard_again(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let at_ns = self.down.get(&node).copied();
-        let at_ns = at_ns.with_context(|| format!("node{} was not cut off", node + 1))?;
-        self.whole().await?;
-        let heard_again_ns = Some(boottime_ns());
-        for (node, session) in self.cluster.sessions().await? {
-            if self.sessions.get(&node) != Some(&session) {
-                self.evidences.declared_down.push(DeclaredDown {
-                    node,
-                    at_ns,
-                    heard_again_ns,
-                    adopts: false,
-                });
-            }
-        }
-        Ok(())
+        self.whole().await
     }
 
     /// Starts what is down and waits until the cluster is whole.
@@ -392,10 +434,13 @@ impl Trial {
         let client = self.admin()?;
         let deadline = Instant::now() + EQUAL_LIMIT;
         let n_nodes = self.cluster.running().len();
-        let mut n_told = n_nodes;
+        let mut n_told = 0;
         while Instant::now() < deadline {
             let at_ns = boottime_ns();
-            let told = client.digests().await?;
+            let Ok(told) = client.digests().await else {
+                clock::pause(LOOK_SLOWLY).await;
+                continue;
+            };
             n_told = told.len();
             let indexes: BTreeSet<u64> = told.iter().map(|node| node.applied).collect();
             let are_equal = told.len() == n_nodes && indexes.len() == 1;

@@ -96,6 +96,7 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .add_service(node.peer_server().into_service())
         .serve_with_incoming(TcpListenerStream::new(listener));
     let server = tokio::spawn(server);
+    node.introduce().await?;
     if members.keys().next() == Some(&args.id) {
         node.initialize().await?;
     }

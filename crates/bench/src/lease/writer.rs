@@ -85,6 +85,7 @@ pub(crate) fn command(member: u64, writer: u64, n: u64) -> Command {
         capacity: 100,
         t_self_ms: 900,
         kills_instances_on_exit: true,
+        store_id: String::new(),
     })
 }
 

@@ -174,6 +174,7 @@ fn command(client: u64, n: u64) -> Command {
         capacity: 1,
         t_self_ms: 900,
         kills_instances_on_exit: true,
+        store_id: String::new(),
     })
 }
 

@@ -52,9 +52,15 @@ pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
 /// Runs the node; its error chain becomes the explanation.
 pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
     let name = config.name.clone();
-    (hooks.node_start)(config).map_err(|error| {
-        let failure = Failure::new(exit::OTHER, format!("{name} failed: {error}"));
-        error
+    (hooks.node_start)(config).map_err(|ended| {
+        let code = if ended.is_store_refused {
+            exit::STORE_REFUSED
+        } else {
+            exit::OTHER
+        };
+        let failure = Failure::new(code, format!("{name} failed: {}", ended.error));
+        ended
+            .error
             .chain()
             .skip(1)
             .fold(failure, |failure, cause| failure.because(cause.to_string()))

@@ -123,6 +123,7 @@ impl Stage {
             capacity: 10,
             t_self_ms: 400,
             kills_instances_on_exit: false,
+            store_id: String::new(),
         }));
         SessionId(self.index)
     }

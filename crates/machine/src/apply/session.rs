@@ -31,6 +31,7 @@ impl State {
         {
             return Ok(Outcome::Session(same.id));
         }
+        self.claim_store(open, context)?;
         let id = SessionId(context.index.0);
         let session = Arc::new(Session {
             id,
@@ -48,6 +49,25 @@ impl State {
         }
         context.ownership_changed();
         Ok(Outcome::Session(id))
+    }
+
+    /// A node that lost its store also lost votes and entries that it had acknowledged: under its
+    /// old id it could help to form a second quorum (02-store §6).
+    fn claim_store(&mut self, open: &OpenSession, context: &mut Context) -> Result<()> {
+        if open.store_id.is_empty() {
+            return Ok(());
+        }
+        match self.stores.get(&open.node) {
+            Some(known) if **known == *open.store_id => Ok(()),
+            Some(_) => Err(Rejection::StoreReplaced(open.node)),
+            None => {
+                let store: Arc<str> = open.store_id.as_str().into();
+                let key = rows::key(tag::STORE, &[&open.node.to_string()]);
+                context.row(rows::put(key, &store));
+                self.stores.insert(open.node, store);
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn close_session(&mut self, close: &CloseSession, context: &mut Context) -> Result {

@@ -49,6 +49,13 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
         ),
         ("OpenSession", open(3, "boot-1")),
         (
+            "OpenSession with its store",
+            Command::OpenSession(nihilo_machine::command::OpenSession {
+                store_id: "store-3".into(),
+                ..crate::world::open_session(3, "boot-1")
+            }),
+        ),
+        (
             "CloseSession",
             Command::CloseSession(CloseSession {
                 session: SessionId(2),
@@ -108,6 +115,10 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
         ("AlreadyInitialised", Rejection::AlreadyInitialised),
         ("StaleMove", Rejection::StaleMove),
         (
+            "StoreReplaced",
+            Rejection::StoreReplaced(nihilo_types::id::NodeId(3)),
+        ),
+        (
             "RevisionNameTaken",
             Rejection::RevisionNameTaken("hello-a".into()),
         ),
@@ -139,6 +150,9 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
 fn furnished() -> World {
     let mut world = World::with_hello();
     world.must(Command::RecordScale(world.record_scale("hello-00001", 2)));
+    let mut session = crate::world::open_session(3, "boot-1");
+    session.store_id = "store-3".into();
+    world.must(Command::OpenSession(session));
     world.index += 1;
     let mut entry = crate::world::envelope(world.index, delete("nobody", Expect::Any));
     entry.request = nihilo_machine::command::RequestKey::new("r1", "delete", b"nobody");

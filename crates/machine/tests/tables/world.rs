@@ -177,6 +177,7 @@ pub(crate) fn open_session(node: u64, boot: &str) -> OpenSession {
         capacity: 10,
         t_self_ms: 400,
         kills_instances_on_exit: false,
+        store_id: String::new(),
     }
 }
 

@@ -48,6 +48,7 @@ pub fn rejected(rejection: &Rejection) -> Status {
         Rejection::Fenced { .. } | Rejection::StaleMove => (Code::Aborted, "FENCED"),
         Rejection::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
         Rejection::SessionClosed(_) => (Code::Aborted, "FENCED"),
+        Rejection::StoreReplaced(_) => (Code::FailedPrecondition, "STORE_REPLACED"),
         Rejection::AlreadyInitialised => (Code::AlreadyExists, "ALREADY_EXISTS"),
         Rejection::RevisionNameTaken(_) => (Code::FailedPrecondition, "NAME_TAKEN"),
         Rejection::LimitReached(_) => (Code::ResourceExhausted, "QUOTA"),

@@ -4,6 +4,7 @@ pub mod backup;
 pub mod cluster;
 pub mod error;
 pub mod members;
+pub(crate) mod metrics;
 pub mod names;
 pub mod observe;
 pub mod read;

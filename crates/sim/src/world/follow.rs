@@ -150,8 +150,19 @@ impl World {
             in_flight: demand.in_flight,
             oldest_age_ms: demand.oldest_age_ms,
         };
+        let at = self.gateway_of(demand.gateway);
+        if let Some(at) = at {
+            let now_us = self.now_us;
+            self.checks.demand.heard(&demand.revision, at, now_us);
+        }
         let key = EntityKey::Autoscaler(demand.revision.clone());
         self.tell(n, demand.shard, epoch, key, event);
+    }
+
+    /// The node whose session this is, while it has it.
+    fn gateway_of(&self, session: SessionId) -> Option<usize> {
+        let has = |n: &usize| self.nodes[*n].control.session == session;
+        (0..self.nodes.len()).find(has)
     }
 
     // Statistics.

@@ -13,6 +13,7 @@ mod exchange;
 mod faults;
 mod follow;
 mod gateway;
+mod leave;
 mod net;
 mod node;
 mod observe;

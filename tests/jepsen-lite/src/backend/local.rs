@@ -21,6 +21,8 @@ use crate::probe::Slot;
 /// A debug build on a busy machine needs a few seconds, and its log replay too.
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An election under load on a machine that other work shares.
+const LEADER_LIMIT: Duration = Duration::from_secs(10);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The shortest that Knative allows.
 const TO_ZERO_GRACE: &str = "6s";
@@ -59,6 +61,7 @@ impl LocalCluster {
         binary: PathBuf,
         profile: Profile,
         place: Place,
+        variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
@@ -73,7 +76,7 @@ impl LocalCluster {
         let nodes = (0..N_NODES).map(|node| {
             let config = config(dir, &slot, &hosts, node, profile)?;
             let namespace = network.as_ref().map(|network| network.namespace(node));
-            LocalNode::prepare(config, namespace)
+            LocalNode::prepare(config, namespace, variables.to_vec())
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
@@ -169,23 +172,19 @@ impl LocalCluster {
             .unwrap_or_else(|| prefix.to_owned())
     }
 
-    /// # Errors
-    /// No running node answers.
-    pub async fn leader(&self) -> anyhow::Result<NodeIndex> {
-        let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
-        let status = client.cluster_status().await?;
-        let index = status.leader.checked_sub(1).context("there is no leader")?;
-        Ok(usize::try_from(index)?)
-    }
-
-    /// The open session of each node, by name; 0 = none.
+    /// Who leads; waits for an election that is under way.
     ///
     /// # Errors
-    /// No running node answers.
-    pub async fn sessions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+    /// No running node answers, or nobody leads within a limit.
+    pub async fn leader(&self) -> anyhow::Result<NodeIndex> {
         let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
-        let nodes = client.cluster_status().await?.nodes.into_iter();
-        Ok(nodes.map(|node| (node.name, node.session)).collect())
+        let leader = clock::until(LEADER_LIMIT, LOOK_EVERY, || async {
+            let status = client.cluster_status().await;
+            let status = status.map_err(|error| error.to_string())?;
+            let index = status.leader.checked_sub(1).ok_or("nobody leads")?;
+            usize::try_from(index).map_err(|error| error.to_string())
+        });
+        leader.await.map_err(anyhow::Error::msg)
     }
 
     /// Waits until all nodes run, have joined, own the shards they prefer, and accept clients.

@@ -30,7 +30,7 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
         }
         n_checked += 1;
         slowest_ns = slowest_ns.max(request.ended_ns.saturating_sub(request.sent_ns));
-        if is_answered(request) {
+        if request.outcome.is_good() {
             continue;
         }
         let excused = !request.is_get() && faults.iter().any(|fault| is_around(request, fault));
@@ -64,11 +64,6 @@ fn shown(request: &RequestRecord) -> String {
     let took_ms = request.ended_ns.saturating_sub(request.sent_ns) / 1_000_000;
     let (bytes, app_ms) = (request.body_bytes, request.app_ms);
     format!("{method} {service} through {gateway}, {bytes} bytes, app {app_ms} ms: {took_ms} ms")
-}
-
-fn is_answered(request: &RequestRecord) -> bool {
-    matches!(&request.outcome, Outcome::Answered(answered)
-        if (200..300).contains(&answered.status) && answered.mistake.is_empty())
 }
 
 /// One outcome that says what it is. A cut after the head is one: there is no other way left.

@@ -3,6 +3,8 @@
 mod availability;
 mod drain;
 mod logs;
+mod owners;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,13 +12,14 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nihilo_sim::checker::convergence;
+use nihilo_sim::checker::coverage;
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{
-    self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
-};
+use nihilo_sim::checker::instance_bound::{self, NodeRecords, ProcessSample, SeenEmpty};
+use nihilo_sim::checker::orphans;
 use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
-use nihilo_sim::checker::verdict::MAX_EVIDENCE;
+use nihilo_sim::checker::verdict::{MAX_EVIDENCE, NOTHING_CHECKED};
 use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
 use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
 use nihilo_sim::history::startstop;
@@ -41,7 +44,6 @@ pub struct Evidences {
     pub faults: Vec<Fault>,
     pub max_scale: BTreeMap<String, u32>,
     pub seen_empty: Vec<SeenEmpty>,
-    pub declared_down: Vec<DeclaredDown>,
     pub samples: Vec<ProcessSample>,
     /// Nodes that were told to end.
     pub node_ends: Vec<NodeEnd>,
@@ -53,6 +55,18 @@ pub struct Evidences {
     pub digests: Vec<Digest>,
     /// Ends of processes that nobody ended.
     pub crashes: Vec<String>,
+    /// What is older in the agents' records is not judged.
+    pub since_ns: u64,
+    /// Bytes of each node's output that are not judged.
+    pub log_from: BTreeMap<String, u64>,
+    /// Looks at the cluster after the load, until it had been at rest for long enough.
+    pub settled: Vec<convergence::Input>,
+    /// Scans of the host beside what the agents list.
+    pub host_scans: Vec<orphans::Input>,
+    /// What was to happen, and what did.
+    pub coverage: coverage::Input,
+    /// Texts of panics that the trial caused.
+    pub expected_panics: Vec<String>,
 }
 
 /// What the trial itself looks at: after load nothing runs, by the kernel's and all nodes' word.
@@ -67,7 +81,10 @@ pub const WHOLE: &str = "whole again";
 /// Judges a trial by its evidences and the files below its folder.
 pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
     let mut report = Report::default();
-    let (lines, records) = match (instance_ledger::read(ledger), node_records(nodes)) {
+    let (lines, records) = match (
+        instance_ledger::read(ledger),
+        node_records(nodes, evidences.since_ns),
+    ) {
         (Ok(lines), Ok(records)) => (lines, records),
         (Err(error), _) | (_, Err(error)) => {
             report.add("records", Verdict::harness_fault(format!("{error:#}")));
@@ -90,12 +107,30 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         &evidences.faults,
     );
     report.add(availability::NAME, available);
-    report.add(instance_bound::NAME, bound(evidences, records));
+    report.add(instance_bound::NAME, bound(evidences, records, nodes));
     report.add(
         replica_equality::NAME,
         replica_equality::check(&evidences.digests),
     );
-    report.add(logs::NAME, logs::check(nodes, &evidences.crashes));
+    let logs = logs::check(
+        nodes,
+        &evidences.log_from,
+        &evidences.crashes,
+        &evidences.expected_panics,
+    );
+    report.add(logs::NAME, logs);
+    if let Some(owners) = owners::check(nodes) {
+        report.add(owners::NAME, owners);
+    }
+    for settled in &evidences.settled {
+        report.add(convergence::NAME, convergence::check(settled));
+    }
+    for scan in &evidences.host_scans {
+        report.add(orphans::NAME, orphans::check(scan));
+    }
+    if !evidences.coverage.required.is_empty() {
+        report.add(coverage::NAME, coverage::check(&evidences.coverage));
+    }
     seen_by_the_trial(evidences, &mut report);
     report
 }
@@ -113,10 +148,10 @@ fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
 }
 
 /// A violation if anything was found; unknown if nothing was looked at.
-fn verdict(found: Vec<Evidence>, n_checked: u64, notes: Vec<String>) -> Verdict {
+pub(crate) fn verdict(found: Vec<Evidence>, n_checked: u64, notes: Vec<String>) -> Verdict {
     if found.is_empty() {
         if n_checked == 0 {
-            return Verdict::unknown("there was nothing to check");
+            return Verdict::unknown(NOTHING_CHECKED);
         }
         return Verdict::Pass(Passed { n_checked, notes });
     }
@@ -189,15 +224,21 @@ fn answer(answered: &Answered) -> ClientOutcome {
     }
 }
 
-fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
+fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, PathBuf)]) -> Verdict {
     if evidences.max_scale.is_empty() {
         return Verdict::unknown("no revision has a max-scale");
     }
+    let logs = nodes
+        .iter()
+        .map(|(node, dir)| (node.clone(), dir.join("node.log")));
+    let Some(declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
+        return Verdict::harness_fault("the output of a node cannot be read");
+    };
     instance_bound::check(&instance_bound::Input {
-        nodes,
+        nodes: records,
         max_scale: evidences.max_scale.clone(),
         surge: 0,
-        declared_down: evidences.declared_down.clone(),
+        declared_down,
         seen_empty: evidences.seen_empty.clone(),
         samples: evidences.samples.clone(),
         tolerances: instance_bound::Tolerances {
@@ -208,11 +249,13 @@ fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
     })
 }
 
-fn node_records(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<NodeRecords>> {
+fn node_records(nodes: &[(String, PathBuf)], since_ns: u64) -> anyhow::Result<Vec<NodeRecords>> {
     let of_node = |(node, data_dir): &(String, PathBuf)| {
+        let mut records = start_stop_records(data_dir)?;
+        records.retain(|record| record.boottime_ns >= since_ns);
         Ok(NodeRecords {
             node: node.clone(),
-            records: start_stop_records(data_dir)?,
+            records,
         })
     };
     nodes.iter().map(of_node).collect()
