@@ -16,6 +16,7 @@ mod load;
 mod peers;
 mod proc;
 mod report;
+mod restart;
 mod rss;
 mod store;
 mod trace;
@@ -76,6 +77,8 @@ enum Bench {
     Rss(rss::RssArgs),
     /// From the death of the leader to the next acknowledged write.
     Failover(failover::FailoverArgs),
+    /// Start of a node that holds many services.
+    Restart(restart::RestartArgs),
     /// Durable writes beside etcd.
     Store(store::StoreArgs),
     /// One member of the groups that `lease` and `store` measure.
@@ -122,6 +125,7 @@ async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
         Bench::Gateway(args) => gateway::run(common, args).await?,
         Bench::Rss(args) => rss::run(common, args).await?,
         Bench::Failover(args) => failover::run(common, args).await?,
+        Bench::Restart(args) => restart::run(common, args).await?,
         Bench::Store(args) => store::run(common, args).await?,
         Bench::StoreNode(args) => {
             lease::node::run(args).await?;

@@ -50,8 +50,11 @@ impl RequestKey {
     }
 }
 
-/// The cluster version that this build writes and applies.
-pub const CLUSTER_VERSION: u32 = 1;
+/// The newest cluster version whose rules this build knows. What it writes is written for the
+/// version in the state, until `SetClusterVersion` has raised that one.
+pub const CLUSTER_VERSION: u32 = 2;
+/// The version of a cluster that has never raised it.
+pub const FIRST_CLUSTER_VERSION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -62,18 +65,56 @@ pub enum Command {
     RecordRevision(RecordRevision),
     AssignTraffic(AssignTraffic),
     RecordRoute(RecordRoute),
-    AdvanceRollout(AdvanceRollout),
-    CollectRevisions(CollectRevisions),
-    PutConfigMap(Box<PutConfigMap>),
-    DeleteConfigMap(DeleteConfigMap),
     RecordScale(RecordScale),
     OpenSession(OpenSession),
     CloseSession(CloseSession),
     NodeDown(NodeDown),
     Reassign(Reassign),
+    /// Since cluster version 2, as everything below.
+    SetClusterVersion(SetClusterVersion),
+    AdvanceRollout(AdvanceRollout),
+    CollectRevisions(CollectRevisions),
+    PutConfigMap(Box<PutConfigMap>),
+    DeleteConfigMap(DeleteConfigMap),
+    RecordMembers(RecordMembers),
+    CreateToken(CreateToken),
+    RevokeToken(RevokeToken),
+    AddNode(AddNode),
+    PromoteNode(PromoteNode),
+    RemoveNode(RemoveNode),
 }
 
 impl Command {
+    /// The cluster version from which on every node can apply this command.
+    pub fn since(&self) -> u32 {
+        match self {
+            Command::InitCluster(_)
+            | Command::PutService(_)
+            | Command::DeleteService(_)
+            | Command::RecordService(_)
+            | Command::RecordRevision(_)
+            | Command::AssignTraffic(_)
+            | Command::RecordRoute(_)
+            | Command::RecordScale(_)
+            | Command::OpenSession(_)
+            | Command::CloseSession(_)
+            | Command::NodeDown(_)
+            | Command::Reassign(_)
+            // It raises the version: it is proposed once every node says that it knows it.
+            | Command::SetClusterVersion(_) => FIRST_CLUSTER_VERSION,
+            Command::AdvanceRollout(_)
+            | Command::CollectRevisions(_)
+            | Command::PutConfigMap(_)
+            | Command::DeleteConfigMap(_)
+            | Command::RecordMembers(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::AddNode(_)
+            | Command::PromoteNode(_)
+            | Command::RemoveNode(_) => 2,
+        }
+    }
+
     /// Whether a blind repetition could have an effect of its own, so that a request id or a
     /// precondition is demanded (02-store §12).
     pub fn needs_request_id(&self) -> bool {
@@ -93,7 +134,15 @@ impl Command {
             | Command::OpenSession(_)
             | Command::CloseSession(_)
             | Command::NodeDown(_)
-            | Command::Reassign(_) => false,
+            | Command::Reassign(_)
+            | Command::SetClusterVersion(_)
+            | Command::RecordMembers(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::PromoteNode(_)
+            | Command::RemoveNode(_) => false,
+            // Each application makes another id: a repetition must be known as one.
+            Command::AddNode(_) => true,
         }
     }
 }
@@ -326,4 +375,66 @@ pub struct Move {
     pub shard: ShardId,
     pub from_epoch: Epoch,
     pub to: SessionId,
+}
+
+/// Raises the rules that entries are written for; from then on older builds cannot take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetClusterVersion {
+    /// One more than the present one, or the present one (no effect).
+    pub version: u32,
+}
+
+/// Writes founding members down that the state does not know yet; their ids are what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordMembers {
+    pub members: Vec<Founder>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    pub id: NodeId,
+    pub name: String,
+    pub peer_address: String,
+    pub admin_address: String,
+}
+
+/// Lets one more node in. The secret itself is never in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// Drawn by the proposer; a second one of the same id is refused.
+    pub id: String,
+    /// SHA-256 of the secret, hexadecimal.
+    pub secret_hash: String,
+    /// The node becomes a voter as soon as it has caught up; otherwise only where one is missing.
+    pub voter: bool,
+    /// Of LogTime, from this entry on.
+    pub ttl_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeToken {
+    pub id: String,
+}
+
+/// Consumes a token and gives a node its id, which is this entry's index. It joins as a learner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddNode {
+    pub token: String,
+    /// Of the secret that was shown.
+    pub secret_hash: String,
+    pub name: String,
+    pub peer_address: String,
+    pub admin_address: String,
+}
+
+/// Makes a learner a voter; consensus follows once it has caught up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteNode {
+    pub node: NodeId,
+}
+
+/// Takes a node out for good: its session ends with this entry, its id is never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveNode {
+    pub node: NodeId,
 }

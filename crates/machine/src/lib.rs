@@ -5,9 +5,11 @@
 //! drawn by the proposer, a business refusal is a reply.
 #![forbid(unsafe_code)]
 
+mod anew;
 pub mod apply;
 pub mod command;
 pub mod digest;
+pub mod member;
 pub mod ownership;
 pub mod reply;
 pub mod rollout;

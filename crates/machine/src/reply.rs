@@ -29,6 +29,8 @@ pub enum Outcome {
     Scales {
         refused: Vec<ObjectKey>,
     },
+    /// A node was let in under this id.
+    Node(NodeId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,4 +71,17 @@ pub enum Rejection {
     RevisionNameTaken(String),
     #[error("{0}")]
     LimitReached(String),
+    /// Why, without saying what a right one would be.
+    #[error("join token `{id}` {why}")]
+    TokenRefused { id: String, why: String },
+    #[error("{0}")]
+    NodeTaken(String),
+    #[error("node {0} is not a member")]
+    NoSuchNode(NodeId),
+    #[error("node {node} was removed from the cluster at index {at}; its id is never used again")]
+    NodeRemoved { node: NodeId, at: LogIndex },
+    #[error("node {0} is the last voter; without it there is no cluster")]
+    LastVoter(NodeId),
+    #[error("the cluster has version {have}, the next one is not {wanted}")]
+    WrongVersion { have: u32, wanted: u32 },
 }

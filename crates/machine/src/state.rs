@@ -13,7 +13,8 @@ use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{InitCluster, OpenSession};
+use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
+use crate::member::{JoinToken, Member, Standing};
 use crate::reply::Reply;
 use crate::settings::Settings;
 
@@ -25,6 +26,12 @@ pub(crate) const MAX_LEFT: usize = 64;
 pub struct State {
     pub(crate) cluster: Option<Arc<InitCluster>>,
     pub(crate) clock: Clock,
+    /// `None` = never raised.
+    pub(crate) version: Option<u32>,
+    /// Clusters that this one was made of, oldest first.
+    pub(crate) ancestors: Vec<String>,
+    pub(crate) members: BTreeMap<NodeId, Arc<Member>>,
+    pub(crate) tokens: BTreeMap<String, Arc<JoinToken>>,
     pub(crate) services: BTreeMap<ObjectKey, Arc<Service>>,
     pub(crate) configurations: BTreeMap<ObjectKey, Arc<Configuration>>,
     pub(crate) revisions: BTreeMap<ObjectKey, Arc<Revision>>,
@@ -100,14 +107,14 @@ pub struct RowChange {
 }
 
 /// A change of one object as watchers see it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObjectEvent {
     pub index: LogIndex,
     pub object: ObjectChange,
 }
 
 /// The object after the change, or as it last was when `deleted`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ObjectChange {
     Service {
         object: Arc<Service>,
@@ -177,6 +184,37 @@ impl State {
 
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// The version whose rules entries are written for.
+    pub fn cluster_version(&self) -> u32 {
+        self.version.unwrap_or(FIRST_CLUSTER_VERSION)
+    }
+
+    /// Every node that was ever a member, by id, those that were removed included.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.values()
+    }
+
+    pub fn member(&self, node: NodeId) -> Option<&Arc<Member>> {
+        self.members.get(&node)
+    }
+
+    /// The entry that took a node out; `None` while it belongs to the cluster or is unknown.
+    pub fn removed_at(&self, node: NodeId) -> Option<LogIndex> {
+        match self.members.get(&node)?.standing {
+            Standing::Removed { at } => Some(at),
+            Standing::Learner | Standing::Voter => None,
+        }
+    }
+
+    /// Join tokens that were neither used nor revoked, expired ones included.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<JoinToken>> {
+        self.tokens.values()
+    }
+
+    pub fn token(&self, id: &str) -> Option<&Arc<JoinToken>> {
+        self.tokens.get(id)
     }
 
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {

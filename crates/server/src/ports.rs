@@ -1,6 +1,5 @@
 //! Control's ports over this node's own parts, and over peers: local calls stay local.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -90,11 +89,11 @@ impl LeaderView for RaftPort {
     }
 }
 
-/// Keep-alives to whichever member leads.
+/// Keep-alives to whichever member leads. What consensus wants to know of this node rides along.
 #[derive(Debug)]
 pub struct LeaderPort {
     pub remote: Remote,
-    pub members: BTreeMap<u64, String>,
+    pub raft: RaftNode,
 }
 
 impl LeaderLink for LeaderPort {
@@ -104,9 +103,14 @@ impl LeaderLink for LeaderPort {
         message: KeepAlive,
     ) -> BoxFuture<'_, Result<KeepAliveAnswer, LinkError>> {
         async move {
-            let address = self.members.get(&leader.0);
+            let address = self.raft.peer_address(leader.0);
             let address = address.ok_or_else(|| LinkError(format!("no member {leader}")))?;
-            self.remote.keep_alive(address, message).await
+            let digest = self.raft.state().digests().last().copied();
+            let (answer, diverged_at) = self.remote.keep_alive(&address, message, digest).await?;
+            if let Some(at) = diverged_at {
+                self.raft.diverged_at(at);
+            }
+            Ok(answer)
         }
         .boxed()
     }

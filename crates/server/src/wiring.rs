@@ -12,7 +12,7 @@ use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
 use nihilo_gateway::{Gateway, LocalInstances};
 use nihilo_machine::Command;
-use nihilo_machine::command::{InitCluster, RequestKey, Roles};
+use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
 use nihilo_scale::config::{ScaleConfig, unknown_keys};
@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
@@ -70,7 +70,8 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
             OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
         ))
     );
-    refused_at_open || error.is::<StoreReplaced>()
+    let was_removed = matches!(error.downcast_ref(), Some(StartError::Removed(_)));
+    refused_at_open || was_removed || error.is::<StoreReplaced>()
 }
 
 fn run(config: NodeConfig) -> anyhow::Result<()> {
@@ -92,12 +93,22 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let node = Node::start(config.clone()).await?;
-        // A node that may not take part serves nothing either. Either may come first.
+        let mut removal = node.raft.removal();
+        // A node that may not take part serves nothing either. Any may come first; all end in the
+        // same good order.
         let ended = tokio::select! {
             biased;
             signal = stop_signal() => signal,
+            words = removal.wait_for(Option::is_some) => {
+                let words = words.ok().and_then(|words| words.clone());
+                let words = words.unwrap_or_default().to_string();
+                Err(anyhow::Error::new(StartError::Removed(words)))
+            }
             Err(refused) = node.found(&config) => Err(refused),
         };
+        if let Err(why) = &ended {
+            error!("{why}");
+        }
         node.stop().await;
         ended
     })
@@ -151,7 +162,7 @@ impl Node {
             leader: Arc::new(RaftPort(raft.clone())),
             leader_link: Arc::new(LeaderPort {
                 remote: remote.clone(),
-                members: raft.members().clone(),
+                raft: raft.clone(),
             }),
             agents: Arc::new(AgentsPort {
                 node,
@@ -236,6 +247,7 @@ impl Node {
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
             control: self.control.clone(),
+            raft: self.raft.clone(),
             node: NodeId(config.node_id),
             cluster_id,
         };
@@ -274,7 +286,7 @@ impl Node {
             raft: self.raft.clone(),
             control: self.control.clone(),
             agent: self.agent.clone(),
-            members: config.members.clone(),
+            configured: config.members.clone(),
             me,
             started: Instant::now(),
             channels: channels.clone(),
@@ -376,12 +388,31 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         cluster_id: config.cluster.clone(),
         node_id: config.node_id,
     };
+    if config.joined && nihilo_raft::is_blank(&config.data_dir) {
+        anyhow::bail!(
+            "data directory `{}` is empty, and node {} has joined with one that was not: what it \
+             had acknowledged is gone. Remove it with `nihilo cluster remove {}`, and join under a \
+             new id",
+            display(&config.data_dir),
+            config.node_id,
+            config.name
+        );
+    }
+    let founders = config.members.iter().map(|member| Founder {
+        id: NodeId(member.id),
+        name: member.name.clone(),
+        peer_address: member.peer.clone(),
+        admin_address: member.admin.clone(),
+    });
+    let founders = founders.filter(|_| !config.joined).collect();
     let raft = RaftConfig {
         identity,
         data_dir: config.data_dir.clone(),
         members,
+        founders,
         profile: config.profile,
         snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
+        digest_every: None,
     };
     Ok(RaftNode::start(raft).await?)
 }

@@ -15,6 +15,7 @@ pub mod fence;
 pub mod id;
 pub mod image;
 pub mod instance;
+pub mod join_token;
 pub mod manifest;
 pub mod meta;
 pub mod names;

@@ -32,8 +32,13 @@ pub struct NodeConfig {
     pub admin_port: u16,
     #[serde(default = "peer_port")]
     pub peer_port: u16,
-    /// The founding members, the same list on every node.
+    /// The founding members, the same list on every one of them; of a node that joined later, who
+    /// was a member then.
     pub members: Vec<Member>,
+    /// This node was let in by a token: `members` are those that it found, and it founds nothing.
+    /// Its data directory was made when it joined, and it does not start on another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
     /// Name of the cluster; also decides its id at founding. Default `nihilo`.
     #[serde(default = "cluster_name")]
     pub cluster: String,
@@ -247,7 +252,7 @@ impl NodeConfig {
     }
 
     /// Every default, and no members yet.
-    pub(crate) fn of_one(name: String, node_id: u64, data_dir: PathBuf) -> Self {
+    pub fn of_one(name: String, node_id: u64, data_dir: PathBuf) -> Self {
         Self {
             name,
             node_id,
@@ -258,6 +263,7 @@ impl NodeConfig {
             admin_port: admin_port(),
             peer_port: peer_port(),
             members: Vec::new(),
+            joined: false,
             cluster: cluster_name(),
             domain: loopback_domain(),
             external_port: None,
@@ -293,9 +299,9 @@ impl NodeConfig {
         format!("{}:{}", self.host(), self.gateway_port)
     }
 
-    /// The lowest member founds the cluster.
+    /// The lowest of the founding members founds the cluster.
     pub fn is_founder(&self) -> bool {
-        self.members.iter().map(|member| member.id).min() == Some(self.node_id)
+        !self.joined && self.members.iter().map(|member| member.id).min() == Some(self.node_id)
     }
 }
 

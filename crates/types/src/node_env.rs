@@ -54,6 +54,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         admin_port,
         peer_port,
         members: hosts.into_iter().map(member).collect(),
+        joined: false,
         cluster: variables.or("CLUSTER", defaults.cluster)?,
         domain: variables.or("DOMAIN", defaults.domain)?,
         external_port: variables.parsed("EXTERNAL_PORT")?,

@@ -2,15 +2,19 @@
 
 pub(crate) mod apply;
 pub(crate) mod autoscaler;
+pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod health;
 pub(crate) mod instance;
+pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod members;
 pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod recover;
 pub(crate) mod revision;
 pub(crate) mod route;
 pub(crate) mod service;
@@ -29,6 +33,14 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
     match cli.command {
         Command::Dev(args) => dev::run(&args, hooks),
         Command::Node(command) => node::run(command, hooks),
+        Command::Cluster(cluster::ClusterCommand::Join(args)) => join::run(global, args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Restore(args)) => backup::restore(args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Recover(args)) => recover::run(&args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Backup(args)) => {
+            talk(global, Path::new(DEFAULT_DATA_DIR), async |context| {
+                backup::run(&context, &args, hooks).await
+            })
+        }
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
         Command::Autoscaler(command) => autoscaler::run(&command),
         Command::DemoApp { name } => demo_app(&name, hooks),

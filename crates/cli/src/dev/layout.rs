@@ -139,6 +139,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         admin_port: ADMIN + peers(number),
         peer_port: PEER + peers(number),
         members: (1..=nodes).map(member).collect(),
+        joined: false,
         cluster: CLUSTER.into(),
         domain: "localhost".into(),
         // Every node must name the same URL, whichever writes it down.

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn measured_seconds_drive_it_too_and_bounds_hold() {
-        let measured = |t_s| Load::Measured {
+        let measured = |t_s: u64| Load::Measured {
             t_ms: t_s * 1_000,
             concurrency: 200.0,
             rps: 400.0,

@@ -5,12 +5,14 @@
 mod cluster;
 mod config_map;
 mod gc;
+mod member;
 mod ownership;
 mod revision;
 mod route;
 mod scale;
 mod service;
 mod session;
+mod token;
 
 use nihilo_types::id::{LogIndex, ShardId};
 use nihilo_types::time::rfc3339;
@@ -36,6 +38,8 @@ pub(crate) struct Context {
     /// RFC 3339 of the entry's wall time.
     pub(crate) now: String,
     pub(crate) log_ms: u64,
+    /// Of the entry: the rules it was written for.
+    pub(crate) cluster_version: u32,
     rows: Vec<RowChange>,
     events: Vec<ObjectEvent>,
     ownership_changed: bool,
@@ -52,6 +56,7 @@ impl State {
             index,
             now: rfc3339(envelope.wall_ms),
             log_ms: self.clock.log_ms,
+            cluster_version: envelope.cluster_version,
             rows: vec![rows::put(rows::key(tag::CLOCK, &[]), &self.clock)],
             events: Vec::new(),
             ownership_changed: false,
@@ -109,6 +114,13 @@ impl State {
             Command::CloseSession(close) => self.close_session(close, context),
             Command::NodeDown(down) => self.node_down(down, context),
             Command::Reassign(reassign) => self.reassign(reassign, context),
+            Command::SetClusterVersion(set) => self.set_cluster_version(*set, context),
+            Command::RecordMembers(record) => self.record_members(record, context),
+            Command::CreateToken(create) => self.create_token(create, context),
+            Command::RevokeToken(revoke) => self.revoke_token(revoke, context),
+            Command::AddNode(add) => self.add_node(add, context),
+            Command::PromoteNode(promote) => self.promote_node(*promote, context),
+            Command::RemoveNode(remove) => self.remove_node(remove, context),
         }
     }
 

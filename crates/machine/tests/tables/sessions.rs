@@ -44,6 +44,7 @@ fn a_cluster_is_founded_once() {
                 "+configmap/knative-serving/config-network",
                 "+configmap/knative-serving/config-gc",
                 "+cluster",
+                "+version",
             ],
             events: &[
                 "Added configmap config-autoscaler",

@@ -262,6 +262,7 @@ fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done => "done".into(),
         Outcome::Session(id) => format!("session {id}"),
+        Outcome::Node(id) => format!("node {id}"),
         Outcome::Service { service, change } => {
             format!("{} {}", change_text(*change), service.metadata.name)
         }

@@ -301,6 +301,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<watch::Events>, Status> {
-        watch::serve(&self.raft, request.into_inner()).map(Response::new)
+        let events = watch::serve(&self.raft, request.into_inner());
+        events.await.map(Response::new)
     }
 }

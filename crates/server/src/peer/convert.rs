@@ -74,6 +74,7 @@ pub fn keep_alive_to(message: &KeepAlive, cluster_id: &str) -> pb::KeepAliveRequ
         table: message.table.0,
         t_self_ms: 0,
         cluster_id: cluster_id.to_owned(),
+        ..pb::KeepAliveRequest::default()
     }
 }
 
@@ -94,6 +95,7 @@ pub fn answer_to(answer: KeepAliveAnswer, leader: NodeId) -> pb::KeepAliveRespon
         min_table: answer.min_table.0,
         held_back_by: answer.held_back_by,
         session_open: answer.session_open,
+        ..pb::KeepAliveResponse::default()
     }
 }
 

@@ -23,7 +23,14 @@ pub(crate) fn of(command: &mut Command) -> Option<&mut Fence> {
         | Command::OpenSession(_)
         | Command::CloseSession(_)
         | Command::NodeDown(_)
-        | Command::Reassign(_) => None,
+        | Command::Reassign(_)
+        | Command::SetClusterVersion(_)
+        | Command::RecordMembers(_)
+        | Command::CreateToken(_)
+        | Command::RevokeToken(_)
+        | Command::AddNode(_)
+        | Command::PromoteNode(_)
+        | Command::RemoveNode(_) => None,
     }
 }
 
