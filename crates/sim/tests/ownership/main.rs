@@ -14,7 +14,7 @@ use model::{Cut, Ownership, Plant};
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// States of one exploration, at most.
-const MAX_STATES: usize = 400_000;
+const MAX_STATES: usize = 200_000;
 /// Until a planted hole is found, at most.
 const MAX_STATES_FOR_A_HOLE: usize = 1_500_000;
 

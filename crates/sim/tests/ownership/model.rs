@@ -233,7 +233,6 @@ impl Ownership {
                 if !self.admits(node, epoch, seq) {
                     return;
                 }
-                let node = self.agent(state, to).unwrap();
                 node.running.insert(id);
                 self.obey(state, to, epoch);
                 state.net.insert(Message::Started {
@@ -257,8 +256,9 @@ impl Ownership {
                 }
                 let shown = node.running.clone();
                 self.obey(state, to, epoch);
-                let node = self.agent(state, to).unwrap();
-                if epoch == node.floor {
+                if let Some(node) = self.agent(state, to)
+                    && epoch == node.floor
+                {
                     node.listed = node.listed.max(seq);
                 }
                 state.net.insert(Message::Listed {
