@@ -37,6 +37,8 @@ const SNAPSHOT_CHUNK: usize = 512 * 1024;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
 /// A slower transfer is begun anew: 1 MiB a second.
 const SNAPSHOT_BYTES_PER_MS: u64 = 1_024;
+/// Entries are given this much time for their size: 1 MiB a second.
+const APPEND_BYTES_PER_MS: u64 = 1_024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
 
@@ -228,6 +230,15 @@ async fn bounded<T>(
     }
 }
 
+/// What entries take on top of a heartbeat's time, on a slow link and disk.
+fn time_to_send(entries: &[nihilo_store::type_config::Entry]) -> Duration {
+    let bytes = entries.iter().map(|entry| match &entry.payload {
+        openraft::EntryPayload::Normal(bytes) => bytes.0.len() as u64,
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => 0,
+    });
+    Duration::from_millis(bytes.sum::<u64>() / APPEND_BYTES_PER_MS)
+}
+
 fn malformed(error: convert::Malformed) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&error))
 }
@@ -268,7 +279,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let quiet = "no quorum answers: silent, so that others may campaign";
             return Err(RPCError::Unreachable(Unreachable::from_string(quiet)));
         }
-        let limit = option.hard_ttl();
+        // Large entries take longer than a heartbeat to be sent and synced; given up halfway, they
+        // would be sent again for ever. A peer that is dead is seen by its heartbeats.
+        let limit = option.hard_ttl() + time_to_send(&rpc.entries);
         let response = match self.lane {
             Lane::Heartbeats => bounded(&self.removed, limit, client.heartbeat(request)).await?,
             Lane::Entries | Lane::Snapshots => {

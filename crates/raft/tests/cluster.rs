@@ -341,7 +341,7 @@ async fn moves_without_an_election(n: u64) {
         let proposed =
             cluster
                 .any()
-                .propose(large_service(i, 900_000), RequestKey::default(), LIMIT * 3);
+                .propose(large_service(i, 150_000), RequestKey::default(), LIMIT * 3);
         proposed.await.unwrap().result.unwrap();
     }
     // So that what is large is behind the purged log.
@@ -374,14 +374,14 @@ async fn moves_without_an_election(n: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_state_moves_without_an_election() {
-    moves_without_an_election(12).await;
+    moves_without_an_election(24).await;
 }
 
-/// Some 500 MiB: `cargo nextest run -p nihilo-raft --run-ignored only`.
+/// Some 500 MiB of rows: `cargo nextest run -p nihilo-raft --run-ignored only`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes and 2 GiB of disk"]
 async fn half_a_gibibyte_moves_without_an_election() {
-    moves_without_an_election(560).await;
+    moves_without_an_election(1_200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
