@@ -308,7 +308,6 @@ impl Writer {
             }
         }
         if planted(Bug::AckBeforeSync) {
-            answers = answer_appends(answers);
             std::thread::sleep(UNSYNCED_FOR);
         }
         let result = self.write(batch, sync, n_entries, &marks);
@@ -478,18 +477,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// `ack-before-sync`: tells who appended that it is durable; returns the other answers.
-fn answer_appends(answers: Vec<Answer>) -> Vec<Answer> {
-    let mut others = Vec::new();
-    for answer in answers {
-        match answer {
-            Answer::Callback(callback) => callback.io_completed(Ok(())),
-            other @ Answer::Done(_) => others.push(other),
-        }
-    }
-    others
 }
 
 /// Where the high-water mark goes with one batch.
