@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use nihilo_types::node_config::{BootDelay, DriverKind};
 
 use crate::cluster::{Cluster, host_of, service};

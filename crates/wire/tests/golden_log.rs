@@ -105,6 +105,8 @@ fn an_entry_of_a_newer_cluster_version_is_not_applied_by_older_rules() {
 
 /// What a release's log holds: something of everything.
 mod sample {
+    use std::collections::BTreeMap;
+
     use nihilo_machine::command::{
         AddNode, CloseSession, CreateToken, DeleteService, Expect, Founder, InitCluster, NodeDown,
         OpenSession, PromoteNode, PutService, Reassign, RecordMembers, RemoveNode, RequestKey,
