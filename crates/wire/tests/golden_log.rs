@@ -172,7 +172,7 @@ mod sample {
                 wall_ms: 1_700_000_000_000 + index * 1_000,
                 // Every third one is a repetition of the one before by its id.
                 request: RequestKey::new(
-                    &format!("r{}", index - u64::from(index % 3 == 0)),
+                    &format!("r{}", index - u64::from(index.is_multiple_of(3))),
                     "m",
                     b"",
                 ),
