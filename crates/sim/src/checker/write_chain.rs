@@ -108,11 +108,12 @@ impl Chain {
             return Some(Evidence::new(&self.key, what));
         };
         let shown = format!("{} @{}", seen.value, seen.version);
-        let what = if seen.value == known.value && seen.version >= known.version {
+        let is_known = seen.value == known.value && seen.version >= known.version;
+        let was_open = self.open.contains(&seen.value) && seen.version > known.version;
+        if is_known || was_open {
             return None;
-        } else if self.open.contains(&seen.value) && seen.version > known.version {
-            return None;
-        } else if seen.version < known.version {
+        }
+        let what = if seen.version < known.version {
             format!("went back to {shown}")
         } else if seen.value < known.value {
             format!("an acknowledged write is lost: holds {shown}")
