@@ -1,32 +1,32 @@
 //! The entities as actors: loads them from state and keeper, runs their turns, takes their effects.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_actors::NoRoom;
+use nihilo_entity::autoscaler::Handover;
 use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
 use nihilo_failpoint::{Bug, Point, hit, hit_if, planted};
-use nihilo_types::id::{Epoch, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, SessionId, ShardId};
 use nihilo_types::instance::InstanceSpec;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::agents::{AgentCall, AgentQueues, Owned};
 use crate::effects::{Order, What};
 use crate::endpoints::EndpointBoard;
+use crate::explanations::Explanations;
 use crate::ports::{StateSource, read};
 
 /// What turns need, and where their effects go.
 pub(crate) struct Entities {
     pub(crate) state: Arc<dyn StateSource>,
-    pub(crate) settings: Arc<nihilo_entity::Settings>,
     pub(crate) agents: Arc<AgentQueues>,
     pub(crate) board: Arc<EndpointBoard>,
     pub(crate) orders: mpsc::Sender<Order>,
-    pub(crate) explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
+    pub(crate) explanations: Arc<Explanations>,
+    pub(crate) handovers: mpsc::Sender<(ShardId, Handover)>,
 }
 
 impl std::fmt::Debug for Entities {
@@ -41,7 +41,7 @@ impl Entities {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             AnyActor::load(key, view, now_ms)
         })
@@ -59,7 +59,7 @@ impl Entities {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             actor.turn(view, event, now_ms)
         })
@@ -70,10 +70,19 @@ impl Entities {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             actor.may_passivate(view)
         })
+    }
+
+    /// The shard moves away: what this owner has seen goes on to the next one, if there is room.
+    pub(crate) fn closed(&self, shard: ShardId, actor: &AnyActor, now_ms: u64) {
+        if let AnyActor::Autoscaler(autoscaler) = actor
+            && let Some(handover) = autoscaler.hand_over(now_ms)
+        {
+            drop(self.handovers.try_send((shard, handover)));
+        }
     }
 
     /// Rows first, hand-over second, both under the shard's lock (03-actors §5.2).
@@ -115,8 +124,8 @@ impl Entities {
                 hit(Point::EndpointsPublished);
                 self.board.publish(shard, *table);
             }
-            Effect::Explain { revision, report } => {
-                self.explanations.lock().insert(revision, report);
+            Effect::Explain { revision, record } => {
+                self.explanations.push(shard, revision, *record);
             }
             other @ (Effect::Propose(_) | Effect::RecordScale(_) | Effect::Tell(..)) => {
                 if let Some(what) = What::of(other) {

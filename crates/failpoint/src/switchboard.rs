@@ -86,7 +86,7 @@ pub(crate) fn hit(point: Point) -> bool {
 /// SIGSTOP stops all threads, this one a moment late at most: it goes on only by the file.
 fn stop_until(go: &Path) {
     // A process may always signal itself.
-    drop(kill_process(getpid(), Signal::STOP));
+    let _never_refused = kill_process(getpid(), Signal::STOP);
     let mut waited = Duration::ZERO;
     while waited < GO_LIMIT
         && matches!(fs::metadata(go), Err(error) if error.kind() == ErrorKind::NotFound)

@@ -1,9 +1,11 @@
 //! Consensus of one node: openraft on the durable store, peers over gRPC, proposals from any node,
 //! linearizable reads on any node. Nothing outside sees openraft.
 
+pub mod board;
 pub mod clock;
 pub mod disk;
 pub mod introduction;
+mod membership;
 pub mod network;
 pub mod node;
 pub mod peer_server;
@@ -15,9 +17,12 @@ mod runtime;
 pub mod status;
 
 pub use introduction::StoreReplaced;
-pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle, check_unused};
+pub use nihilo_store::{
+    Compacted, Identity, OpenError, StateDigest, StateHandle, check_unused, create, is_blank,
+};
+pub use nihilo_store::{anew, backup};
 pub use node::{RaftConfig, RaftNode, StartError};
-pub use peer_server::PeerServer;
+pub use peer_server::{PeerServer, removed_text};
 pub use profile::Timing;
 pub use proposer::{Outcome, ProposeError};
 pub use status::{RaftStatus, Role};

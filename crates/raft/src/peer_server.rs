@@ -1,7 +1,9 @@
 //! The Raft service on the peer port.
 
-use nihilo_machine::command::RequestKey;
-use nihilo_store::snapshot::Dump;
+use std::time::Duration;
+
+use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
+use nihilo_store::snapshot::{DumpFile, SnapshotDir};
 use nihilo_store::{TypeConfig, convert};
 use nihilo_wire::codec;
 use nihilo_wire::internal as pb;
@@ -9,9 +11,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
+use tokio::io::AsyncWriteExt;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::network::MAX_MESSAGE_BYTES;
+use nihilo_types::id::{LogIndex, NodeId};
+
+use crate::network::{MAX_MESSAGE_BYTES, NODE_REMOVED};
 use crate::node::RaftNode;
 
 /// Answers peers' Raft calls; made by [`RaftNode::peer_server`].
@@ -19,7 +24,9 @@ use crate::node::RaftNode;
 pub struct PeerServer(pub(crate) RaftNode);
 
 /// Bytes of a snapshot that are taken in, at most.
-const MAX_SNAPSHOT_BYTES: usize = 1024 * 1024 * 1024;
+const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
+/// Between two pieces of a snapshot.
+const PIECE_LIMIT: Duration = Duration::from_secs(5);
 
 impl PeerServer {
     /// The tonic service, with the peers' message limits.
@@ -39,6 +46,24 @@ impl PeerServer {
             return Err(Status::permission_denied(format!(
                 "cluster-replaced: this is node {} of cluster {}",
                 mine.node_id, mine.cluster_id
+            )));
+        }
+        self.check_sender(identity)
+    }
+
+    /// A node that was removed does not hear of it by the log any more, so it is told here.
+    fn check_sender(&self, sender: &pb::Identity) -> Result<(), Status> {
+        let from = NodeId(sender.from_node);
+        let removed_at = self.0.state().read(|state| state.removed_at(from));
+        // Until consensus can do without it, it is needed for the change that takes it out.
+        if let Some(at) = removed_at.filter(|_| !self.0.knows_member(from.0)) {
+            return Err(Status::permission_denied(removed_text(from, at)));
+        }
+        if sender.cluster_version > CLUSTER_VERSION {
+            return Err(Status::failed_precondition(format!(
+                "too-old: node {} knows cluster version {CLUSTER_VERSION}, the cluster has {}",
+                self.0.identity().node_id,
+                sender.cluster_version
             )));
         }
         Ok(())
@@ -97,6 +122,64 @@ impl PeerServer {
         rpc.leadership_transfer = request.leadership_transfer;
         Ok(rpc)
     }
+}
+
+/// Takes a snapshot in, piece by piece into a file, and proves it before consensus hears of it.
+async fn receive(
+    dir: &SnapshotDir,
+    mut chunks: Streaming<pb::SnapshotChunk>,
+) -> Result<DumpFile, Status> {
+    let failed = |error: std::io::Error| Status::unavailable(format!("snapshot: {error}"));
+    let unfinished = dir.begin().map_err(failed)?;
+    let file = unfinished.file.try_clone().map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(file);
+    let received = async {
+        let (mut n_bytes, mut done) = (0, false);
+        while let Some(chunk) = next(&mut chunks).await? {
+            n_bytes += chunk.data.len();
+            if n_bytes > MAX_SNAPSHOT_BYTES {
+                return Err(Status::resource_exhausted("snapshot is too large"));
+            }
+            file.write_all(&chunk.data).await.map_err(failed)?;
+            done |= chunk.done;
+        }
+        file.flush().await.map_err(failed)?;
+        Ok(done)
+    };
+    let received = received.await;
+    // Reads and syncs the whole file.
+    let ended = tokio::task::spawn_blocking(move || match received {
+        Ok(true) if unfinished.prove().is_ok() => unfinished.finish().map_err(failed),
+        Ok(_) => {
+            unfinished.abandon();
+            Err(Status::data_loss("snapshot did not arrive whole"))
+        }
+        Err(status) => {
+            unfinished.abandon();
+            Err(status)
+        }
+    });
+    ended
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?
+}
+
+/// The next piece; a sender that has stopped is not waited for.
+async fn next(
+    chunks: &mut Streaming<pb::SnapshotChunk>,
+) -> Result<Option<pb::SnapshotChunk>, Status> {
+    match tokio::time::timeout(PIECE_LIMIT, chunks.message()).await {
+        Ok(piece) => piece,
+        Err(_) => Err(Status::deadline_exceeded("the snapshot's sender is silent")),
+    }
+}
+
+/// What a removed node is told, and says when it stops.
+pub fn removed_text(node: NodeId, at: LogIndex) -> String {
+    format!(
+        "{NODE_REMOVED}: node {node} was removed from the cluster at index {at}; its id is never \
+         used again: wipe its data directory and join under a new one"
+    )
 }
 
 fn malformed(error: convert::Malformed) -> Status {
@@ -184,19 +267,7 @@ impl pb::raft_server::Raft for PeerServer {
         self.check_voice(first.identity.as_ref())?;
         let vote = convert::vote_from(first.vote).map_err(malformed)?;
         let meta = convert::snapshot_meta_from(first.meta).map_err(malformed)?;
-        let (mut data, mut done) = (Vec::new(), false);
-        while let Some(chunk) = chunks.message().await? {
-            if data.len() + chunk.data.len() > MAX_SNAPSHOT_BYTES {
-                return Err(Status::resource_exhausted("snapshot is too large"));
-            }
-            data.extend_from_slice(&chunk.data);
-            done |= chunk.done;
-        }
-        let snapshot = Dump(data.into());
-        // Proven before consensus hears of it.
-        if !done || snapshot.rows().is_err() {
-            return Err(Status::data_loss("snapshot did not arrive whole"));
-        }
+        let snapshot = receive(self.0.snapshots(), chunks).await?;
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.0.raft().install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(stopped)?;

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use nihilo_machine::command::{DownCause, NodeDown, OpenSession, RequestKey, Roles};
+use nihilo_machine::command::{
+    CLUSTER_VERSION, DownCause, Envelope, Expect, NodeDown, OpenSession, PutService, RequestKey,
+    Roles, Uids,
+};
 use nihilo_machine::{Command, Outcome, Rejection};
 use nihilo_raft::{Identity, RaftConfig, RaftNode, Role, StoreReplaced};
 use nihilo_types::id::{NodeId, SessionId};
@@ -30,6 +33,7 @@ struct Cluster {
     addresses: BTreeMap<u64, String>,
     members: BTreeMap<u64, Member>,
     snapshot_every: Option<u64>,
+    digest_every: Option<u64>,
 }
 
 impl Cluster {
@@ -39,6 +43,7 @@ impl Cluster {
             addresses: BTreeMap::new(),
             members: BTreeMap::new(),
             snapshot_every,
+            digest_every: Some(20),
         };
         let mut listeners = BTreeMap::new();
         for id in 1..=3 {
@@ -67,6 +72,8 @@ impl Cluster {
             data_dir: self.dirs[id as usize - 1].path().to_owned(),
             members: self.addresses.clone(),
             profile: Profile::Balanced,
+            founders: Vec::new(),
+            digest_every: self.digest_every,
             snapshot_every: self.snapshot_every,
         };
         let node = start_when_free(config).await;
@@ -306,6 +313,155 @@ async fn without_a_quorum_a_write_is_not_acknowledged() {
     };
     tokio::time::timeout(LIMIT, refused).await.unwrap();
     assert!(cluster.any().read_index(limit).await.is_err());
+}
+
+fn large_service(n: u64, n_bytes: usize) -> Command {
+    let service = serde_json::json!({
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {"name": format!("s-{n}"), "namespace": "default"},
+        "spec": {"template": {"spec": {"containers": [{
+            "image": "demo/hello",
+            "env": [{"name": "LARGE", "value": "x".repeat(n_bytes)}],
+        }]}}},
+    });
+    Command::PutService(Box::new(PutService {
+        service: serde_json::from_value(service).unwrap(),
+        expect: Expect::Absent,
+        uids: Uids::default(),
+        user: "test".into(),
+    }))
+}
+
+/// A state of `n` large services comes to a node that has nothing, and nobody is elected meanwhile.
+async fn moves_without_an_election(n: u64) {
+    let mut cluster = Cluster::start(&[1, 2], Some(20)).await;
+    let leader = cluster.leader(None).await;
+    for i in 0..n {
+        let proposed =
+            cluster
+                .any()
+                .propose(large_service(i, 150_000), RequestKey::default(), LIMIT * 3);
+        proposed.await.unwrap().result.unwrap();
+    }
+    // So that what is large is behind the purged log.
+    let mut last = SessionId(0);
+    for boot in 0..60 {
+        last = write(cluster.any(), open(7, boot)).await;
+    }
+    let before = cluster.members[&leader].node.status().term;
+    let listener = cluster.rebind(3).await;
+    cluster.start_member(3, listener).await;
+    let late = &cluster.members[&3].node;
+    let mut applied = late.applied();
+    let caught_up = applied.wait_for(|index| index.0 >= last.0);
+    tokio::time::timeout(LIMIT * 15, caught_up)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        late.state().read(|state| state.services().count()) as u64,
+        n
+    );
+    let leading = &cluster.members[&leader].node;
+    assert_eq!(late.state().digest().1, leading.state().digest().1);
+    assert_eq!(
+        leading.status().term,
+        before,
+        "nobody was elected meanwhile"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_state_moves_without_an_election() {
+    moves_without_an_election(24).await;
+}
+
+/// Some 500 MiB of rows: `cargo nextest run -p nihilo-raft --run-ignored only`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes and 2 GiB of disk"]
+async fn half_a_gibibyte_moves_without_an_election() {
+    moves_without_an_election(1_200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_differs_is_found_and_stops() {
+    let mut cluster = Cluster::start(&[1, 2, 3], None).await;
+    let leader = cluster.leader(None).await;
+    let odd = (1..=3).find(|id| *id != leader).unwrap();
+    write(cluster.any(), open(7, 0)).await;
+    let node = &cluster.members[&odd].node;
+    node.read_index(LIMIT).await.unwrap();
+    let (at, term) = (node.applied().borrow().0, node.status().term);
+    cluster.stop(odd).await;
+    // Its state has taken its newest entry for another one than it is.
+    let identity = Identity {
+        cluster_id: "test".into(),
+        node_id: odd,
+    };
+    let mut store = nihilo_store::Store::open(dir_of(&cluster, odd), &identity)
+        .await
+        .unwrap();
+    let envelope = Envelope {
+        cluster_version: CLUSTER_VERSION,
+        log_ms: 0,
+        wall_ms: 0,
+        request: RequestKey::default(),
+        command: open(99, 0),
+    };
+    let bytes = nihilo_store::EntryBytes(nihilo_wire::codec::encode_entry(&envelope));
+    let entry = openraft::Entry {
+        log_id: nihilo_store::type_config::LogId {
+            leader_id: nihilo_store::type_config::LeaderId {
+                term,
+                node_id: leader,
+            },
+            index: at,
+        },
+        payload: openraft::EntryPayload::Normal(bytes),
+    };
+    let stream = futures_util::stream::iter([Ok((entry, None))]);
+    openraft::storage::RaftStateMachine::apply(&mut store.machine, stream)
+        .await
+        .unwrap();
+    let mut closed = store.failure();
+    drop(store);
+    drop(closed.wait_for(|_| false).await);
+    for boot in 1..3 {
+        write(cluster.any(), open(8, boot)).await;
+    }
+    let listener = cluster.rebind(odd).await;
+    cluster.start_member(odd, listener).await;
+
+    // Enough entries for a comparison, and what keep-alives carry.
+    let stops = async {
+        let mut failure = cluster.members[&odd].node.failure();
+        for boot in 3.. {
+            if failure.borrow_and_update().is_some() {
+                return failure.borrow().clone().unwrap();
+            }
+            write(&cluster.members[&leader].node, open(9, boot)).await;
+            let board = cluster.members[&leader].node.board();
+            for (id, member) in &cluster.members {
+                for digest in member.node.state().digests() {
+                    if let Some(at) = board.hear(*id, CLUSTER_VERSION, Some(digest)) {
+                        member.node.diverged_at(at);
+                    }
+                }
+            }
+        }
+        unreachable!("the loop has no other end")
+    };
+    let cause = tokio::time::timeout(LIMIT, stops).await.unwrap();
+    assert!(cause.contains("diverged"), "{cause}");
+    let others = cluster.members.iter().filter(|(id, _)| **id != odd);
+    for (id, member) in others {
+        assert!(
+            member.node.failure().borrow().is_none(),
+            "node {id} is right"
+        );
+    }
+    write(&cluster.members[&leader].node, open(10, 1)).await;
 }
 
 /// A session under the store that the node really has.

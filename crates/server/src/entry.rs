@@ -2,7 +2,7 @@
 
 use nihilo_cli::Hooks;
 
-use crate::{demo_app, wiring};
+use crate::{demo_app, offline, wiring};
 
 /// Runs the command line of this process; returns its exit code.
 pub fn run() -> i32 {
@@ -19,6 +19,7 @@ pub fn run() -> i32 {
     }
     let hooks = Hooks {
         node_start: wiring::run_node,
+        offline: offline::run,
         demo_app: demo_app::run,
     };
     nihilo_cli::run(args, hooks)

@@ -1,6 +1,5 @@
 //! Control's ports over this node's own parts, and over peers: local calls stay local.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +9,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use nihilo_control::Control;
 use nihilo_control::ports::{
-    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, KeepAlive,
+    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, Handovers, KeepAlive,
     KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, LocalAgent, LocalGateway,
     OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat, StatReport,
     StateSource,
@@ -90,11 +89,11 @@ impl LeaderView for RaftPort {
     }
 }
 
-/// Keep-alives to whichever member leads.
+/// Keep-alives to whichever member leads. What consensus wants to know of this node rides along.
 #[derive(Debug)]
 pub struct LeaderPort {
     pub remote: Remote,
-    pub members: BTreeMap<u64, String>,
+    pub raft: RaftNode,
 }
 
 impl LeaderLink for LeaderPort {
@@ -104,9 +103,14 @@ impl LeaderLink for LeaderPort {
         message: KeepAlive,
     ) -> BoxFuture<'_, Result<KeepAliveAnswer, LinkError>> {
         async move {
-            let address = self.members.get(&leader.0);
+            let address = self.raft.peer_address(leader.0);
             let address = address.ok_or_else(|| LinkError(format!("no member {leader}")))?;
-            self.remote.keep_alive(address, message).await
+            let digest = self.raft.state().digests().last().copied();
+            let (answer, diverged_at) = self.remote.keep_alive(&address, message, digest).await?;
+            if let Some(at) = diverged_at {
+                self.raft.diverged_at(at);
+            }
+            Ok(answer)
         }
         .boxed()
     }
@@ -281,6 +285,23 @@ impl Owners for OwnersPort {
         report: StatReport,
     ) -> BoxFuture<'_, Result<(), OwnerError>> {
         async move { self.remote.report(&to, report).await }.boxed()
+    }
+
+    fn hand_over(
+        &self,
+        to: Arc<Session>,
+        handovers: Handovers,
+    ) -> BoxFuture<'_, Result<(), OwnerError>> {
+        async move {
+            if to.opened.node != self.node {
+                return self.remote.hand_over(&to, handovers).await;
+            }
+            if let Some(control) = self.local.get() {
+                control.hand_over_from_peer(handovers);
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn endpoints(

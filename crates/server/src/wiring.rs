@@ -1,7 +1,6 @@
 //! Builds one node out of its parts, runs it, and takes it down in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,26 +10,29 @@ use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
-use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_gateway::{Gateway, LocalInstances};
 use nihilo_machine::Command;
-use nihilo_machine::command::{InitCluster, RequestKey, Roles};
+use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
-use nihilo_scale::config::ScaleConfig;
+use nihilo_scale::config::{ScaleConfig, unknown_keys};
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::cluster::ClusterApi;
+use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::peer::agent_service::AgentService;
@@ -42,7 +44,6 @@ use crate::peer::remote::Remote;
 use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
-    ScaleUpPort,
 };
 
 /// Largest admin message (02-store §2.2).
@@ -69,7 +70,8 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
             OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
         ))
     );
-    refused_at_open || error.is::<StoreReplaced>()
+    let was_removed = matches!(error.downcast_ref(), Some(StartError::Removed(_)));
+    refused_at_open || was_removed || error.is::<StoreReplaced>()
 }
 
 fn run(config: NodeConfig) -> anyhow::Result<()> {
@@ -91,12 +93,22 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let node = Node::start(config.clone()).await?;
-        // A node that may not take part serves nothing either. Either may come first.
+        let mut removal = node.raft.removal();
+        // A node that may not take part serves nothing either. Any may come first; all end in the
+        // same good order.
         let ended = tokio::select! {
             biased;
             signal = stop_signal() => signal,
+            words = removal.wait_for(Option::is_some) => {
+                let words = words.ok().and_then(|words| words.clone());
+                let words = words.unwrap_or_default().to_string();
+                Err(anyhow::Error::new(StartError::Removed(words)))
+            }
             Err(refused) = node.found(&config) => Err(refused),
         };
+        if let Err(why) = &ended {
+            error!("{why}");
+        }
         node.stop().await;
         ended
     })
@@ -128,7 +140,7 @@ struct Node {
 
 impl Node {
     async fn start(config: NodeConfig) -> anyhow::Result<Self> {
-        let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
+        check_autoscaler(&config.autoscaler)?;
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
@@ -137,7 +149,7 @@ impl Node {
         let raft = start_raft(&config).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = start_gateway(&config, &local, &control_cell)?;
+        let gateway = crate::data_plane::start(&config, &local, &control_cell)?;
         let agent = start_agent(&config, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -150,7 +162,7 @@ impl Node {
             leader: Arc::new(RaftPort(raft.clone())),
             leader_link: Arc::new(LeaderPort {
                 remote: remote.clone(),
-                members: raft.members().clone(),
+                raft: raft.clone(),
             }),
             agents: Arc::new(AgentsPort {
                 node,
@@ -166,7 +178,7 @@ impl Node {
             gateway: Arc::new(GatewayPort(gateway.clone())),
             agent: Arc::new(AgentPort(agent.clone())),
         };
-        let control = Control::spawn(control_config(&config, &raft, &scale), ports);
+        let control = Control::spawn(control_config(&config, &raft), ports);
         drop(control_cell.set(control.clone()));
         let node = Self {
             raft,
@@ -178,7 +190,7 @@ impl Node {
         };
         node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id);
-        node.serve_admin(admin, &config, scale, remote.channels);
+        node.serve_admin(admin, &config, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         info!(name = config.name, "node started");
         Ok(node)
@@ -200,6 +212,7 @@ impl Node {
             name: config.cluster.clone(),
             domain: config.domain.clone(),
             external_port: config.external_port.unwrap_or(config.gateway_port),
+            autoscaler: config.autoscaler.clone(),
         };
         let raft = self.raft.clone();
         nihilo_actors::task::spawn("found", async move {
@@ -234,12 +247,14 @@ impl Node {
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
             control: self.control.clone(),
+            raft: self.raft.clone(),
             node: NodeId(config.node_id),
             cluster_id,
         };
         let agent = AgentService {
             agent: self.agent.clone(),
             node_name: config.name.clone(),
+            session: self.control.session(),
         };
         let server = Server::builder()
             .tcp_nodelay(true)
@@ -257,13 +272,7 @@ impl Node {
         });
     }
 
-    fn serve_admin(
-        &self,
-        listener: TcpListener,
-        config: &NodeConfig,
-        scale: ScaleConfig,
-        channels: Channels,
-    ) {
+    fn serve_admin(&self, listener: TcpListener, config: &NodeConfig, channels: Channels) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -277,7 +286,7 @@ impl Node {
             raft: self.raft.clone(),
             control: self.control.clone(),
             agent: self.agent.clone(),
-            members: config.members.clone(),
+            configured: config.members.clone(),
             me,
             started: Instant::now(),
             channels: channels.clone(),
@@ -290,9 +299,11 @@ impl Node {
         };
         let serving = ServingApi {
             raft: self.raft.clone(),
-            scale,
         };
-        let raft = self.raft.clone();
+        let settings = ConfigApi {
+            raft: self.raft.clone(),
+        };
+        let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -304,14 +315,19 @@ impl Node {
                 Ok(reflection) => reflection,
                 Err(error) => return warn!(%error, "reflection"),
             };
-            let server = Server::builder()
-                .add_service(health_service)
+            let routes = Routes::new(health_service)
                 .add_service(reflection)
                 .add_service(
                     ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
+                .add_service(
+                    ConfigServiceServer::new(settings).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
                 .add_service(ObserveServiceServer::new(observe))
-                .add_service(ClusterServiceServer::new(cluster))
+                .add_service(ClusterServiceServer::new(cluster));
+            let server = Server::builder()
+                .accept_http1(true)
+                .add_routes(crate::admin::metrics::add(routes, gateway))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
@@ -372,32 +388,33 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         cluster_id: config.cluster.clone(),
         node_id: config.node_id,
     };
+    if config.joined && nihilo_raft::is_blank(&config.data_dir) {
+        anyhow::bail!(
+            "data directory `{}` is empty, and node {} has joined with one that was not: what it \
+             had acknowledged is gone. Remove it with `nihilo cluster remove {}`, and join under a \
+             new id",
+            display(&config.data_dir),
+            config.node_id,
+            config.name
+        );
+    }
+    let founders = config.members.iter().map(|member| Founder {
+        id: NodeId(member.id),
+        name: member.name.clone(),
+        peer_address: member.peer.clone(),
+        admin_address: member.admin.clone(),
+    });
+    let founders = founders.filter(|_| !config.joined).collect();
     let raft = RaftConfig {
         identity,
         data_dir: config.data_dir.clone(),
         members,
+        founders,
         profile: config.profile,
         snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
+        digest_every: None,
     };
     Ok(RaftNode::start(raft).await?)
-}
-
-fn start_gateway(
-    config: &NodeConfig,
-    local: &LocalInstances,
-    control: &Arc<OnceLock<Control>>,
-) -> anyhow::Result<Gateway> {
-    let text = format!("{}:{}", config.listen, config.gateway_port);
-    let listen: SocketAddr = text
-        .parse()
-        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
-    let gateway = GatewayConfig {
-        listen,
-        node: NodeId(config.node_id),
-        node_name: config.name.clone(),
-    };
-    let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&gateway, local.clone(), scale_up)?)
 }
 
 fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {
@@ -423,7 +440,19 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> ControlConfig {
+/// What `config-autoscaler` begins with must be valid, and hold nothing that nobody reads.
+fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    ScaleConfig::from_map(settings).context("autoscaler settings")?;
+    match unknown_keys(settings).into_iter().next() {
+        None => Ok(()),
+        Some((key, None)) => anyhow::bail!("autoscaler settings: unknown key `{key}`"),
+        Some((key, Some(near))) => {
+            anyhow::bail!("autoscaler settings: unknown key `{key}`, did you mean `{near}`?")
+        }
+    }
+}
+
+fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {
     let timing = raft.timing();
     ControlConfig {
         node: NodeId(config.node_id),
@@ -438,9 +467,6 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             kills_instances_on_exit: true,
             store_id: raft.store_id().into(),
         },
-        settings: Arc::new(nihilo_entity::Settings {
-            scale: scale.clone(),
-        }),
         election_timeout_max_ms: timing.election_max_ms,
     }
 }

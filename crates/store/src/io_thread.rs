@@ -2,17 +2,20 @@
 //! collects; there is no linger.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nihilo_failpoint::{Bug, Point, fails, hit, hit_if, planted};
 use nihilo_machine::RowChange;
+use nihilo_types::id::LogIndex;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
+use crate::changes::{self, ChangeRow};
 use crate::high_water::{HighWater, Mark};
 use crate::keys;
 use crate::type_config::{TypeConfig, Vote};
@@ -21,6 +24,8 @@ use crate::type_config::{TypeConfig, Vote};
 pub(crate) const QUEUE: usize = 4_096;
 /// Operations merged into one batch, at most.
 const MAX_MERGED: usize = 1_024;
+/// What is said where a test has ended the store.
+const KILL_POINT: &str = "ended at a kill point";
 /// How long an entry of the planted bug `ack-before-sync` is in memory only.
 const UNSYNCED_FOR: Duration = Duration::from_millis(100);
 /// Newest fsync durations kept for statistics.
@@ -57,18 +62,54 @@ pub(crate) enum Op {
     /// Rows of applied entries with the position they bring the state to.
     State {
         rows: Vec<RowChange>,
+        changes: Vec<ChangeRow>,
+        /// Changes up to here are dropped.
+        trim: Option<LogIndex>,
         applied: Vec<u8>,
+        /// The index that `applied` stands at.
+        at: LogIndex,
     },
-    /// Replaces the whole state in one durable batch.
-    Install {
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Empties the generation that is not read.
+    Clear {
+        generation: u64,
+    },
+    /// Rows of a state that is being installed, into the generation that is not read: as few bytes
+    /// at a time as a vote or an append may have to wait for.
+    Load {
+        generation: u64,
+        rows: Vec<ChangeRow>,
+        changes: Vec<ChangeRow>,
+    },
+    /// Makes a loaded generation the one that is read, durably and with everything that was loaded.
+    Flip {
+        generation: u64,
+        /// The changes are complete after this entry.
+        changes_after: LogIndex,
         applied: Vec<u8>,
+        at: LogIndex,
         done: Done,
     },
     Identity {
         bytes: Vec<u8>,
         done: Done,
     },
+}
+
+impl Op {
+    /// The index that the state in the database stands at after this.
+    fn stands_at(&self) -> Option<LogIndex> {
+        match self {
+            Op::State { at, .. } | Op::Flip { at, .. } => Some(*at),
+            Op::Append { .. }
+            | Op::Vote { .. }
+            | Op::Truncate { .. }
+            | Op::Committed { .. }
+            | Op::Purge { .. }
+            | Op::Clear { .. }
+            | Op::Load { .. }
+            | Op::Identity { .. } => None,
+        }
+    }
 }
 
 pub(crate) type Done = oneshot::Sender<Result<(), io::Error>>;
@@ -91,6 +132,11 @@ pub(crate) struct IoHandle {
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     pub(crate) failure: Failure,
     pub(crate) stats: Arc<Mutex<IoStats>>,
+    /// The index that the state in the database stands at.
+    pub(crate) written: watch::Receiver<LogIndex>,
+    /// Writes until the thread fails as if the process had been killed there; tests count it down
+    /// from every place that they want to end at.
+    pub(crate) writes_left: Arc<AtomicI64>,
 }
 
 /// Ends the thread, and with it the database, when the last handle goes: a process that exits
@@ -113,16 +159,26 @@ impl Drop for IoThread {
 }
 
 impl IoHandle {
-    pub(crate) fn spawn(db: Arc<DB>, high_water: HighWater) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        db: Arc<DB>,
+        high_water: HighWater,
+        applied: LogIndex,
+        generation: u64,
+    ) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let failed = Arc::new(failed);
         let stats = Arc::new(Mutex::new(IoStats::default()));
+        let (written, follow_written) = watch::channel(applied);
+        let writes_left = Arc::new(AtomicI64::new(i64::MAX));
         let writer = Writer {
             db,
             high_water,
             failed: failed.clone(),
             stats: stats.clone(),
+            written,
+            generation,
+            writes_left: writes_left.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("raft-io".into())
@@ -136,6 +192,8 @@ impl IoHandle {
             failed,
             failure,
             stats,
+            written: follow_written,
+            writes_left,
         })
     }
 
@@ -151,6 +209,16 @@ impl IoHandle {
         queue.send(op).await.map_err(|_| closed())
     }
 
+    /// As [`Self::send`], outside of a runtime's tasks.
+    pub(crate) fn blocking_send(&self, op: Op) -> io::Result<()> {
+        let closed = || io::Error::other("the store has been closed");
+        if self.failure.borrow().is_some() {
+            return Err(io::Error::other("the store has failed"));
+        }
+        let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
+        queue.blocking_send(op).map_err(|_| closed())
+    }
+
     /// Hands an operation over and waits until it is durable.
     pub(crate) async fn durable(&self, op: impl FnOnce(Done) -> Op) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
@@ -158,6 +226,24 @@ impl IoHandle {
         answer
             .await
             .map_err(|_| io::Error::other("the store has been closed"))?
+    }
+}
+
+/// Ends the store of this process from outside of it; does not keep it open.
+#[derive(Debug, Clone)]
+pub struct Poisoner(Weak<watch::Sender<Option<Arc<str>>>>);
+
+impl Poisoner {
+    pub fn poison(&self, cause: &str) {
+        if let Some(failed) = self.0.upgrade() {
+            poison(&failed, cause);
+        }
+    }
+}
+
+impl IoHandle {
+    pub(crate) fn poisoner(&self) -> Poisoner {
+        Poisoner(Arc::downgrade(&self.failed))
     }
 }
 
@@ -177,6 +263,11 @@ struct Writer {
     high_water: HighWater,
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     stats: Arc<Mutex<IoStats>>,
+    written: watch::Sender<LogIndex>,
+    /// Of the state that is read.
+    generation: u64,
+    /// See [`IoHandle::writes_left`].
+    writes_left: Arc<AtomicI64>,
 }
 
 enum Answer {
@@ -205,6 +296,7 @@ impl Writer {
         let mut sync = false;
         let mut n_entries = 0;
         let marks = Marks::of(self.high_water.mark(), &ops);
+        let stands_at = ops.iter().filter_map(Op::stands_at).max();
         for op in ops {
             n_entries += match &op {
                 Op::Append { entries, .. } => entries.len() as u64,
@@ -216,10 +308,12 @@ impl Writer {
             }
         }
         if planted(Bug::AckBeforeSync) {
-            answers = answer_appends(answers);
             std::thread::sleep(UNSYNCED_FOR);
         }
         let result = self.write(batch, sync, n_entries, &marks);
+        if let (Ok(()), Some(at)) = (&result, stands_at) {
+            self.written.send_replace(at);
+        }
         for answer in answers {
             let result = result
                 .as_ref()
@@ -234,12 +328,9 @@ impl Writer {
     }
 
     /// Puts one operation into the batch; returns who must hear of its durability.
-    fn stage(&self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
-        let cf = |name| {
-            self.db
-                .cf_handle(name)
-                .expect("opened with all column families")
-        };
+    fn stage(&mut self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
+        let db = self.db.clone();
+        let cf = |name| db.cf_handle(name).expect("opened with all column families");
         match op {
             Op::Append { entries, callback } => {
                 for (index, bytes) in entries {
@@ -267,26 +358,64 @@ impl Writer {
                 batch.put_cf(cf(keys::META), keys::PURGED, bytes);
                 None
             }
-            Op::State { rows, applied } => {
+            Op::State {
+                rows,
+                changes,
+                trim,
+                applied,
+                at: _,
+            } => {
+                for (key, value) in changes {
+                    batch.put_cf(cf(keys::CHANGES), key, value);
+                }
+                if let Some(floor) = trim {
+                    let end = changes::key_after(floor);
+                    batch.delete_range_cf(cf(keys::CHANGES), vec![0], end);
+                    let floor = floor.0.to_be_bytes();
+                    batch.put_cf(cf(keys::STATE_META), keys::CHANGES_AFTER, floor);
+                }
+                let state = cf(keys::state_family(self.generation));
                 for row in rows {
                     match row.value {
-                        Some(value) => batch.put_cf(cf(keys::STATE), row.key, value),
-                        None => batch.delete_cf(cf(keys::STATE), row.key),
+                        Some(value) => batch.put_cf(state, row.key, value),
+                        None => batch.delete_cf(state, row.key),
                     }
                 }
                 batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
                 None
             }
-            Op::Install {
+            Op::Clear { generation } => {
+                let family = cf(keys::state_family(generation));
+                batch.delete_range_cf(family, [0].as_slice(), [0xff].as_slice());
+                None
+            }
+            Op::Load {
+                generation,
                 rows,
+                changes,
+            } => {
+                for (key, value) in rows {
+                    batch.put_cf(cf(keys::state_family(generation)), key, value);
+                }
+                for (key, value) in changes {
+                    batch.put_cf(cf(keys::CHANGES), key, value);
+                }
+                None
+            }
+            Op::Flip {
+                generation,
+                changes_after,
                 applied,
+                at: _,
                 done,
             } => {
-                batch.delete_range_cf(cf(keys::STATE), [0].as_slice(), [0xff].as_slice());
-                for (key, value) in rows {
-                    batch.put_cf(cf(keys::STATE), key, value);
-                }
-                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
+                let meta = cf(keys::STATE_META);
+                let end = changes::key_after(changes_after);
+                batch.delete_range_cf(cf(keys::CHANGES), vec![0], end);
+                batch.put_cf(meta, keys::CHANGES_AFTER, changes_after.0.to_be_bytes());
+                batch.put_cf(meta, keys::GENERATION, generation.to_be_bytes());
+                batch.put_cf(meta, keys::APPLIED, applied);
+                self.generation = generation;
                 Some(Answer::Done(done))
             }
             Op::Identity { bytes, done } => {
@@ -306,6 +435,10 @@ impl Writer {
     ) -> Result<(), String> {
         if let Some(cause) = self.failed.borrow().as_ref() {
             return Err(format!("store failed earlier: {cause}"));
+        }
+        if self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            poison(&self.failed, KILL_POINT);
+            return Err(KILL_POINT.into());
         }
         let started = Instant::now();
         let result = self.write_both(batch, sync, marks);
@@ -346,18 +479,6 @@ impl Writer {
     }
 }
 
-/// `ack-before-sync`: tells who appended that it is durable; returns the other answers.
-fn answer_appends(answers: Vec<Answer>) -> Vec<Answer> {
-    let mut others = Vec::new();
-    for answer in answers {
-        match answer {
-            Answer::Callback(callback) => callback.io_completed(Ok(())),
-            other @ Answer::Done(_) => others.push(other),
-        }
-    }
-    others
-}
-
 /// Where the high-water mark goes with one batch.
 #[derive(Debug, PartialEq, Eq)]
 struct Marks {
@@ -383,7 +504,9 @@ impl Marks {
                 Op::Committed { .. }
                 | Op::Purge { .. }
                 | Op::State { .. }
-                | Op::Install { .. }
+                | Op::Clear { .. }
+                | Op::Load { .. }
+                | Op::Flip { .. }
                 | Op::Identity { .. } => {}
             }
         }

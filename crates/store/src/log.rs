@@ -9,7 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use nihilo_failpoint::{Point, hit};
+use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_wire::internal as pb;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -169,6 +169,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 log.entries.insert(entry.log_id.index, entry);
             }
         }
+        let callback = match planted(Bug::AckBeforeSync) {
+            true => {
+                callback.io_completed(Ok(()));
+                IOFlushed::noop()
+            }
+            false => callback,
+        };
         self.io
             .send(Op::Append {
                 entries: encoded,

@@ -1,5 +1,6 @@
 //! Opening a data directory: one process at a time, identity checked, the whole log proven.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nihilo_machine::State;
+use nihilo_machine::command::CLUSTER_VERSION;
+use nihilo_types::id::LogIndex;
 use nihilo_wire::internal as pb;
 use openraft::entry::RaftEntry;
 use prost::Message;
@@ -15,18 +18,32 @@ use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options}
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
+use crate::changes::{self, ChangeLog};
 use crate::high_water::{self, Found, HighWater, Mark};
-use crate::io_thread::{Failure, IoHandle, IoStats, Op};
+use crate::io_thread::{Failure, IoHandle, IoStats, Op, Poisoner};
 use crate::log::{Log, LogStore, decode_entry};
-use crate::state::{Position, StateHandle, StateMachine};
+use crate::snapshot::SnapshotDir;
+use crate::state::{Disk, Position, StateHandle, StateMachine};
 use crate::type_config::LogId;
 use crate::{convert, keys};
 
 /// Who this directory belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// The cluster's name; once it was recovered or restored, with `+` and what tells it from the
+    /// one that it was made of.
     pub cluster_id: String,
     pub node_id: u64,
+}
+
+impl Identity {
+    /// Whether a node that is configured as `wanted` may use what belongs to this identity.
+    fn is_a(&self, wanted: &Identity) -> bool {
+        let name = self.cluster_id.split('+').next();
+        let is_cluster = self.cluster_id == wanted.cluster_id
+            || name.is_some_and(|name| name == wanted.cluster_id);
+        is_cluster && self.node_id == wanted.node_id
+    }
 }
 
 /// Why a data directory cannot be used. Nothing in it was changed.
@@ -67,6 +84,11 @@ pub enum OpenError {
         found: String,
         wanted: String,
     },
+    #[error(
+        "data directory `{dir}` has cluster version {version}, this build knows {CLUSTER_VERSION}; \
+         start it with the build that the other nodes run"
+    )]
+    TooNew { dir: PathBuf, version: u32 },
 }
 
 /// A process that has just ended still holds its files for a moment.
@@ -84,6 +106,10 @@ pub struct Store {
     pub log: LogStore,
     pub machine: StateMachine,
     pub state: StateHandle,
+    /// As it stands in the directory: a cluster that was recovered or restored has an id of its own.
+    pub identity: Identity,
+    /// Where snapshots of other nodes are received.
+    pub snapshots: SnapshotDir,
     /// Drawn when the directory was made.
     pub store_id: Arc<str>,
     /// Whether, when it was opened, it held nothing that a quorum could have counted on: no vote,
@@ -111,18 +137,20 @@ impl Store {
         };
         check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
         let is_young = opened.is_young();
-        let io = IoHandle::spawn(opened.db, opened.high_water).map_err(|source| {
-            OpenError::Directory {
+        let disk = Arc::downgrade(&opened.db);
+        let applied = opened.position.index();
+        let io = IoHandle::spawn(opened.db, opened.high_water, applied, opened.generation)
+            .map_err(|source| OpenError::Directory {
                 dir: dir.to_owned(),
                 source,
-            }
-        })?;
+            })?;
+        let identity = opened.identity.clone().unwrap_or_else(|| identity.clone());
         let store_id = match opened.store_id {
             Some(store_id) => store_id,
             None => new_store_id(),
         };
         if opened.identity.is_none() {
-            let bytes = encode_identity(identity, &store_id);
+            let bytes = encode_identity(&identity, &store_id);
             io.durable(|done| Op::Identity { bytes, done })
                 .await
                 .map_err(|source| OpenError::Directory {
@@ -130,13 +158,27 @@ impl Store {
                     source,
                 })?;
         }
-        let state = StateHandle::new(opened.state, opened.position.index());
-        let machine = StateMachine::new(state.clone(), io.clone(), opened.position);
+        let disk = Disk {
+            db: disk,
+            written: io.written.clone(),
+        };
+        let state = StateHandle::new(opened.state, &opened.position, opened.changes, disk);
+        let (snapshots, current) =
+            SnapshotDir::open(dir).map_err(|source| directory(dir, source))?;
+        let machine = StateMachine::new(
+            state.clone(),
+            io.clone(),
+            opened.position,
+            opened.generation,
+        )
+        .with_snapshots(snapshots.clone(), current);
         let log = LogStore::new(opened.log, io.clone());
         Ok(Self {
             log,
             machine,
             state,
+            identity,
+            snapshots,
             store_id: store_id.into(),
             is_young,
             io,
@@ -148,6 +190,18 @@ impl Store {
     /// Set once the store has failed for the rest of this process.
     pub fn failure(&self) -> Failure {
         self.io.failure.clone()
+    }
+
+    /// The store of this process fails after `n` more writes, as if it had been killed there. For
+    /// tests.
+    pub fn end_after_writes(&self, n: u32) {
+        let left = &self.io.writes_left;
+        left.store(n.into(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// For what is found to be wrong with it outside.
+    pub fn poisoner(&self) -> Poisoner {
+        self.io.poisoner()
     }
 
     /// How often RocksDB synced its write-ahead log since the store was opened.
@@ -181,6 +235,8 @@ struct Opened {
     log: Log,
     state: State,
     position: Position,
+    changes: ChangeLog,
+    generation: u64,
     identity: Option<Identity>,
     store_id: Option<String>,
 }
@@ -193,6 +249,28 @@ impl Opened {
     }
 }
 
+/// Whether `dir` holds no store at all.
+pub fn is_blank(dir: &Path) -> bool {
+    std::fs::metadata(high_water::path(dir)).is_err()
+        && std::fs::metadata(dir.join("db/CURRENT")).is_err()
+}
+
+/// Makes the store of a node that has been given its identity and has nothing yet.
+///
+/// # Errors
+/// The directory is in use, is not blank, or cannot be written.
+pub async fn create(dir: &Path, identity: &Identity) -> Result<(), OpenError> {
+    if !is_blank(dir) {
+        return Err(damaged(dir, "a store is there already".into()));
+    }
+    let store = Store::open(dir, identity).await?;
+    let mut failure = store.failure();
+    drop(store);
+    // Until the last write is through and the database closed.
+    drop(failure.wait_for(|_| false).await);
+    Ok(())
+}
+
 /// Whether a process could open `dir` now, as far as others are concerned.
 ///
 /// # Errors
@@ -201,7 +279,7 @@ pub fn check_unused(dir: &Path) -> Result<(), OpenError> {
     lock(dir).map(drop)
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, OpenError> {
     let failed = |source| directory(dir, source);
     std::fs::create_dir_all(dir).map_err(failed)?;
     let mut file = OpenOptions::new()
@@ -276,6 +354,8 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         log,
         state,
         position,
+        changes,
+        generation,
         identity,
         store_id,
     } = contents;
@@ -286,18 +366,41 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         log,
         state,
         position,
+        changes,
+        generation,
         identity,
         store_id,
     })
 }
 
 /// Everything that a database holds.
-struct Contents {
-    log: Log,
-    state: State,
-    position: Position,
-    identity: Option<Identity>,
-    store_id: Option<String>,
+pub(crate) struct Contents {
+    pub(crate) log: Log,
+    pub(crate) state: State,
+    pub(crate) position: Position,
+    pub(crate) changes: ChangeLog,
+    /// Of the state's rows.
+    pub(crate) generation: u64,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) store_id: Option<String>,
+}
+
+/// Proves and reads a directory that no process uses, without writing to it.
+pub(crate) fn read_all(dir: &Path) -> Result<Contents, OpenError> {
+    let Some(high_water) = find_mark(dir)? else {
+        let file = high_water::path(dir);
+        return Err(damaged(dir, format!("`{}` is missing", file.display())));
+    };
+    read(
+        dir,
+        &open_database(dir, Mode::ReadOnly)?.0,
+        &high_water.mark(),
+    )
+}
+
+/// Makes an empty database in a directory that has none.
+pub(crate) fn create_database(dir: &Path) -> Result<DB, OpenError> {
+    open_database(dir, Mode::New).map(|(db, _)| db)
 }
 
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
@@ -314,7 +417,9 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
             "{what}: its write-ahead log ({files}) is damaged or cut"
         ))
     })?;
-    let state = load_state(db).map_err(broken)?;
+    let generation = load_generation(db).map_err(broken)?;
+    let state = load_state(db, generation).map_err(broken)?;
+    let changes = load_changes(db, &position).map_err(broken)?;
     let (identity, store_id) = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
         Some(bytes) => {
             let (identity, store_id) = decode_identity(&bytes).map_err(broken)?;
@@ -326,12 +431,40 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
         log,
         state,
         position,
+        changes,
+        generation,
         identity,
         store_id,
     })
 }
 
-fn damaged(dir: &Path, what: String) -> OpenError {
+fn load_generation(db: &DB) -> Result<u64, String> {
+    let Some(bytes) = get(db, keys::STATE_META, keys::GENERATION)? else {
+        return Ok(0);
+    };
+    let bytes = bytes.as_slice().try_into();
+    Ok(u64::from_be_bytes(
+        bytes.map_err(|_| "malformed generation")?,
+    ))
+}
+
+/// A directory of an older build has no change log: it begins with what is applied.
+fn load_changes(db: &DB, position: &Position) -> Result<ChangeLog, String> {
+    let applied = position.index();
+    if db.cf_handle(keys::CHANGES).is_none() {
+        return Ok(ChangeLog::new(applied, applied, VecDeque::new()));
+    }
+    let floor = match get(db, keys::STATE_META, keys::CHANGES_AFTER)? {
+        Some(bytes) => {
+            let bytes = bytes.as_slice().try_into();
+            LogIndex(u64::from_be_bytes(bytes.map_err(|_| "malformed index")?))
+        }
+        None => applied,
+    };
+    Ok(ChangeLog::new(applied, floor, changes::load_blocks(db)?))
+}
+
+pub(crate) fn damaged(dir: &Path, what: String) -> OpenError {
     OpenError::Damaged {
         dir: dir.to_owned(),
         what,
@@ -377,7 +510,18 @@ fn open_database(dir: &Path, mode: Mode) -> Result<(DB, Options), OpenError> {
         return Err(damaged(dir, format!("`{}` is missing", current.display())));
     }
     let options = options(mode == Mode::New);
-    let families = keys::FAMILIES.map(|name| {
+    // Reading makes nothing: a family that an older build did not have is not there then.
+    let present = match mode {
+        Mode::ReadOnly => Some(DB::list_cf(&options, &path)),
+        Mode::New | Mode::Present => None,
+    };
+    let present = present.transpose();
+    let present = present.map_err(|source| not_opened(dir, &path, source))?;
+    let is_present = |name: &&str| {
+        let is_known = |known: &Vec<String>| known.iter().any(|known| known == name);
+        present.as_ref().is_none_or(is_known)
+    };
+    let families = keys::FAMILIES.into_iter().filter(is_present).map(|name| {
         let mut family = options.clone();
         if name == keys::LOG {
             // A write stall in the log's thread is a leadership loss.
@@ -453,8 +597,9 @@ fn get(db: &DB, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
     db.get_cf(cf, key).map_err(|error| error.to_string())
 }
 
-fn load_state(db: &DB) -> Result<State, String> {
-    let cf = db.cf_handle(keys::STATE).ok_or("no state family")?;
+fn load_state(db: &DB, generation: u64) -> Result<State, String> {
+    let family = keys::state_family(generation);
+    let cf = db.cf_handle(family).ok_or("no state family")?;
     let mut rows = Vec::new();
     for row in db.iterator_cf(cf, IteratorMode::Start) {
         let (key, value) = row.map_err(|error| error.to_string())?;
@@ -515,7 +660,7 @@ fn check_identity(
     opened: &Opened,
 ) -> Result<(), OpenError> {
     match found {
-        Some(found) if found == wanted => Ok(()),
+        Some(found) if found.is_a(wanted) => check_version(dir, &opened.state),
         Some(found) => Err(OpenError::WrongIdentity {
             dir: dir.to_owned(),
             found: describe(found),
@@ -529,6 +674,17 @@ fn check_identity(
     }
 }
 
+/// A newer build raised the version: this one would read entries by the wrong rules.
+fn check_version(dir: &Path, state: &State) -> Result<(), OpenError> {
+    match state.cluster_version() {
+        version if version > CLUSTER_VERSION => Err(OpenError::TooNew {
+            dir: dir.to_owned(),
+            version,
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn describe(identity: &Identity) -> String {
     format!(
         "node {} of cluster `{}`",
@@ -536,11 +692,11 @@ fn describe(identity: &Identity) -> String {
     )
 }
 
-fn new_store_id() -> String {
+pub(crate) fn new_store_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-fn encode_identity(identity: &Identity, store_id: &str) -> Vec<u8> {
+pub(crate) fn encode_identity(identity: &Identity, store_id: &str) -> Vec<u8> {
     pb::StoreIdentity {
         cluster_id: identity.cluster_id.clone(),
         node_id: identity.node_id,

@@ -58,7 +58,13 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ),
     ("xtask", &[]),
     // It measures what users see, and consensus alone (docs/decisions/0009).
-    ("bench", &["types", "machine", "wire", "raft", "client"]),
+    // and the autoscaler's own code in virtual time (docs/decisions/0064).
+    (
+        "bench",
+        &[
+            "types", "scale", "machine", "entity", "wire", "raft", "client",
+        ],
+    ),
     (
         "sim",
         &["types", "scale", "machine", "entity", "actors", "wire"],

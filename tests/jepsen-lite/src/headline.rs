@@ -22,6 +22,8 @@ const WITHOUT_IT_MIN_MS: u64 = 1_000;
 const WITHOUT_IT_MAX_MS: u64 = 4_000;
 /// Around a whole cold start: before the demand until after the first answers.
 const RANDOM_MOMENT_MS: u64 = 400;
+/// Longer than two periods of repeated demand.
+const IN_DOUBT: &str = "sleep 600";
 const BURST_MIN: u64 = 4;
 const BURST_MAX: u64 = 20;
 const PROBES_PER_SECOND: u64 = 8;
@@ -191,6 +193,8 @@ async fn at_point(
         // F8 is a panic, and the kill comes while the actor is being loaded again.
         Point::TurnInDoubt => {
             trial.expect_panic("failpoint `turn-in-doubt`");
+            // Demand is repeated meanwhile, so that a turn falls between the decision and its answer.
+            board.arm(Point::CallLeaves, IN_DOUBT)?;
             "panic"
         }
         _ => "stop",

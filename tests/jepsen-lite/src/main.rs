@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use nihilo_failpoint::{BUG_ENV, Bug};
+use nihilo_failpoint::{BUG_ENV, Bug, Point};
 use nihilo_jepsen_lite::backend::Place;
 use nihilo_jepsen_lite::canary;
 use nihilo_jepsen_lite::failpoints::Switchboard;
@@ -85,6 +85,12 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Fails when a point of the chaos build was passed in none of the trials that were given
+    /// `--failpoints` with this directory.
+    Points {
+        #[arg(long)]
+        failpoints: PathBuf,
+    },
     /// Names workloads, nemeses, stages and parts.
     List,
 }
@@ -109,7 +115,13 @@ struct Common {
     /// Plant a bug of the chaos build in every node.
     #[arg(long)]
     bug: Option<Bug>,
+    /// Run the chaos build, with many snapshots, and note here which points it passes.
+    #[arg(long)]
+    failpoints: Option<PathBuf>,
 }
+
+/// Entries between two snapshots where points are to be passed.
+const OFTEN: u64 = 20;
 
 /// What one trial does.
 #[derive(Debug, Clone)]
@@ -178,6 +190,7 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             let wanted = wanted.ok_or(format!("no cell is `{cells}`; see `list`"))?;
             all_rounds(&wanted, rounds, log.as_deref(), &common).await
         }
+        Command::Points { failpoints } => points(&failpoints),
         Command::Canary { bugs, common } => canaries(&bugs, &common).await,
         Command::Run {
             workload,
@@ -285,7 +298,8 @@ async fn canaries(bugs: &str, common: &Common) -> Result<Class, String> {
 
 /// Runs the trials; the worst class is the answer.
 async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, String> {
-    let binary = match plan.needs_failpoints() || common.bug.is_some() {
+    let is_chaos = plan.needs_failpoints() || common.bug.is_some() || common.failpoints.is_some();
+    let binary = match is_chaos {
         true => probe::chaos_binary(),
         false => probe::binary(),
     };
@@ -314,7 +328,7 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             folder: folder.clone(),
             profile,
             place: plan.place(),
-            variables: variables(common),
+            variables: variables(common).map_err(|error| format!("{error:#}"))?,
         };
         let verdict = trial(plan, options, &again).await;
         say(&verdict.to_string());
@@ -350,9 +364,9 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         },
         false => None,
     };
-    options
-        .variables
-        .extend(board.as_ref().map(Switchboard::variable));
+    if let Some(board) = &board {
+        options.variables.push(board.variable());
+    }
     let mut trial = match Trial::start(options).await {
         Ok(trial) => trial,
         Err(error) => return void(error),
@@ -403,10 +417,36 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
 }
 
 /// What every node finds in its environment.
-fn variables(common: &Common) -> Vec<(String, String)> {
-    let ledger = ("NIHILO_COMMAND_LEDGER".to_owned(), "1".to_owned());
-    let bug = common.bug.map(|bug| (BUG_ENV.to_owned(), bug.to_string()));
-    std::iter::once(ledger).chain(bug).collect()
+fn variables(common: &Common) -> anyhow::Result<Vec<(String, String)>> {
+    let mut variables = vec![("NIHILO_COMMAND_LEDGER".to_owned(), "1".to_owned())];
+    if let Some(bug) = common.bug {
+        variables.push((BUG_ENV.to_owned(), bug.to_string()));
+    }
+    if let Some(dir) = &common.failpoints {
+        variables.push(Switchboard::create(dir)?.variable());
+        variables.push(("NIHILO_SNAPSHOT_EVERY".to_owned(), OFTEN.to_string()));
+    }
+    Ok(variables)
+}
+
+/// Tells which points were passed, and fails on one that was not.
+fn points(dir: &Path) -> Result<Class, String> {
+    let board = Switchboard::create(dir).map_err(|error| format!("{error:#}"))?;
+    let seen = board.seen();
+    let missing: Vec<_> = Point::ALL.iter().filter(|p| !seen.contains(p)).collect();
+    for point in &missing {
+        say(&format!("never passed: {point}"));
+    }
+    say(&format!(
+        "{} of {} points passed",
+        seen.len(),
+        Point::ALL.len()
+    ));
+    Ok(if missing.is_empty() {
+        Class::Pass
+    } else {
+        Class::Violation
+    })
 }
 
 fn about_requests(checker: &str) -> bool {

@@ -86,6 +86,8 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         data_dir: args.dir.clone(),
         members: members.clone(),
         profile: args.profile,
+        founders: Vec::new(),
+        digest_every: None,
         snapshot_every: None,
     })
     .await?;

@@ -124,6 +124,7 @@ impl Client {
                     cluster_id: CLUSTER.into(),
                     from_node: 0,
                     target_node: *leader,
+                    ..pb::Identity::default()
                 };
                 Client::Ours(Box::new(RaftClient::new(channel)), identity)
             }

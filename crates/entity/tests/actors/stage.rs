@@ -64,6 +64,7 @@ impl Stage {
             name: "test".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }));
         stage.open(1, "boot-1");
         stage.open(2, "boot-1");
@@ -212,6 +213,7 @@ impl Stage {
             key: key("hello"),
             version,
             traffic,
+            rollouts: Vec::new(),
             assertions: vec![Assertion::truth(types::ALL_TRAFFIC_ASSIGNED)],
         }));
     }

@@ -39,8 +39,18 @@ fn a_cluster_is_founded_once() {
             given: World::default(),
             when: init(),
             reply: "done",
-            rows: &["+cluster"],
-            events: NOTHING,
+            rows: &[
+                "+configmap/knative-serving/config-autoscaler",
+                "+configmap/knative-serving/config-network",
+                "+configmap/knative-serving/config-gc",
+                "+cluster",
+                "+version",
+            ],
+            events: &[
+                "Added configmap config-autoscaler",
+                "Added configmap config-network",
+                "Added configmap config-gc",
+            ],
         },
         Case {
             name: "a second one",

@@ -109,8 +109,8 @@ impl Chain {
         };
         let shown = format!("{} @{}", seen.value, seen.version);
         let is_known = seen.value == known.value && seen.version >= known.version;
-        let was_open = self.open.contains(&seen.value) && seen.version > known.version;
-        if is_known || was_open {
+        let is_unanswered = self.open.contains(&seen.value) && seen.version > known.version;
+        if is_known || is_unanswered {
             return None;
         }
         let what = if seen.version < known.version {

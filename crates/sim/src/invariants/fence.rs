@@ -12,14 +12,25 @@ pub(crate) fn of(command: &mut Command) -> Option<&mut Fence> {
         Command::RecordRevision(record) => Some(&mut record.fence),
         Command::AssignTraffic(assign) => Some(&mut assign.fence),
         Command::RecordRoute(record) => Some(&mut record.fence),
+        Command::AdvanceRollout(advance) => Some(&mut advance.fence),
+        Command::CollectRevisions(collect) => Some(&mut collect.fence),
         Command::InitCluster(_)
+        | Command::PutConfigMap(_)
+        | Command::DeleteConfigMap(_)
         | Command::PutService(_)
         | Command::DeleteService(_)
         | Command::RecordScale(_)
         | Command::OpenSession(_)
         | Command::CloseSession(_)
         | Command::NodeDown(_)
-        | Command::Reassign(_) => None,
+        | Command::Reassign(_)
+        | Command::SetClusterVersion(_)
+        | Command::RecordMembers(_)
+        | Command::CreateToken(_)
+        | Command::RevokeToken(_)
+        | Command::AddNode(_)
+        | Command::PromoteNode(_)
+        | Command::RemoveNode(_) => None,
     }
 }
 

@@ -354,6 +354,7 @@ fn shard_of_change(state: &State, change: &ObjectChange) -> Option<ShardId> {
         | ObjectChange::Configuration { .. }
         | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
         ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
+        ObjectChange::ConfigMap { .. } => None,
         ObjectChange::Scale { revision } => state
             .revision(revision)
             .map(|revision| shard_of(&revision.root())),

@@ -53,6 +53,7 @@ impl World {
             name: "world".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }));
         for service in 0..self.plan.n_services {
             self.put_service(service, true);
