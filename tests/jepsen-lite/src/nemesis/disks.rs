@@ -86,10 +86,21 @@ impl DiskFault {
             DiskFault::Full => {
                 trial.hurt(leader, "disk full");
                 trial.cluster.disk(leader)?.fill(0)?;
-                stays_failed(trial, leader, |trial| {
-                    trial.cluster.disk(leader)?.give_back()
-                })
-                .await?;
+                pause(hold).await;
+                // It need not fail: it stops to take writes, and what it still has to note may
+                // find space that its log has taken before.
+                match store(trial, leader).await {
+                    Ok(_) => {
+                        stays_failed(trial, leader, |trial| {
+                            trial.cluster.disk(leader)?.give_back()
+                        })
+                        .await?;
+                    }
+                    Err(goes_on) => {
+                        trial.say(&format!("node{}: {goes_on}", leader + 1));
+                        trial.cluster.disk(leader)?.give_back()?;
+                    }
+                }
                 restart(trial, leader).await
             }
             DiskFault::Frozen => {
