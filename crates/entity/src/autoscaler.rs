@@ -156,7 +156,8 @@ impl AutoscalerActor {
         if let Event::Windows(handover) = event {
             self.take_over(handover, now_ms);
         }
-        if now_ms >= self.next_tick_ms {
+        let has_ticked = now_ms >= self.next_tick_ms;
+        if has_ticked {
             self.tick(view, now_ms);
         }
         let has_closed = self.close_seconds(view, revision, now_ms);
@@ -169,8 +170,9 @@ impl AutoscalerActor {
             ),
             is_complete: view.table.complete,
         };
-        // Statistics alone decide nothing before their second is closed.
-        let only_statistics = *event == Event::Changed && !has_closed && !reconfigured;
+        // Statistics alone decide nothing before their second is closed; a tick repeats the order.
+        let is_news = has_ticked || has_closed || reconfigured;
+        let only_statistics = *event == Event::Changed && !is_news;
         if !only_statistics || self.looked_at != Some(seen) {
             self.looked_at = Some(seen);
             self.evaluate(

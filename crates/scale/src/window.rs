@@ -139,14 +139,24 @@ impl Window {
         self.first.is_some() && second <= self.last && second + self.seconds() > self.last
     }
 
-    /// Moves every second by the difference of two clocks.
+    /// Moves every second by the difference of two clocks. What would come to lie before the other
+    /// clock's beginning is forgotten.
     pub fn shift(&mut self, by_seconds: i64) {
-        let moved = |at: u64| at.saturating_add_signed(by_seconds);
-        let mut next = self.clone();
-        (next.last, next.first) = (moved(self.last), self.first.map(moved));
-        for back in 0..self.seconds().min(self.last + 1).min(next.last + 1) {
-            let slot = next.slot(next.last - back);
-            next.buckets[slot] = self.buckets[self.slot(self.last - back)];
+        let mut next = Self::new(self.seconds(), self.aggregation);
+        let last = self.last.checked_add_signed(by_seconds);
+        if let (Some(first), Some(last)) = (self.first, last) {
+            (next.first, next.last) = (Some(first.saturating_add_signed(by_seconds)), last);
+            let n_held = self.seconds().min(self.last + 1);
+            let n_kept = n_held.min(last + 1);
+            for back in (0..n_kept).rev() {
+                let value = self.buckets[self.slot(self.last - back)];
+                let slot = next.slot(last - back);
+                next.buckets[slot] = value;
+                next.total += value;
+            }
+            if n_kept == n_held {
+                next.total = self.total;
+            }
         }
         *self = next;
     }
@@ -209,6 +219,48 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Records once a second, as an owner does, from `second` on.
+    fn averages_from(window: &mut Window, second: u64) -> Vec<f64> {
+        let record = |at| {
+            window.record(at, 0.0);
+            window.average(at)
+        };
+        (second..second + 12).map(record).collect()
+    }
+
+    #[test]
+    fn a_shifted_window_goes_on_as_if_nothing_had_happened() {
+        let mut window = Window::new(6, Aggregation::Linear);
+        for (second, value) in (20..=29).zip([1.0, 7.0, 2.0, 9.0, 4.0, 3.0, 8.0, 1.0, 5.0, 6.0]) {
+            window.record(second, value);
+        }
+        for by in [-20, -7, 0, 5, 6, 1_000] {
+            let (mut here, mut there) = (window.clone(), window.clone());
+            there.shift(by);
+            let at = 30_u64.saturating_add_signed(by);
+            let expected = averages_from(&mut here, 30);
+            assert_eq!(averages_from(&mut there, at), expected, "by {by}");
+        }
+    }
+
+    #[test]
+    fn what_lies_before_the_other_clock_s_beginning_leaves_nothing_behind() {
+        let mut window = Window::new(6, Aggregation::Linear);
+        (10..=19).for_each(|second| window.record(second, 7.0));
+        for (by, first) in [(-17, 7.0), (-19, 7.0), (-20, 0.0), (-40, 0.0)] {
+            let mut moved = window.clone();
+            moved.shift(by);
+            let last = 19_u64.saturating_add_signed(by);
+            assert_eq!(
+                moved.average(last).to_bits(),
+                f64::to_bits(first),
+                "by {by}"
+            );
+            let averages = averages_from(&mut moved, last + 1);
+            assert_eq!(averages.last(), Some(&0.0), "by {by}: {averages:?}");
+        }
+    }
 
     #[test]
     fn the_worked_example_moves_in_silence() {

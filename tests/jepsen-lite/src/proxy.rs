@@ -10,13 +10,13 @@
 //! accepted by then.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -112,8 +112,12 @@ async fn link(
         first: random.draw(),
     });
     budget.set(within);
-    let (from_dialer, to_dialer) = dialer.into_split();
-    let (from_target, to_target) = reached.into_split();
+    let (Ok(dialer_end), Ok(target_end)) = (handle(&dialer), handle(&reached)) else {
+        return;
+    };
+    // Halves that say nothing when they are dropped: a reset must not begin with an end.
+    let (from_dialer, to_dialer) = tokio::io::split(dialer);
+    let (from_target, to_target) = tokio::io::split(reached);
     let mut ways = JoinSet::new();
     for (from, to) in [(from_dialer, to_target), (from_target, to_dialer)] {
         let way = Way {
@@ -126,6 +130,8 @@ async fn link(
     // A clean end of one way leaves the other open; a reset ends both.
     while let Some(ended) = ways.join_next().await {
         if !matches!(ended, Ok(Ended::Clean)) {
+            reset(&dialer_end);
+            reset(&target_end);
             return;
         }
     }
@@ -170,7 +176,7 @@ struct Way {
 }
 
 impl Way {
-    async fn run(mut self, mut from: OwnedReadHalf, to: OwnedWriteHalf) -> Ended {
+    async fn run(mut self, mut from: ReadHalf<TcpStream>, to: WriteHalf<TcpStream>) -> Ended {
         let (queue, queued) = mpsc::channel(MAX_QUEUED);
         let mut writer = JoinSet::new();
         writer.spawn(write(to, queued, self.shape.clone()));
@@ -189,8 +195,6 @@ impl Way {
                 self.budget.set(within);
             }
             if !self.budget.take(n as u64) {
-                reset(from.as_ref());
-                writer.abort_all();
                 return Ended::Reset;
             }
             last_due = self.due(&shape, n as u64, last_due);
@@ -220,7 +224,7 @@ impl Way {
 }
 
 async fn write(
-    mut to: OwnedWriteHalf,
+    mut to: WriteHalf<TcpStream>,
     mut queued: mpsc::Receiver<(Instant, Vec<u8>)>,
     mut shape: watch::Receiver<Shape>,
 ) -> Ended {
@@ -239,8 +243,13 @@ async fn write(
     }
 }
 
-/// The next close is a reset instead of an end.
-fn reset(stream: &TcpStream) {
+/// The same connection once more, to end it from outside of those who use it.
+fn handle(stream: &TcpStream) -> std::io::Result<OwnedFd> {
+    stream.as_fd().try_clone_to_owned()
+}
+
+/// The last close is a reset instead of an end.
+fn reset(stream: impl AsFd) {
     let _refused = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 

@@ -8,12 +8,17 @@ use crate::reply::{Outcome, Rejection};
 use crate::rows::{self, tag};
 use crate::state::State;
 
+/// The cluster version from which on settings are ConfigMaps: an older log makes none.
+const SYSTEM_MAPS_SINCE: u32 = 2;
+
 impl State {
     pub(crate) fn init_cluster(&mut self, init: &InitCluster, context: &mut Context) -> Result {
         if self.cluster.is_some() {
             return Err(Rejection::AlreadyInitialised);
         }
-        self.make_system_maps(&init.autoscaler, context)?;
+        if context.cluster_version >= SYSTEM_MAPS_SINCE {
+            self.make_system_maps(&init.autoscaler, context)?;
+        }
         context.row(rows::put(rows::key(tag::CLUSTER, &[]), init));
         self.cluster = Some(Arc::new(init.clone()));
         // A cluster begins with the rules of the build that founds it; there is nothing older to
@@ -36,6 +41,9 @@ impl State {
         }
         if wanted != have + 1 {
             return Err(Rejection::WrongVersion { have, wanted });
+        }
+        if let Some(cluster) = self.cluster.clone().filter(|_| wanted == SYSTEM_MAPS_SINCE) {
+            self.make_system_maps(&cluster.autoscaler, context)?;
         }
         self.put_version(wanted, context);
         Ok(Outcome::Done)
