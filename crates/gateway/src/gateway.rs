@@ -1,6 +1,6 @@
 //! The gateway's handle, its thread, and its listeners.
 
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use nihilo_host::{Host, Listener, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -79,13 +79,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the listener, so that a used port is an error now, and starts the data thread.
-    /// Clients are answered after [`Self::open_listeners`].
+    /// Binds the listener, so that a used port is an error now, and starts the data plane, on its
+    /// own thread where the host gives it one. Clients are answered after
+    /// [`Self::open_listeners`].
     ///
     /// # Errors
     /// The address is in use, or no thread can be made.
-    pub fn start(
+    pub async fn start(
         config: &GatewayConfig,
+        host: &Host,
         local: LocalInstances,
         scale_up: Arc<dyn ScaleUp>,
     ) -> Result<Self, StartError> {
@@ -93,8 +95,7 @@ impl Gateway {
             address: config.listen,
             source,
         };
-        let listener = StdListener::bind(config.listen).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
+        let listener = host.net.listen(config.listen).await.map_err(bind)?;
         let name = HeaderValue::from_str(&config.node_name);
         let plane = Arc::new(Plane {
             node: config.node,
@@ -105,26 +106,23 @@ impl Gateway {
             endpoints: Mutex::default(),
             scale_up,
             local,
-            mesh: Mesh::default(),
+            mesh: Mesh::new(host.net.clone()),
             reservations: Reservations::default(),
         });
         let (phase, phase_seen) = watch::channel(Phase::Closed);
         let (drained_sender, drained) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let data_plane = plane.clone();
-        std::thread::Builder::new()
-            .name("gateway".into())
-            .spawn(move || {
-                runtime.block_on(run(data_plane, listener, phase_seen, drained_sender));
-            })?;
+        let runtime = match host.threads {
+            Threads::Own => own_thread(plane.clone(), listener, phase_seen, drained_sender)?,
+            Threads::Callers => {
+                tokio::spawn(run(plane.clone(), listener, phase_seen, drained_sender));
+                Handle::current()
+            }
+        };
         Ok(Self {
             plane,
             phase,
             drained,
-            runtime: handle,
+            runtime,
         })
     }
 
@@ -212,15 +210,12 @@ impl Gateway {
     }
 
     /// Serves another node's gateway on a connection past its preamble.
-    pub fn serve_mesh(&self, socket: TcpStream) {
+    pub fn serve_mesh(&self, socket: Stream) {
         let plane = self.plane.clone();
-        let Ok(socket) = socket.into_std() else {
+        let Ok(socket) = socket.move_to(&self.runtime) else {
             return;
         };
         self.runtime.spawn(async move {
-            let Ok(socket) = TcpStream::from_std(socket) else {
-                return;
-            };
             let service = service_fn(move |request: Request<Incoming>| {
                 let plane = plane.clone();
                 async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
@@ -235,17 +230,31 @@ impl Gateway {
     }
 }
 
+/// The data plane's thread; its runtime lives as long as the process.
+fn own_thread(
+    plane: Arc<Plane>,
+    listener: Listener,
+    phase: watch::Receiver<Phase>,
+    drained: watch::Sender<bool>,
+) -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let handle = runtime.handle().clone();
+    let listener = listener.move_to(&handle)?;
+    std::thread::Builder::new()
+        .name("gateway".into())
+        .spawn(move || runtime.block_on(run(plane, listener, phase, drained)))?;
+    Ok(handle)
+}
+
 async fn run(
     plane: Arc<Plane>,
-    listener: StdListener,
+    listener: Listener,
     mut phase: watch::Receiver<Phase>,
     drained: watch::Sender<bool>,
 ) {
     tokio::spawn(repeat_demand(plane.clone()));
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return warn!(%error, "gateway listener"),
-    };
     if phase
         .wait_for(|phase| *phase != Phase::Closed)
         .await
@@ -253,16 +262,13 @@ async fn run(
     {
         return;
     }
-    info!(address = ?listener.local_addr().ok(), "gateway open");
+    info!("gateway open");
     let graceful = GracefulShutdown::new();
     loop {
         // The end of accepting first.
         tokio::select! {
             biased;
-            ended = phase.wait_for(|phase| *phase == Phase::Draining) => {
-                drop(ended);
-                break;
-            }
+            () = reached(&mut phase, Phase::Draining) => break,
             accepted = listener.accept() => match accepted {
                 Ok((socket, client)) => {
                     let watcher = graceful.watcher();
@@ -282,6 +288,11 @@ async fn run(
     std::future::pending::<()>().await;
 }
 
+/// Resolves in this phase, or when nobody can change it any more.
+async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    drop(phase.wait_for(|phase| *phase == wanted).await);
+}
+
 async fn repeat_demand(plane: Arc<Plane>) {
     let mut tick = tokio::time::interval(DEMAND_PERIOD);
     loop {
@@ -295,17 +306,18 @@ async fn repeat_demand(plane: Arc<Plane>) {
 
 async fn serve(
     plane: Arc<Plane>,
-    socket: TcpStream,
+    mut socket: Stream,
     client: IpAddr,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    if socket.set_nodelay(true).is_err() {
+    if socket.set_nodelay().is_err() {
         return;
     }
-    let speaks_h2 = match tokio::time::timeout(SNIFF_TIMEOUT, begins_with_preface(&socket)).await {
-        Ok(Ok(speaks_h2)) => speaks_h2,
-        Ok(Err(_)) | Err(_) => return,
-    };
+    let speaks_h2 =
+        match tokio::time::timeout(SNIFF_TIMEOUT, begins_with_preface(&mut socket)).await {
+            Ok(Ok(speaks_h2)) => speaks_h2,
+            Ok(Err(_)) | Err(_) => return,
+        };
     let service = service_fn(move |request: Request<Incoming>| {
         let plane = plane.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(plane, request, client).await) }
@@ -332,7 +344,7 @@ async fn serve(
 }
 
 /// HTTP/2 by prior knowledge, told by its preface.
-async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
+async fn begins_with_preface(socket: &mut Stream) -> std::io::Result<bool> {
     let mut head = [0; H2_PREFACE.len()];
     loop {
         let n = socket.peek(&mut head).await?;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
@@ -11,6 +11,7 @@ use nihilo_types::id::SessionId;
 use nihilo_types::route_table::RevisionTarget;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::ports::{DemandSignal, RevisionStat, ScaleUp};
 
@@ -156,7 +157,7 @@ impl Line {
                 id,
                 woken,
             };
-            match tokio::time::timeout_at(deadline.into(), &mut guard.woken).await {
+            match tokio::time::timeout_at(deadline, &mut guard.woken).await {
                 Ok(_) => {}
                 Err(_) => {
                     let last_failure = self.inner.lock().last_failure.clone();
@@ -217,7 +218,7 @@ impl Line {
         drop(inner);
         let line = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep_until(until.into()).await;
+            tokio::time::sleep_until(until).await;
             line.inner.lock().wake_for_free_places();
         });
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
@@ -14,6 +14,7 @@ use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{InstanceId, NodeId, ObjectKey};
 use nihilo_types::route_table::{RevisionTarget, RouteTable};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::body::{Held, Limits, RequestBody, ResponseBody, Upstream};
@@ -239,7 +240,7 @@ impl Plane {
                 self.send_away(&endpoint, exchange.has_body, request).await
             }
         };
-        let answer = match tokio::time::timeout_at(start_limit.into(), send).await {
+        let answer = match tokio::time::timeout_at(start_limit, send).await {
             Ok(answer) => answer?,
             Err(_) => return Err(Failed::Lost(Cause::ResponseStartTimeout, None)),
         };
@@ -257,7 +258,7 @@ impl Plane {
         note_start(&mut parts.headers, exchange, cold_for, sent);
         let idle = exchange.target.idle_timeout_ms;
         let idle = (idle > 0).then(|| Duration::from_millis(idle));
-        let limits = Some(Limits::new(exchange.deadline.into(), idle));
+        let limits = Some(Limits::new(exchange.deadline, idle));
         let upstream = Upstream { body, limits, held };
         Ok(Response::from_parts(
             parts,
@@ -276,7 +277,7 @@ impl Plane {
             Err(refusal) => return Err(Failed::Refused(refusal, Box::new(request))),
         };
         let instance = admitted.0.clone();
-        match send_local(&instance, request).await {
+        match send_local(&self.mesh.net, &instance, request).await {
             Ok((response, connection)) => {
                 held.connection = connection.map(|sender| (instance, sender));
                 held.admitted = Some(admitted);
@@ -370,7 +371,7 @@ impl Plane {
             request.headers_mut().remove(name);
         }
         let instance = admitted.0.clone();
-        match send_local(&instance, request).await {
+        match send_local(&self.mesh.net, &instance, request).await {
             Ok((mut response, connection)) => {
                 let home = HeaderName::from_static("x-nihilo-home");
                 response.headers_mut().insert(home, self.node_name.clone());

@@ -9,10 +9,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nihilo_host::{Net, Stream};
 use nihilo_types::id::SessionId;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::body::RequestBody;
@@ -38,11 +38,12 @@ pub type LocalAnswer = (Response<Incoming>, Option<http1::SendRequest<RequestBod
 
 /// Sends to an instance of this node, over an idle connection if there is one.
 pub async fn send_local(
+    net: &Net,
     instance: &Arc<LocalInstance>,
     mut request: Request<RequestBody>,
 ) -> Result<LocalAnswer, SendError> {
     if instance.h2c {
-        let stream = match connect(&instance.address.to_string(), LOCAL_CONNECT).await {
+        let stream = match connect(net, &instance.address.to_string(), LOCAL_CONNECT).await {
             Ok(stream) => stream,
             Err(_) => return Err(SendError::Unsent(Box::new(request))),
         };
@@ -58,7 +59,7 @@ pub async fn send_local(
     }
     let mut sender = match instance.take_idle() {
         Some(sender) => sender,
-        None => match connect_h1(instance).await {
+        None => match connect_h1(net, instance).await {
             Ok(sender) => sender,
             Err(_) => return Err(SendError::Unsent(Box::new(request))),
         },
@@ -72,14 +73,17 @@ pub async fn send_local(
     }
 }
 
-async fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(limit, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
+async fn connect(net: &Net, address: &str, limit: Duration) -> io::Result<Stream> {
+    let stream = tokio::time::timeout(limit, net.dial(address)).await??;
+    stream.set_nodelay()?;
     Ok(stream)
 }
 
-async fn connect_h1(instance: &LocalInstance) -> io::Result<http1::SendRequest<RequestBody>> {
-    let stream = connect(&instance.address.to_string(), LOCAL_CONNECT).await?;
+async fn connect_h1(
+    net: &Net,
+    instance: &LocalInstance,
+) -> io::Result<http1::SendRequest<RequestBody>> {
+    let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
@@ -90,7 +94,7 @@ async fn connect_h1(instance: &LocalInstance) -> io::Result<http1::SendRequest<R
     Ok(sender)
 }
 
-async fn handshake_h2(stream: TcpStream) -> io::Result<http2::SendRequest<RequestBody>> {
+async fn handshake_h2(stream: Stream) -> io::Result<http2::SendRequest<RequestBody>> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
         .await
@@ -120,6 +124,7 @@ fn absolute(request: &Request<RequestBody>) -> http::Uri {
 /// One HTTP/2 connection per peer gateway, made on first use and after a loss.
 #[derive(Debug, Default)]
 pub struct Mesh {
+    pub(crate) net: Net,
     peers: Mutex<HashMap<Arc<str>, http2::SendRequest<RequestBody>>>,
     /// Sessions that were declared down: their streams end.
     lost: watch::Sender<Vec<SessionId>>,
@@ -129,6 +134,13 @@ pub struct Mesh {
 const MAX_LOST: usize = 64;
 
 impl Mesh {
+    pub fn new(net: Net) -> Self {
+        Self {
+            net,
+            ..Self::default()
+        }
+    }
+
     pub fn session_down(&self, session: SessionId) {
         self.lost.send_modify(|lost| {
             lost.push(session);
@@ -189,7 +201,7 @@ impl Mesh {
         {
             return Ok(sender.clone());
         }
-        let mut stream = connect(peer, MESH_CONNECT).await?;
+        let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
         stream.write_all(MESH_PREAMBLE).await?;
         let sender = handshake_h2(stream).await?;
         self.peers.lock().insert(peer.clone(), sender.clone());

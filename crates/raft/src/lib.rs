@@ -2,6 +2,7 @@
 //! linearizable reads on any node. Nothing outside sees openraft.
 
 pub mod clock;
+pub mod dial;
 pub mod disk;
 pub mod network;
 pub mod node;
@@ -13,7 +14,7 @@ mod runtime;
 pub mod status;
 
 pub use nihilo_store::{Compacted, Identity, OpenError, StateHandle, check_unused};
-pub use node::{RaftConfig, RaftNode, StartError};
+pub use node::{Ground, RaftConfig, RaftNode, StartError};
 pub use peer_server::PeerServer;
 pub use profile::Timing;
 pub use proposer::{Outcome, ProposeError};

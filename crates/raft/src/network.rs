@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use nihilo_host::Net;
 use nihilo_store::snapshot::Dump;
 use nihilo_store::{Identity, Node, TypeConfig, convert};
 use nihilo_wire::internal as pb;
@@ -19,6 +20,8 @@ use openraft::raft::{
 use pb::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
+
+use crate::dial::connect_lazily;
 
 /// Bound of a dial: a dead host must look dead at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -34,6 +37,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) net: Net,
 }
 
 /// Clients for one peer; the lanes do not share a connection.
@@ -51,17 +55,17 @@ enum Lane {
     Snapshots,
 }
 
-pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+pub(crate) fn channel(net: &Net, address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .tcp_nodelay(true);
+    Ok(connect_lazily(net, &endpoint))
 }
 
 impl Network {
     fn peer(&self, target: u64, node: &Node, lane: Lane) -> Peer {
         // An address that is not one shows as unreachable, like any other dead peer.
-        let client = channel(&node.address).ok().map(|channel| {
+        let client = channel(&self.net, &node.address).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nihilo_host::{Host, Net};
 use nihilo_machine::state::ObjectEvent;
+use nihilo_store::disk::Disk;
 use nihilo_store::io_thread::{Failure, IoStats};
 use nihilo_store::{Compacted, Identity, Node, OpenError, StateHandle, Store};
 use nihilo_types::id::LogIndex;
@@ -17,7 +19,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use pb::raft_client::RaftClient;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
@@ -54,6 +56,14 @@ pub struct RaftConfig {
     pub snapshot_every: Option<u64>,
 }
 
+/// What a node stands on; the system's own by default.
+#[derive(Debug, Default)]
+pub struct Ground {
+    pub host: Host,
+    /// Another disk than the file system's.
+    pub disk: Option<Box<dyn Disk>>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -84,6 +94,7 @@ struct Inner {
     failure: Failure,
     io_stats: Arc<Mutex<IoStats>>,
     status: watch::Receiver<RaftStatus>,
+    net: Net,
     clients: Mutex<BTreeMap<u64, RaftClient<Channel>>>,
     slots: Semaphore,
     log_clock: LogClock,
@@ -93,7 +104,7 @@ struct Inner {
     n_refused: AtomicU64,
     _runtime: RaftRuntime,
     /// Keeps the data directory ours.
-    _lock: Arc<std::fs::File>,
+    _lock: Option<Arc<std::fs::File>>,
 }
 
 impl fmt::Debug for RaftNode {
@@ -111,9 +122,23 @@ impl RaftNode {
     /// # Errors
     /// The data directory cannot be used, or openraft refuses its configuration.
     pub async fn start(config: RaftConfig) -> Result<Self, StartError> {
+        Self::start_on(config, Ground::default()).await
+    }
+
+    /// The same on a machine of which not all is the system's.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(config: RaftConfig, ground: Ground) -> Result<Self, StartError> {
+        let Ground { host, disk } = ground;
         let timing = Timing::of(config.profile);
-        let runtime = RaftRuntime::start().map_err(|error| StartError::Raft(error.to_string()))?;
-        let store = Store::open(&config.data_dir, &config.identity).await?;
+        let runtime = RaftRuntime::start(host.threads)
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let (dir, identity) = (&config.data_dir, &config.identity);
+        let store = match disk {
+            Some(disk) => Store::open_on(disk, dir, identity, host.threads).await?,
+            None => Store::open(dir, identity).await?,
+        };
         let (state, failure, io_stats, lock) = (
             store.state.clone(),
             store.failure(),
@@ -123,6 +148,7 @@ impl RaftNode {
         let openraft_config = Arc::new(openraft_config(&config, timing)?);
         let network = Network {
             identity: Arc::new(config.identity.clone()),
+            net: host.net.clone(),
         };
         let id = config.identity.node_id;
         let started = runtime.spawn(async move {
@@ -153,6 +179,7 @@ impl RaftNode {
             failure,
             io_stats,
             status,
+            net: host.net,
             clients: Mutex::default(),
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
@@ -351,7 +378,7 @@ impl RaftNode {
             return Some(client.clone());
         }
         let address = self.0.members.get(&id)?;
-        let client = RaftClient::new(network::channel(address).ok()?);
+        let client = RaftClient::new(network::channel(&self.0.net, address).ok()?);
         clients.insert(id, client.clone());
         Some(client)
     }
@@ -393,7 +420,7 @@ fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartE
 }
 
 /// Keeps a copy of the metrics that changes only with role, term, leader or membership.
-fn follow_status(runtime: &Runtime, raft: &Raft) -> watch::Receiver<RaftStatus> {
+fn follow_status(runtime: &Handle, raft: &Raft) -> watch::Receiver<RaftStatus> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(RaftStatus::default());
     runtime.spawn(async move {
@@ -436,7 +463,7 @@ async fn end_with_store(raft: Raft, mut failure: Failure, data_dir: PathBuf) {
 }
 
 /// Samples how late a sleep of one tick ends: late ticks are what makes false elections.
-fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<TickLateness>> {
+fn measure_lateness(runtime: &Handle, timing: Timing) -> Arc<Mutex<TickLateness>> {
     let lateness = Arc::new(Mutex::new(TickLateness::default()));
     let shared = Arc::downgrade(&lateness);
     let tick = Duration::from_millis(timing.heartbeat_ms * 13 / 64);

@@ -10,11 +10,15 @@ use anyhow::Context;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_host::{Host, Listener};
 use nihilo_machine::Command;
 use nihilo_machine::command::{InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, RaftConfig, RaftNode};
-use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
+use nihilo_runtime::agent::OrderListener;
+use nihilo_runtime::fake::RequestListener;
+use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
 use nihilo_scale::config::ScaleConfig;
+use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
@@ -22,15 +26,15 @@ use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::admin::cluster::ClusterApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
@@ -70,7 +74,7 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config).await?;
+        let node = Node::start(config, Ground::default()).await?;
         stop_signal().await?;
         node.stop().await;
         Ok(())
@@ -91,8 +95,23 @@ async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a node stands on; the system's own by default.
+#[derive(Debug, Default)]
+pub struct Ground {
+    pub host: Host,
+    /// Another disk than the file system's for the store.
+    pub disk: Option<Box<dyn Disk>>,
+    /// Hears of the requests that fake instances serve.
+    pub requests: Option<RequestListener>,
+    /// Hears of the orders that the agent gets.
+    pub orders: Option<OrderListener>,
+    /// Snapshots more often than every 20,000 entries.
+    pub snapshot_every: Option<u64>,
+}
+
 /// A running node.
-struct Node {
+#[derive(Debug)]
+pub struct Node {
     raft: RaftNode,
     control: Control,
     gateway: Gateway,
@@ -102,21 +121,27 @@ struct Node {
 }
 
 impl Node {
-    async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+    /// Starts a node on the caller's runtime; it runs until [`Self::stop`].
+    ///
+    /// # Errors
+    /// Anything that keeps it from starting, with what to do about it.
+    pub async fn start(config: NodeConfig, ground: Ground) -> anyhow::Result<Self> {
         let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
-        let peer = bind(&config, config.peer_port, "peer").await?;
-        let admin = bind(&config, config.admin_port, "admin").await?;
-        let raft = start_raft(&config).await?;
+        let peer = bind(&ground.host, &config, config.peer_port, "peer").await?;
+        let admin = bind(&ground.host, &config, config.admin_port, "admin").await?;
+        let host = ground.host.clone();
+        let (requests, orders) = (ground.requests.clone(), ground.orders.clone());
+        let raft = start_raft(&config, ground).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = start_gateway(&config, &local, &control_cell)?;
-        let agent = start_agent(&config, local)?;
+        let gateway = start_gateway(&config, &host, &local, &control_cell).await?;
+        let agent = start_agent(&config, &host, requests, orders, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
-            channels: Channels::default(),
+            channels: Channels::new(host.net.clone()),
             cluster_id: cluster_id.clone(),
         };
         let ports = ControlPorts {
@@ -124,6 +149,7 @@ impl Node {
             state: Arc::new(RaftPort(raft.clone())),
             leader: Arc::new(RaftPort(raft.clone())),
             leader_link: Arc::new(LeaderPort {
+                net: host.net.clone(),
                 remote: remote.clone(),
                 members: raft.members().clone(),
             }),
@@ -157,6 +183,14 @@ impl Node {
         node.found(&config).await?;
         info!(name = config.name, "node started");
         Ok(node)
+    }
+
+    pub fn raft(&self) -> &RaftNode {
+        &self.raft
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
     }
 
     /// The founder makes the membership and the cluster's first entry; a cluster that has them
@@ -203,7 +237,7 @@ impl Node {
         });
     }
 
-    fn serve_peers(&self, listener: TcpListener, config: &NodeConfig, cluster_id: Arc<str>) {
+    fn serve_peers(&self, listener: Listener, config: &NodeConfig, cluster_id: Arc<str>) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
@@ -233,7 +267,7 @@ impl Node {
 
     fn serve_admin(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         config: &NodeConfig,
         scale: ScaleConfig,
         channels: Channels,
@@ -286,7 +320,7 @@ impl Node {
                 )
                 .add_service(ObserveServiceServer::new(observe))
                 .add_service(ClusterServiceServer::new(cluster))
-                .serve_with_incoming(TcpListenerStream::new(listener));
+                .serve_with_incoming(incoming(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
             }
@@ -294,7 +328,7 @@ impl Node {
     }
 
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
-    async fn stop(self) {
+    pub async fn stop(self) {
         info!("node stops");
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
@@ -323,9 +357,9 @@ async fn report_health(raft: RaftNode, health: tonic_health::server::HealthRepor
     }
 }
 
-async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpListener> {
-    let address = format!("{}:{port}", config.listen);
-    TcpListener::bind(&address).await.with_context(|| {
+async fn bind(host: &Host, config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<Listener> {
+    let address = listen_address(config, port)?;
+    host.net.listen(address).await.with_context(|| {
         format!(
             "{what} address {address} cannot be used; see who listens there with `ss -ltnp 'sport = \
              :{port}'`, or set another `{what}-port`"
@@ -333,7 +367,13 @@ async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpL
     })
 }
 
-async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
+fn listen_address(config: &NodeConfig, port: u16) -> anyhow::Result<SocketAddr> {
+    let text = format!("{}:{port}", config.listen);
+    text.parse()
+        .with_context(|| format!("listen = `{}` is no address", config.listen))
+}
+
+async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftNode> {
     let members: BTreeMap<u64, String> = config
         .members
         .iter()
@@ -348,30 +388,34 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         data_dir: config.data_dir.clone(),
         members,
         profile: config.profile,
-        snapshot_every: None,
+        snapshot_every: ground.snapshot_every,
     };
-    Ok(RaftNode::start(raft).await?)
+    let Ground { host, disk, .. } = ground;
+    Ok(RaftNode::start_on(raft, nihilo_raft::Ground { host, disk }).await?)
 }
 
-fn start_gateway(
+async fn start_gateway(
     config: &NodeConfig,
+    host: &Host,
     local: &LocalInstances,
     control: &Arc<OnceLock<Control>>,
 ) -> anyhow::Result<Gateway> {
-    let text = format!("{}:{}", config.listen, config.gateway_port);
-    let listen: SocketAddr = text
-        .parse()
-        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
     let gateway = GatewayConfig {
-        listen,
+        listen: listen_address(config, config.gateway_port)?,
         node: NodeId(config.node_id),
         node_name: config.name.clone(),
     };
     let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&gateway, local.clone(), scale_up)?)
+    Ok(Gateway::start(&gateway, host, local.clone(), scale_up).await?)
 }
 
-fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {
+fn start_agent(
+    config: &NodeConfig,
+    host: &Host,
+    requests: Option<RequestListener>,
+    orders: Option<OrderListener>,
+    local: LocalInstances,
+) -> anyhow::Result<Agent> {
     let dir = config.data_dir.join("agent");
     let agent = AgentConfig {
         node_name: config.name.clone(),
@@ -382,8 +426,13 @@ fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Age
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
             },
-            DriverKind::Fake => DriverConfig::Fake(config.fake_boot.unwrap_or_default()),
+            DriverKind::Fake => DriverConfig::Fake(FakeConfig {
+                boot: config.fake_boot.unwrap_or_default(),
+                listener: requests,
+            }),
         },
+        host: host.clone(),
+        orders,
     };
     std::fs::create_dir_all(&dir)?;
     Agent::new(agent, Arc::new(AdmissionPort(local)))

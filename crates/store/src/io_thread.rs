@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nihilo_host::Threads;
 use nihilo_machine::RowChange;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
-use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-use crate::high_water::{HighWater, Mark};
+use crate::disk::{Batch, Change, Disk, Mark};
 use crate::keys;
 use crate::type_config::{TypeConfig, Vote};
 
@@ -91,7 +91,8 @@ pub(crate) struct IoHandle {
 }
 
 /// Ends the thread, and with it the database, when the last handle goes: a process that exits
-/// while it still writes would tear RocksDB down under its feet.
+/// while it still writes would tear RocksDB down under its feet. Without a thread of its own it is
+/// a task that ends by itself.
 #[derive(Debug)]
 struct IoThread {
     queue: Option<mpsc::Sender<Op>>,
@@ -110,23 +111,26 @@ impl Drop for IoThread {
 }
 
 impl IoHandle {
-    pub(crate) fn spawn(db: Arc<DB>, high_water: HighWater) -> io::Result<Self> {
+    pub(crate) fn spawn(disk: Box<dyn Disk>, threads: Threads) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let failed = Arc::new(failed);
         let stats = Arc::new(Mutex::new(IoStats::default()));
         let writer = Writer {
-            db,
-            high_water,
+            disk,
             failed: failed.clone(),
             stats: stats.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("raft-io".into())
-            .spawn(move || writer.run(receiver))?;
+        let thread = match threads {
+            Threads::Own => Some(own_thread(writer, receiver)?),
+            Threads::Callers => {
+                tokio::spawn(writer.run(receiver));
+                None
+            }
+        };
         let thread = Arc::new(IoThread {
             queue: Some(queue),
-            thread: Some(thread),
+            thread,
         });
         Ok(Self {
             thread,
@@ -158,6 +162,16 @@ impl IoHandle {
     }
 }
 
+fn own_thread(
+    writer: Writer,
+    queue: mpsc::Receiver<Op>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    std::thread::Builder::new()
+        .name("raft-io".into())
+        .spawn(move || runtime.block_on(writer.run(queue)))
+}
+
 /// The first cause stays: what fails after it fails because of it.
 fn poison(failed: &watch::Sender<Option<Arc<str>>>, cause: &str) {
     failed.send_if_modified(|known| {
@@ -170,8 +184,7 @@ fn poison(failed: &watch::Sender<Option<Arc<str>>>, cause: &str) {
 }
 
 struct Writer {
-    db: Arc<DB>,
-    high_water: HighWater,
+    disk: Box<dyn Disk>,
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     stats: Arc<Mutex<IoStats>>,
 }
@@ -182,8 +195,8 @@ enum Answer {
 }
 
 impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Op>) {
-        while let Some(first) = queue.blocking_recv() {
+    async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
+        while let Some(first) = queue.recv().await {
             let mut ops = vec![first];
             while ops.len() < MAX_MERGED {
                 match queue.try_recv() {
@@ -191,28 +204,28 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.execute(ops);
+            self.execute(ops).await;
         }
     }
 
     /// One batch, one write, then every answer in the order of the operations.
-    fn execute(&mut self, ops: Vec<Op>) {
-        let mut batch = WriteBatch::default();
+    async fn execute(&mut self, ops: Vec<Op>) {
+        let mut batch = Batch::new();
         let mut answers = Vec::new();
         let mut sync = false;
         let mut n_entries = 0;
-        let marks = Marks::of(self.high_water.mark(), &ops);
+        let marks = Marks::of(self.disk.mark(), &ops);
         for op in ops {
             n_entries += match &op {
                 Op::Append { entries, .. } => entries.len() as u64,
                 _ => 0,
             };
-            if let Some(answer) = self.stage(op, &mut batch) {
+            if let Some(answer) = stage(op, &mut batch) {
                 sync = true;
                 answers.push(answer);
             }
         }
-        let result = self.write(batch, sync, n_entries, &marks);
+        let result = self.write(batch, sync, n_entries, &marks).await;
         for answer in answers {
             let result = result
                 .as_ref()
@@ -226,73 +239,10 @@ impl Writer {
         }
     }
 
-    /// Puts one operation into the batch; returns who must hear of its durability.
-    fn stage(&self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
-        let cf = |name| {
-            self.db
-                .cf_handle(name)
-                .expect("opened with all column families")
-        };
-        match op {
-            Op::Append { entries, callback } => {
-                for (index, bytes) in entries {
-                    batch.put_cf(cf(keys::LOG), keys::log_key(index), bytes);
-                }
-                Some(Answer::Callback(callback))
-            }
-            Op::Vote { bytes, done, .. } => {
-                batch.put_cf(cf(keys::META), keys::VOTE, bytes);
-                Some(Answer::Done(done))
-            }
-            Op::Truncate { from, to, done } => {
-                for index in from..=to {
-                    batch.delete_cf(cf(keys::LOG), keys::log_key(index));
-                }
-                Some(Answer::Done(done))
-            }
-            Op::Committed { bytes } => {
-                batch.put_cf(cf(keys::META), keys::COMMITTED, bytes);
-                None
-            }
-            Op::Purge { upto, bytes } => {
-                let end = keys::log_key(upto + 1);
-                batch.delete_range_cf(cf(keys::LOG), keys::log_key(0), end);
-                batch.put_cf(cf(keys::META), keys::PURGED, bytes);
-                None
-            }
-            Op::State { rows, applied } => {
-                for row in rows {
-                    match row.value {
-                        Some(value) => batch.put_cf(cf(keys::STATE), row.key, value),
-                        None => batch.delete_cf(cf(keys::STATE), row.key),
-                    }
-                }
-                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
-                None
-            }
-            Op::Install {
-                rows,
-                applied,
-                done,
-            } => {
-                batch.delete_range_cf(cf(keys::STATE), [0].as_slice(), [0xff].as_slice());
-                for (key, value) in rows {
-                    batch.put_cf(cf(keys::STATE), key, value);
-                }
-                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
-                Some(Answer::Done(done))
-            }
-            Op::Identity { bytes, done } => {
-                batch.put_cf(cf(keys::META), keys::IDENTITY, bytes);
-                Some(Answer::Done(done))
-            }
-        }
-    }
-
     /// No retry after a failure: the next fsync could succeed with the data gone.
-    fn write(
+    async fn write(
         &mut self,
-        batch: WriteBatch,
+        batch: Batch,
         sync: bool,
         n_entries: u64,
         marks: &Marks,
@@ -301,7 +251,7 @@ impl Writer {
             return Err(format!("store failed earlier: {cause}"));
         }
         let started = Instant::now();
-        let result = self.write_both(batch, sync, marks);
+        let result = self.write_both(batch, sync, marks).await;
         if let Err(cause) = &result {
             poison(&self.failed, cause);
         } else if sync {
@@ -317,21 +267,97 @@ impl Writer {
     }
 
     /// The mark falls before its tail goes, and rises after the log is durable.
-    fn write_both(&mut self, batch: WriteBatch, sync: bool, marks: &Marks) -> Result<(), String> {
+    async fn write_both(&mut self, batch: Batch, sync: bool, marks: &Marks) -> Result<(), String> {
         let of_mark = |error: io::Error| format!("high-water: {error}");
-        if marks.lowest != self.high_water.mark() {
-            self.high_water.lower(marks.lowest).map_err(of_mark)?;
+        if marks.lowest != self.disk.mark() {
+            self.disk.lower_mark(marks.lowest).map_err(of_mark)?;
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(|error| error.to_string())?;
-        if marks.after != self.high_water.mark() {
-            self.high_water.write(marks.after).map_err(of_mark)?;
+        self.disk.write(batch, sync).await?;
+        if marks.after != self.disk.mark() {
+            self.disk.raise_mark(marks.after).map_err(of_mark)?;
         }
         Ok(())
     }
+}
+
+/// Puts one operation into the batch; returns who must hear of its durability.
+fn stage(op: Op, batch: &mut Batch) -> Option<Answer> {
+    match op {
+        Op::Append { entries, callback } => {
+            for (index, bytes) in entries {
+                batch.push(put(keys::LOG, &keys::log_key(index), bytes));
+            }
+            Some(Answer::Callback(callback))
+        }
+        Op::Vote { bytes, done, .. } => {
+            batch.push(put(keys::META, keys::VOTE, bytes));
+            Some(Answer::Done(done))
+        }
+        Op::Truncate { from, to, done } => {
+            batch.extend((from..=to).map(|index| Change::Delete {
+                family: keys::LOG,
+                key: keys::log_key(index).to_vec(),
+            }));
+            Some(Answer::Done(done))
+        }
+        Op::Committed { bytes } => {
+            batch.push(put(keys::META, keys::COMMITTED, bytes));
+            None
+        }
+        Op::Purge { upto, bytes } => {
+            batch.push(Change::DeleteRange {
+                family: keys::LOG,
+                from: keys::log_key(0).to_vec(),
+                to: keys::log_key(upto + 1).to_vec(),
+            });
+            batch.push(put(keys::META, keys::PURGED, bytes));
+            None
+        }
+        Op::State { rows, applied } => {
+            for row in rows {
+                batch.push(match row.value {
+                    Some(value) => Change::Put {
+                        family: keys::STATE,
+                        key: row.key,
+                        value,
+                    },
+                    None => Change::Delete {
+                        family: keys::STATE,
+                        key: row.key,
+                    },
+                });
+            }
+            batch.push(put(keys::STATE_META, keys::APPLIED, applied));
+            None
+        }
+        Op::Install {
+            rows,
+            applied,
+            done,
+        } => {
+            batch.push(Change::DeleteRange {
+                family: keys::STATE,
+                from: vec![0],
+                to: vec![0xff],
+            });
+            batch.extend(rows.into_iter().map(|(key, value)| Change::Put {
+                family: keys::STATE,
+                key,
+                value,
+            }));
+            batch.push(put(keys::STATE_META, keys::APPLIED, applied));
+            Some(Answer::Done(done))
+        }
+        Op::Identity { bytes, done } => {
+            batch.push(put(keys::META, keys::IDENTITY, bytes));
+            Some(Answer::Done(done))
+        }
+    }
+}
+
+fn put(family: &'static str, key: &[u8], value: Vec<u8>) -> Change {
+    let key = key.to_vec();
+    Change::Put { family, key, value }
 }
 
 /// Where the high-water mark goes with one batch.

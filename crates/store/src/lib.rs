@@ -5,11 +5,13 @@
 //! the store of this process is poisoned: it never acknowledges, votes or applies again.
 
 pub mod convert;
+pub mod disk;
 mod high_water;
 pub mod io_thread;
 pub mod keys;
 pub mod log;
 pub mod open;
+mod rocks;
 pub mod snapshot;
 pub mod state;
 pub mod type_config;

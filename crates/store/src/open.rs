@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nihilo_host::Threads;
 use nihilo_machine::State;
 use nihilo_wire::internal as pb;
 use openraft::entry::RaftEntry;
 use prost::Message;
-use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options};
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options};
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
+use crate::disk::{Disk, Rows};
 use crate::high_water::{self, Found, HighWater, Mark};
 use crate::io_thread::{Failure, IoHandle, IoStats, Op};
 use crate::log::{Log, LogStore, decode_entry};
+use crate::rocks::RocksDisk;
 use crate::state::{Position, StateHandle, StateMachine};
 use crate::type_config::LogId;
 use crate::{convert, keys};
@@ -85,7 +88,7 @@ pub struct Store {
     pub state: StateHandle,
     io: IoHandle,
     /// Held for the life of the process.
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
 impl Store {
@@ -102,14 +105,40 @@ impl Store {
                 .await
                 .expect("loading does not panic")?
         };
-        check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
-        let io = IoHandle::spawn(opened.db, opened.high_water).map_err(|source| {
-            OpenError::Directory {
-                dir: dir.to_owned(),
-                source,
-            }
+        Self::on(opened, Some(lock), dir, identity, Threads::Own).await
+    }
+
+    /// Opens, or makes, the store of one node on another disk than the file system's. Whoever gives
+    /// it sees to it that no other process has it; `dir` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_on(
+        disk: Box<dyn Disk>,
+        dir: &Path,
+        identity: &Identity,
+        threads: Threads,
+    ) -> Result<Self, OpenError> {
+        let contents = read(disk.as_ref(), &disk.mark())
+            .map_err(|what| damaged(dir, what.describe(|| "given".into())))?;
+        let opened = Opened { disk, contents };
+        Self::on(opened, None, dir, identity, threads).await
+    }
+
+    async fn on(
+        opened: Opened,
+        lock: Option<File>,
+        dir: &Path,
+        identity: &Identity,
+        threads: Threads,
+    ) -> Result<Self, OpenError> {
+        let Opened { disk, contents } = opened;
+        check_identity(dir, identity, &contents)?;
+        let io = IoHandle::spawn(disk, threads).map_err(|source| OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
         })?;
-        if opened.identity.is_none() {
+        if contents.identity.is_none() {
             let bytes = encode_identity(identity);
             io.durable(|done| Op::Identity { bytes, done })
                 .await
@@ -118,15 +147,15 @@ impl Store {
                     source,
                 })?;
         }
-        let state = StateHandle::new(opened.state, opened.position.index());
-        let machine = StateMachine::new(state.clone(), io.clone(), opened.position);
-        let log = LogStore::new(opened.log, io.clone());
+        let state = StateHandle::new(contents.state, contents.position.index());
+        let machine = StateMachine::new(state.clone(), io.clone(), contents.position);
+        let log = LogStore::new(contents.log, io.clone());
         Ok(Self {
             log,
             machine,
             state,
             io,
-            _lock: Arc::new(lock),
+            _lock: lock.map(Arc::new),
         })
     }
 
@@ -140,18 +169,14 @@ impl Store {
     }
 
     /// Keeps the directory locked for as long as it lives.
-    pub fn lock_guard(&self) -> Arc<File> {
+    pub fn lock_guard(&self) -> Option<Arc<File>> {
         self._lock.clone()
     }
 }
 
 struct Opened {
-    db: Arc<DB>,
-    high_water: HighWater,
-    log: Log,
-    state: State,
-    position: Position,
-    identity: Option<Identity>,
+    disk: Box<dyn Disk>,
+    contents: Contents,
 }
 
 /// Whether a process could open `dir` now, as far as others are concerned.
@@ -220,30 +245,22 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         None => HighWater::create(dir).map_err(|source| directory(dir, source))?,
     };
     let mark = high_water.mark();
+    let read = |db: &DB| {
+        read(db, &mark).map_err(|flaw| damaged(dir, flaw.describe(|| write_ahead_files(db.path()))))
+    };
     let (db, contents) = if mark.is_blank() {
         // Nothing was ever acknowledged here, so that an empty database is no loss.
         let db = open_database(dir, Mode::New)?;
-        let contents = read(dir, &db, &mark)?;
+        let contents = read(&db)?;
         (db, contents)
     } else {
         // Proven before anything is opened for writing: recovery drops what it cannot read.
-        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?, &mark)?;
+        let contents = read(&open_database(dir, Mode::ReadOnly)?)?;
         (open_database(dir, Mode::Present)?, contents)
     };
-    let Contents {
-        log,
-        state,
-        position,
-        identity,
-    } = contents;
-    Ok(Opened {
-        db: Arc::new(db),
-        high_water,
-        log,
-        state,
-        position,
-        identity,
-    })
+    let db = Arc::new(db);
+    let disk = Box::new(RocksDisk { db, high_water });
+    Ok(Opened { disk, contents })
 }
 
 /// Everything that a database holds.
@@ -254,23 +271,39 @@ struct Contents {
     identity: Option<Identity>,
 }
 
+/// What is wrong with what was read.
+enum Flaw {
+    Damaged(String),
+    /// The end of the log is missing.
+    Short(String),
+}
+
+impl Flaw {
+    /// In words; `log_files` names what held the missing end.
+    fn describe(self, log_files: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Damaged(what) => what,
+            Self::Short(what) => {
+                let files = log_files();
+                format!("{what}: its write-ahead log ({files}) is damaged or cut")
+            }
+        }
+    }
+}
+
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
-fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
-    let broken = |what: String| damaged(dir, what);
-    let mut log = load_log(db).map_err(broken)?;
-    let position = match get(db, keys::STATE_META, keys::APPLIED).map_err(broken)? {
-        Some(bytes) => Position::decode(&bytes).map_err(broken)?,
+fn read(rows: &(impl Rows + ?Sized), mark: &Mark) -> Result<Contents, Flaw> {
+    let mut log = load_log(rows).map_err(Flaw::Damaged)?;
+    let applied = rows.get(keys::STATE_META, keys::APPLIED);
+    let position = match applied.map_err(Flaw::Damaged)? {
+        Some(bytes) => Position::decode(&bytes).map_err(Flaw::Damaged)?,
         None => Position::default(),
     };
-    check_mark(mark, &mut log, &position).map_err(|what| {
-        let files = write_ahead_files(db.path());
-        broken(format!(
-            "{what}: its write-ahead log ({files}) is damaged or cut"
-        ))
-    })?;
-    let state = load_state(db).map_err(broken)?;
-    let identity = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
-        Some(bytes) => Some(decode_identity(&bytes).map_err(broken)?),
+    check_mark(mark, &mut log, &position).map_err(Flaw::Short)?;
+    let state = load_state(rows).map_err(Flaw::Damaged)?;
+    let identity = rows.get(keys::META, keys::IDENTITY);
+    let identity = match identity.map_err(Flaw::Damaged)? {
+        Some(bytes) => Some(decode_identity(&bytes).map_err(Flaw::Damaged)?),
         None => None,
     };
     Ok(Contents {
@@ -393,34 +426,26 @@ fn write_ahead_files(path: &Path) -> String {
     names.join(", ")
 }
 
-fn get(db: &DB, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let cf = db
-        .cf_handle(family)
-        .ok_or_else(|| format!("no column family `{family}`"))?;
-    db.get_cf(cf, key).map_err(|error| error.to_string())
-}
-
-fn load_state(db: &DB) -> Result<State, String> {
-    let cf = db.cf_handle(keys::STATE).ok_or("no state family")?;
-    let mut rows = Vec::new();
-    for row in db.iterator_cf(cf, IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        rows.push((key.into_vec(), value.into_vec()));
-    }
-    State::from_rows(rows).map_err(|error| error.to_string())
+fn load_state(rows: &(impl Rows + ?Sized)) -> Result<State, String> {
+    let mut found = Vec::new();
+    rows.scan(keys::STATE, &mut |key, value| {
+        found.push((key.to_vec(), value.to_vec()));
+        Ok(())
+    })?;
+    State::from_rows(found).map_err(|error| error.to_string())
 }
 
 /// Reads the whole retained log: contiguous from the purge point, checksums right, leader ids
 /// never falling.
-fn load_log(db: &DB) -> Result<Log, String> {
+fn load_log(rows: &(impl Rows + ?Sized)) -> Result<Log, String> {
     let log_id = |key| -> Result<Option<LogId>, String> {
-        let Some(bytes) = get(db, keys::META, key)? else {
+        let Some(bytes) = rows.get(keys::META, key)? else {
             return Ok(None);
         };
         let message = pb::LogId::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
         convert::log_id_from(Some(message)).map_err(|error| error.to_string())
     };
-    let vote = match get(db, keys::META, keys::VOTE)? {
+    let vote = match rows.get(keys::META, keys::VOTE)? {
         Some(bytes) => {
             let message = pb::Vote::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
             Some(convert::vote_from(Some(message)).map_err(|error| error.to_string())?)
@@ -433,12 +458,10 @@ fn load_log(db: &DB) -> Result<Log, String> {
         vote,
         ..Log::default()
     };
-    let cf = db.cf_handle(keys::LOG).ok_or("no log family")?;
     let mut previous = log.purged;
-    for row in db.iterator_cf(cf, IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        let index = u64::from_be_bytes(key.as_ref().try_into().map_err(|_| "malformed log key")?);
-        let entry = decode_entry(&value).map_err(|why| format!("log entry {index}: {why}"))?;
+    rows.scan(keys::LOG, &mut |key, value| {
+        let index = u64::from_be_bytes(key.try_into().map_err(|_| "malformed log key")?);
+        let entry = decode_entry(value).map_err(|why| format!("log entry {index}: {why}"))?;
         let id = entry.log_id();
         let expected = previous.map_or(index, |id| id.index + 1);
         if id.index != index || index != expected {
@@ -451,24 +474,20 @@ fn load_log(db: &DB) -> Result<Log, String> {
         }
         previous = Some(id);
         log.entries.insert(index, entry);
-    }
+        Ok(())
+    })?;
     Ok(log)
 }
 
-fn check_identity(
-    dir: &Path,
-    found: Option<&Identity>,
-    wanted: &Identity,
-    opened: &Opened,
-) -> Result<(), OpenError> {
-    match found {
+fn check_identity(dir: &Path, wanted: &Identity, contents: &Contents) -> Result<(), OpenError> {
+    match contents.identity.as_ref() {
         Some(found) if found == wanted => Ok(()),
         Some(found) => Err(OpenError::WrongIdentity {
             dir: dir.to_owned(),
             found: describe(found),
             wanted: describe(wanted),
         }),
-        None if opened.log.entries.is_empty() && opened.position.last.is_none() => Ok(()),
+        None if contents.log.entries.is_empty() && contents.position.last.is_none() => Ok(()),
         None => Err(OpenError::Damaged {
             dir: dir.to_owned(),
             what: "identity is missing beside a log".into(),
