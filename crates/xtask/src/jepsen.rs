@@ -31,7 +31,7 @@ pub(crate) fn jepsen(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
-fn target_directory() -> anyhow::Result<PathBuf> {
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
     let output = cargo_output(&["metadata", "--locked", "--no-deps", "--format-version", "1"])?;
     let metadata: serde_json::Value = serde_json::from_slice(&output)?;
     let directory = metadata["target_directory"].as_str();
