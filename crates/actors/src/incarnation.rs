@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -37,6 +37,7 @@ pub(crate) struct Incarnation<A: Actors> {
     pub(crate) dirty: Arc<AtomicBool>,
     pub(crate) reload: Arc<AtomicBool>,
     pub(crate) generation: u64,
+    pub(crate) released: Arc<Notify>,
 }
 
 /// Why a run of turns ended.
@@ -55,6 +56,16 @@ impl<A: Actors> Incarnation<A> {
         let mut actor = None;
         if self.active.wait_for(|active| *active).await.is_ok() {
             while self.step(&mut actor, &mut record).await {}
+        }
+        if let Some(actor) = actor
+            && self.shard.lock().closed
+        {
+            let place = Place {
+                shard: self.id,
+                epoch: self.epoch,
+                key: &self.key,
+            };
+            self.inner.actors.closed(place, actor, self.inner.now_ms());
         }
         self.inner.counters.resident.fetch_sub(1, Ordering::Relaxed);
     }
@@ -205,7 +216,8 @@ impl<A: Actors> Incarnation<A> {
 
     /// What it was told may be lost with it: look at everything again.
     async fn look_again_after(&self, pause: Duration) -> bool {
-        tokio::time::sleep(pause).await;
+        // Released early, or after its time.
+        let _ = tokio::time::timeout(pause, self.released.notified()).await;
         self.dirty.store(true, Ordering::Release);
         true
     }

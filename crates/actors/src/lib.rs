@@ -59,6 +59,12 @@ pub trait Actors: Send + Sync + 'static {
 
     /// Whether nothing would be lost by putting the actor to sleep.
     fn may_passivate(&self, actor: &Self::Actor, keeper: &Self::Keeper) -> bool;
+
+    /// The shard of a loaded actor was closed: what it knows may be worth handing on. Outside any
+    /// lock; must not block.
+    fn closed(&self, place: Place<'_, Self::Key>, actor: Self::Actor, now_ms: u64) {
+        drop((place, actor, now_ms));
+    }
 }
 
 /// The executor's queue is full.

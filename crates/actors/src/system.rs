@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::incarnation::{self, Mail};
@@ -37,6 +37,10 @@ pub struct Observation {
     pub n_turns: u64,
     pub n_reloads: u64,
     pub n_refused: u64,
+    /// Messages that found a full mailbox, a part of the refused ones.
+    pub n_mailbox_full: u64,
+    /// Timers that are set; none for an actor that sleeps with nothing to do.
+    pub n_timers: usize,
 }
 
 /// A running actor system; cheap to clone.
@@ -71,6 +75,7 @@ pub(crate) struct Counters {
     pub(crate) turns: AtomicU64,
     pub(crate) reloads: AtomicU64,
     refused: AtomicU64,
+    mailbox_full: AtomicU64,
     generation: AtomicU64,
 }
 
@@ -92,6 +97,8 @@ pub(crate) struct Slot<A: Actors> {
     /// An incarnation removes only the slot of its own generation.
     pub(crate) generation: u64,
     pub(crate) quarantined_until: Option<Instant>,
+    /// Ends a quarantine early.
+    pub(crate) released: Arc<Notify>,
 }
 
 impl<A: Actors> System<A> {
@@ -195,6 +202,62 @@ impl<A: Actors> System<A> {
         self.mark_dirty(shard, epoch, key);
     }
 
+    /// Ends the quarantine of an actor; `false` when it is in none.
+    pub fn release(&self, shard: u16, key: &A::Key) -> bool {
+        let open = self.0.shards.lock().get(&shard).cloned();
+        let Some(open) = open else { return false };
+        let mut open = open.lock();
+        let Some(slot) = open.slots.get_mut(key) else {
+            return false;
+        };
+        let was_in = slot.quarantined_until.take().is_some();
+        if was_in {
+            slot.released.notify_one();
+        }
+        was_in
+    }
+
+    /// Actors that are in quarantine, with their shards.
+    pub fn quarantined(&self) -> Vec<(u16, A::Key)> {
+        let now = Instant::now();
+        let shards: Vec<_> = {
+            let shards = self.0.shards.lock();
+            shards
+                .iter()
+                .map(|(id, shard)| (*id, shard.clone()))
+                .collect()
+        };
+        let mut found = Vec::new();
+        for (id, shard) in shards {
+            let shard = shard.lock();
+            let is_in = |slot: &Slot<A>| slot.quarantined_until.is_some_and(|until| until > now);
+            let keys = shard.slots.iter().filter(|(_, slot)| is_in(slot));
+            found.extend(keys.map(|(key, _)| (id, key.clone())));
+        }
+        found.sort();
+        found
+    }
+
+    /// Resident actors with the messages that wait for each, largest first.
+    pub fn mailboxes(&self) -> Vec<(u16, A::Key, usize)> {
+        let shards: Vec<_> = {
+            let shards = self.0.shards.lock();
+            shards
+                .iter()
+                .map(|(id, shard)| (*id, shard.clone()))
+                .collect()
+        };
+        let mut found = Vec::new();
+        for (id, shard) in shards {
+            let shard = shard.lock();
+            let waiting = |slot: &Slot<A>| slot.mail.max_capacity() - slot.mail.capacity();
+            let all = shard.slots.iter();
+            found.extend(all.map(|(key, slot)| (id, key.clone(), waiting(slot))));
+        }
+        found.sort_by(|a, b| (b.2, &a.1).cmp(&(a.2, &b.1)));
+        found
+    }
+
     pub fn observe(&self) -> Observation {
         let shards = self.0.shards.lock();
         let counters = &self.0.counters;
@@ -207,6 +270,8 @@ impl<A: Actors> System<A> {
             n_turns: counters.turns.load(Ordering::Relaxed),
             n_reloads: counters.reloads.load(Ordering::Relaxed),
             n_refused: counters.refused.load(Ordering::Relaxed),
+            n_mailbox_full: counters.mailbox_full.load(Ordering::Relaxed),
+            n_timers: self.0.timers.len(),
         }
     }
 
@@ -283,7 +348,10 @@ impl<A: Actors> System<A> {
             }
             return Ok(());
         }
-        slot.mail.try_send(mail).map_err(|_| SendError::Overloaded)
+        slot.mail.try_send(mail).map_err(|_| {
+            self.0.counters.mailbox_full.fetch_add(1, Ordering::Relaxed);
+            SendError::Overloaded
+        })
     }
 
     fn spawn(
@@ -305,6 +373,7 @@ impl<A: Actors> System<A> {
             reload: Arc::default(),
             generation: counters.generation.fetch_add(1, Ordering::Relaxed),
             quarantined_until: None,
+            released: Arc::default(),
         };
         let run = incarnation::Incarnation {
             inner: self.0.clone(),
@@ -317,6 +386,7 @@ impl<A: Actors> System<A> {
             dirty: slot.dirty.clone(),
             reload: slot.reload.clone(),
             generation: slot.generation,
+            released: slot.released.clone(),
         };
         task::spawn_on(&self.0.runtime, "actor", run.run());
         Ok(slot)

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// Timers of a system, at most; beyond, the farthest wishes are refused.
 pub(crate) const MAX_TIMERS: usize = 1_000_000;
 
+/// Fewer void entries than this are not worth a walk over the heap.
+const MIN_VOID: usize = 1_024;
+
 type Id<Key> = (u16, Key, &'static str);
 
 /// Deadline, stamp, and whose it is; ordered by the deadline.
@@ -49,6 +52,7 @@ impl<Key: Clone + Ord + Hash> Timers<Key> {
         if queue.current.len() >= MAX_TIMERS {
             return false;
         }
+        queue.drop_void();
         queue.next_stamp += 1;
         let stamp = queue.next_stamp;
         queue.current.insert((shard, key.clone(), name), stamp);
@@ -65,6 +69,10 @@ impl<Key: Clone + Ord + Hash> Timers<Key> {
             .lock()
             .current
             .remove(&(shard, key.clone(), name));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.lock().current.len()
     }
 
     pub(crate) fn drop_shard(&self, shard: u16) {
@@ -99,6 +107,19 @@ impl<Key: Clone + Ord + Hash> Timers<Key> {
 }
 
 impl<Key: Clone + Ord + Hash> Queue<Key> {
+    /// Replaced and cancelled entries stay in the heap until they are due; when they outnumber
+    /// the real ones they go, or a timer that is set anew each second for an hour ahead would
+    /// leave thousands behind.
+    fn drop_void(&mut self) {
+        if self.due.len() < MIN_VOID.max(2 * self.current.len()) {
+            return;
+        }
+        let current = &self.current;
+        self.due.retain(|Reverse((_, stamp, shard, key, name))| {
+            current.get(&(*shard, key.clone(), *name)) == Some(stamp)
+        });
+    }
+
     /// The next due timer, or when to look again.
     fn pop_due(&mut self, now: Instant) -> Result<Id<Key>, Option<Instant>> {
         while let Some(Reverse((at, stamp, shard, key, name))) = self.due.peek() {

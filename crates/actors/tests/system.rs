@@ -268,6 +268,63 @@ async fn repeated_panics_quarantine_the_actor_alone() {
     })
     .await;
     assert_eq!(system.send(1, 10, &8, Message::Number(1)), Ok(()));
+    assert_eq!(system.quarantined(), [(1, 7)]);
+    // An operator lets it go before its time.
+    assert!(!system.release(1, &8), "that one is in none");
+    assert!(system.release(1, &7));
+    assert_eq!(system.quarantined(), []);
+    system.send(1, 10, &7, Message::Number(100)).unwrap();
+    until("number", || {
+        system.with_keeper(1, 10, |sum| *sum) >= Some(100)
+    })
+    .await;
+}
+
+/// Flat cost: what sleeps has no task, no slot and no timer, however many there are.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_sleepers_leave_nothing_behind() {
+    let seen = Counters::default();
+    let system = seen.system();
+    system.activate_shard(1, 10);
+    let before = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    for batch in 0..10u32 {
+        for key in batch * 10_000..(batch + 1) * 10_000 {
+            system.send(1, 10, &key, Message::Number(1)).unwrap();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let all = u64::from(batch + 1) * 10_000;
+        until("turns", || system.observe().n_turns == all).await;
+        tokio::time::advance(Duration::from_secs(11)).await;
+        until("asleep", || system.observe().n_resident == 0).await;
+    }
+    let observed = system.observe();
+    assert_eq!((observed.n_resident, observed.n_timers), (0, 0));
+    assert_eq!(system.mailboxes(), []);
+    until("tasks ended", || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+            == before
+    })
+    .await;
+    assert_eq!(system.with_keeper(1, 10, |sum| *sum), Some(100_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_set_anew_leaves_no_heap_of_old_ones() {
+    let seen = Counters::default();
+    let system = seen.system();
+    system.activate_shard(1, 10);
+    for n in 1..=5_000 {
+        until("taken", || {
+            system.send(1, 10, &7, Message::SetTimer(3_600_000)).is_ok()
+        })
+        .await;
+        until("turn", || system.observe().n_turns == n).await;
+    }
+    assert_eq!(system.observe().n_timers, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nihilo_client::Client;
 use nihilo_types::condition::types;
-use nihilo_types::node_config::{NodeConfig, Profile};
+use nihilo_types::node_config::{BootDelay, DriverKind, NodeConfig, Profile};
 use nihilo_types::service::{Service, ServiceSpec};
 use nihilo_types::template::{Container, EnvVar, RevisionSpec, RevisionTemplate, TemplateMeta};
 use nihilo_wire::cluster::{NodeStatus, StatusResponse};
@@ -35,6 +35,10 @@ pub(crate) struct Plan {
     pub(crate) profile: Profile,
     /// Cluster settings of the autoscaler on top of what `nihilo dev` chooses.
     pub(crate) autoscaler: BTreeMap<String, String>,
+    /// What runs instances, when not the process driver.
+    pub(crate) driver: Option<(DriverKind, BootDelay)>,
+    /// Instances that a node takes at most, when not the default.
+    pub(crate) capacity: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -110,6 +114,11 @@ impl Cluster {
             let mut config = written.clone();
             config.profile = self.plan.profile;
             config.autoscaler.extend(self.plan.autoscaler.clone());
+            if let Some((kind, boot)) = &self.plan.driver {
+                config.driver = *kind;
+                config.fake_boot = Some(*boot);
+            }
+            config.capacity = self.plan.capacity.unwrap_or(config.capacity);
             if config != written {
                 std::fs::write(&file, config.to_yaml()).with_context(|| shown.clone())?;
                 changed = true;

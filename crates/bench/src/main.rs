@@ -2,19 +2,24 @@
 //!
 //! `cargo xtask bench NAME` builds and runs it; docs/performance.md says how each is measured.
 
+mod autoscaler;
 mod cluster;
 mod cold;
+mod coldrate;
 mod failover;
 mod figures;
 mod gateway;
 mod http;
+mod idle;
 mod lease;
 mod load;
 mod peers;
 mod proc;
 mod report;
+mod restart;
 mod rss;
 mod store;
+mod trace;
 
 use std::path::{Path, PathBuf};
 
@@ -58,12 +63,22 @@ enum Bench {
     Lease(lease::LeaseArgs),
     /// A request that wakes a service, beside a bare spawn of the same program.
     Cold(cold::ColdArgs),
+    /// Cold requests per second to a simulated sandbox.
+    Coldrate(coldrate::ColdRateArgs),
+    /// Decisions of the autoscaler per core-second.
+    Autoscaler(autoscaler::AutoscalerArgs),
+    /// What services at zero cost, by their number.
+    Idle(idle::IdleArgs),
+    /// The Azure Functions trace through the autoscaler, in virtual time.
+    Trace(trace::TraceArgs),
     /// Warm requests through the gateway, nginx and HAProxy.
     Gateway(gateway::GatewayArgs),
     /// Memory of nodes with services that sleep.
     Rss(rss::RssArgs),
     /// From the death of the leader to the next acknowledged write.
     Failover(failover::FailoverArgs),
+    /// Start of a node that holds many services.
+    Restart(restart::RestartArgs),
     /// Durable writes beside etcd.
     Store(store::StoreArgs),
     /// One member of the groups that `lease` and `store` measure.
@@ -103,9 +118,14 @@ async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
     let report = match &args.bench {
         Bench::Lease(args) => lease::run(common, args).await?,
         Bench::Cold(args) => cold::run(common, args).await?,
+        Bench::Coldrate(args) => coldrate::run(common, args).await?,
+        Bench::Autoscaler(args) => autoscaler::run(common, args)?,
+        Bench::Idle(args) => idle::run(common, args).await?,
+        Bench::Trace(args) => trace::run(common, args)?,
         Bench::Gateway(args) => gateway::run(common, args).await?,
         Bench::Rss(args) => rss::run(common, args).await?,
         Bench::Failover(args) => failover::run(common, args).await?,
+        Bench::Restart(args) => restart::run(common, args).await?,
         Bench::Store(args) => store::run(common, args).await?,
         Bench::StoreNode(args) => {
             lease::node::run(args).await?;
@@ -143,6 +163,8 @@ impl Common {
             port_offset: self.port_offset,
             profile: Default::default(),
             autoscaler: Default::default(),
+            driver: None,
+            capacity: None,
         })
     }
 }

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, cluster, demo, health, instance, logs, node, ps, revision, route, service, traffic, why,
+    apply, autoscaler, cluster, configmap, demo, health, instance, logs, node, ps, revision, route,
+    service, traffic, why,
 };
 use crate::dev;
 
@@ -74,6 +75,12 @@ pub(crate) enum Command {
     /// Why something is as it is.
     #[command(subcommand)]
     Why(why::WhyCommand),
+    /// What an autoscaler would do.
+    #[command(subcommand)]
+    Autoscaler(autoscaler::AutoscalerCommand),
+    /// Settings, the cluster's own among them.
+    #[command(subcommand, name = "configmap", visible_alias = "cm")]
+    ConfigMap(configmap::ConfigMapCommand),
     /// The cluster itself.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),

@@ -13,6 +13,8 @@ pub(crate) mod exit {
     pub(crate) const STILL_PROGRESSING: i32 = 5;
     pub(crate) const NOT_READY: i32 = 6;
     pub(crate) const UNREACHABLE: i32 = 7;
+    /// A store that must not be used (02-store §6); `EX_DATAERR` of sysexits.
+    pub(crate) const STORE_REFUSED: i32 = 65;
     pub(crate) const INTERRUPTED: i32 = 130;
 }
 

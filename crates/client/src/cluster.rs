@@ -1,9 +1,12 @@
 //! The cluster itself.
 
+use nihilo_types::join_token::{self, ID_BYTES, JoinToken, SECRET_BYTES};
 use nihilo_wire::cluster as pb;
 use pb::cluster_service_client::ClusterServiceClient;
+use tonic::codegen::Bytes;
+use tonic::{Code, Streaming};
 
-use crate::call::{Client, unary};
+use crate::call::{Client, request_id, unary};
 use crate::error::Error;
 
 impl Client {
@@ -59,5 +62,166 @@ impl Client {
     pub async fn transfer_leader(&self, to_node: u64) -> Result<u64, Error> {
         let request = pb::TransferLeaderRequest { to_node };
         Ok(unary!(self, ClusterServiceClient, transfer_leader, request)?.leader)
+    }
+
+    /// Everybody who was ever a member.
+    ///
+    /// # Errors
+    /// No server answered.
+    pub async fn members(&self) -> Result<pb::ListMembersResponse, Error> {
+        let request = pb::ListMembersRequest {};
+        unary!(self, ClusterServiceClient, list_members, request)
+    }
+
+    /// Makes a permission for one node to join, good for `ttl_ms` (0 = an hour); returns it with
+    /// how long it is good.
+    ///
+    /// # Errors
+    /// Too many are open, or no server answered.
+    pub async fn create_token(&self, voter: bool, ttl_ms: u64) -> Result<(JoinToken, u64), Error> {
+        let (id, secret): ([u8; ID_BYTES], [u8; SECRET_BYTES]) = (rand::random(), rand::random());
+        let drawn = JoinToken::new(id, secret, "");
+        let request = pb::CreateTokenRequest {
+            request_id: request_id(),
+            voter,
+            ttl_ms,
+            id: drawn.id,
+            secret_hash: join_token::secret_hash(&drawn.secret),
+        };
+        let made = unary!(self, ClusterServiceClient, create_token, request)?;
+        Ok((JoinToken::new(id, secret, &made.cluster_id), made.ttl_ms))
+    }
+
+    /// # Errors
+    /// No server answered.
+    pub async fn tokens(&self) -> Result<Vec<pb::Token>, Error> {
+        let request = pb::ListTokensRequest {};
+        Ok(unary!(self, ClusterServiceClient, list_tokens, request)?.tokens)
+    }
+
+    /// # Errors
+    /// No server answered.
+    pub async fn revoke_token(&self, id: &str) -> Result<(), Error> {
+        let request = pb::RevokeTokenRequest {
+            id: id.into(),
+            request_id: request_id(),
+        };
+        unary!(self, ClusterServiceClient, revoke_token, request).map(drop)
+    }
+
+    /// Uses a join token up: this node, which listens at `peer` and `admin`, gets its id.
+    ///
+    /// The secret is sent only to a server that has proved to know its hash.
+    ///
+    /// # Errors
+    /// The server is of another cluster, the token is not good any more, the name or address is
+    /// taken, or no server answered.
+    pub async fn join(
+        &self,
+        token: &JoinToken,
+        name: &str,
+        peer: &str,
+        admin: &str,
+    ) -> Result<pb::JoinNodeResponse, Error> {
+        let nonce: [u8; 16] = rand::random();
+        let greeting = pb::GreetRequest {
+            token_id: token.id.clone(),
+            nonce: nonce.to_vec().into(),
+        };
+        let greeted = unary!(self, ClusterServiceClient, greet, greeting)?;
+        let hash = join_token::secret_hash(&token.secret);
+        let proof = join_token::proof(&hash, &nonce, &greeted.cluster_id);
+        if !token.is_for(&greeted.cluster_id) || greeted.proof != proof.as_slice() {
+            return Err(Error::new(
+                Code::PermissionDenied,
+                "STRANGER",
+                "the server does not belong to the cluster that made this token; the secret was \
+                 not sent to it",
+            ));
+        }
+        let request = pb::JoinNodeRequest {
+            token_id: token.id.clone(),
+            secret: token.secret.clone(),
+            request_id: request_id(),
+            name: name.into(),
+            peer: peer.into(),
+            admin: admin.into(),
+        };
+        unary!(self, ClusterServiceClient, join_node, request)
+    }
+
+    /// Makes a learner a voter, as soon as it has caught up.
+    ///
+    /// # Errors
+    /// No such node, or no server answered.
+    pub async fn promote(&self, node: u64) -> Result<u64, Error> {
+        let request = pb::PromoteNodeRequest {
+            node,
+            request_id: request_id(),
+        };
+        Ok(unary!(self, ClusterServiceClient, promote_node, request)?.index)
+    }
+
+    /// Takes a node out for good.
+    ///
+    /// # Errors
+    /// No such node, the rest could not decide without it, or no server answered.
+    pub async fn remove(&self, node: u64) -> Result<u64, Error> {
+        let request = pb::RemoveNodeRequest {
+            node,
+            request_id: request_id(),
+        };
+        Ok(unary!(self, ClusterServiceClient, remove_node, request)?.index)
+    }
+
+    /// Raises the cluster version to what every node knows; returns the one in force then.
+    ///
+    /// # Errors
+    /// A node runs an older build, or no server answered.
+    pub async fn finalize_version(&self) -> Result<u32, Error> {
+        let request = pb::FinalizeVersionRequest {
+            request_id: request_id(),
+        };
+        let answer = unary!(self, ClusterServiceClient, finalize_version, request)?;
+        Ok(answer.cluster_version)
+    }
+
+    /// The whole state as a dump file in pieces, in order; only its reader can tell whether it is
+    /// whole.
+    ///
+    /// # Errors
+    /// No server answered.
+    pub async fn backup(&self) -> Result<BackupStream, Error> {
+        let stream = self
+            .call(|channel| async move {
+                ClusterServiceClient::new(channel)
+                    .backup(pb::BackupRequest {})
+                    .await
+            })
+            .await?;
+        Ok(BackupStream {
+            stream,
+            server: self.address(self.current()).to_owned(),
+        })
+    }
+}
+
+/// Pieces of one backup.
+#[derive(Debug)]
+pub struct BackupStream {
+    stream: Streaming<pb::BackupChunk>,
+    server: String,
+}
+
+impl BackupStream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// The stream broke: what has come is of no use.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let piece = self.stream.message().await;
+        piece
+            .map(|piece| piece.map(|piece| piece.data))
+            .map_err(|status| Error::from_status(&status, &self.server))
     }
 }

@@ -5,11 +5,13 @@
 
 mod call;
 mod cluster;
+mod config;
 mod error;
 mod serving;
 mod watch;
 
 pub use call::{Client, DEFAULT_TIMEOUT};
+pub use config::WrittenConfig;
 pub use error::Error;
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;

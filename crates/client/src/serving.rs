@@ -244,7 +244,7 @@ fn service_name(namespace: &str, name: &str) -> String {
     format!("namespaces/{namespace}/services/{name}")
 }
 
-fn parent(namespace: Option<&str>) -> String {
+pub(crate) fn parent(namespace: Option<&str>) -> String {
     namespace
         .map(|namespace| format!("namespaces/{namespace}"))
         .unwrap_or_default()
@@ -266,7 +266,7 @@ fn bytes_of<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Error> {
         .map_err(|error| Error::new(tonic::Code::InvalidArgument, "MALFORMED", error.to_string()))
 }
 
-fn stored<T: DeserializeOwned>(object: pb::Object) -> Result<Stored<T>, Error> {
+pub(crate) fn stored<T: DeserializeOwned>(object: pb::Object) -> Result<Stored<T>, Error> {
     let decoded = serde_json::from_slice(&object.json).map_err(Error::bad_answer)?;
     Ok(Stored {
         object: decoded,
@@ -274,7 +274,7 @@ fn stored<T: DeserializeOwned>(object: pb::Object) -> Result<Stored<T>, Error> {
     })
 }
 
-fn listed<T: DeserializeOwned>(list: pb::ListResponse) -> Result<Listed<T>, Error> {
+pub(crate) fn listed<T: DeserializeOwned>(list: pb::ListResponse) -> Result<Listed<T>, Error> {
     let items = list.items.into_iter().map(|item| Ok(stored(item)?.object));
     Ok(Listed {
         items: items.collect::<Result<_, _>>()?,

@@ -1,31 +1,32 @@
 //! The entities as actors: loads them from state and keeper, runs their turns, takes their effects.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_actors::NoRoom;
+use nihilo_entity::autoscaler::Handover;
 use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile::AnyActor;
 use nihilo_entity::table::{InstanceRow, Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, EntityKey, Outputs, View};
-use nihilo_types::id::{Epoch, ObjectKey, SessionId, ShardId};
+use nihilo_failpoint::{Bug, Point, hit, hit_if, planted};
+use nihilo_types::id::{Epoch, SessionId, ShardId};
 use nihilo_types::instance::InstanceSpec;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::agents::{AgentCall, AgentQueues, Owned};
 use crate::effects::{Order, What};
 use crate::endpoints::EndpointBoard;
+use crate::explanations::Explanations;
 use crate::ports::{StateSource, read};
 
 /// What turns need, and where their effects go.
 pub(crate) struct Entities {
     pub(crate) state: Arc<dyn StateSource>,
-    pub(crate) settings: Arc<nihilo_entity::Settings>,
     pub(crate) agents: Arc<AgentQueues>,
     pub(crate) board: Arc<EndpointBoard>,
     pub(crate) orders: mpsc::Sender<Order>,
-    pub(crate) explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
+    pub(crate) explanations: Arc<Explanations>,
+    pub(crate) handovers: mpsc::Sender<(ShardId, Handover)>,
 }
 
 impl std::fmt::Debug for Entities {
@@ -40,7 +41,7 @@ impl Entities {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             AnyActor::load(key, view, now_ms)
         })
@@ -53,11 +54,12 @@ impl Entities {
         event: &nihilo_entity::Event,
         now_ms: u64,
     ) -> Outputs {
+        hit_if(Point::TurnInDoubt, || is_in_doubt(actor, keeper));
         read(self.state.as_ref(), |state| {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             actor.turn(view, event, now_ms)
         })
@@ -68,10 +70,19 @@ impl Entities {
             let view = View {
                 state,
                 table: &keeper.table,
-                settings: &self.settings,
+                settings: state.settings(),
             };
             actor.may_passivate(view)
         })
+    }
+
+    /// The shard moves away: what this owner has seen goes on to the next one, if there is room.
+    pub(crate) fn closed(&self, shard: ShardId, actor: &AnyActor, now_ms: u64) {
+        if let AnyActor::Autoscaler(autoscaler) = actor
+            && let Some(handover) = autoscaler.hand_over(now_ms)
+        {
+            drop(self.handovers.try_send((shard, handover)));
+        }
     }
 
     /// Rows first, hand-over second, both under the shard's lock (03-actors §5.2).
@@ -86,7 +97,10 @@ impl Entities {
     ) -> Result<(), NoRoom> {
         let owned = Owned { shard, epoch };
         match effect {
-            Effect::Start { session, spec } => self.start(owned, keeper, session, spec, now_ms),
+            Effect::Start { session, spec } => {
+                hit(Point::StartDecided);
+                self.start(owned, keeper, session, spec, now_ms);
+            }
             Effect::Stop {
                 session,
                 instance,
@@ -107,10 +121,11 @@ impl Entities {
                 keeper.table.endpoint_seq += 1;
                 table.epoch = epoch;
                 table.seq = keeper.table.endpoint_seq;
+                hit(Point::EndpointsPublished);
                 self.board.publish(shard, *table);
             }
-            Effect::Explain { revision, report } => {
-                self.explanations.lock().insert(revision, report);
+            Effect::Explain { revision, record } => {
+                self.explanations.push(shard, revision, *record);
             }
             other @ (Effect::Propose(_) | Effect::RecordScale(_) | Effect::Tell(..)) => {
                 if let Some(what) = What::of(other) {
@@ -153,6 +168,9 @@ impl Entities {
             since_ms: now_ms,
         };
         keeper.requested(&id, row);
+        if planted(Bug::RowAfterStart) {
+            keeper.table.instances.remove(&id);
+        }
         if !self
             .agents
             .enqueue(session, AgentCall::Start { owned, spec })
@@ -165,4 +183,10 @@ impl Entities {
             keeper.set(&id, RowState::Refused(refusal), now_ms);
         }
     }
+}
+
+/// Whether a Revision actor has a turn while a start is without an answer.
+fn is_in_doubt(actor: &AnyActor, keeper: &Keeper) -> bool {
+    let mut rows = keeper.table.instances.values();
+    matches!(actor, AnyActor::Revision(_)) && rows.any(|row| row.state == RowState::Requested)
 }

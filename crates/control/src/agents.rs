@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nihilo_entity::table::{Refusal, RefusalKind, RowState};
+use nihilo_failpoint::{Bug, Point, hit, hit_if, planted};
 use nihilo_machine::state::Session;
 use nihilo_types::id::{Epoch, InstanceId, SessionId, ShardId};
-use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use nihilo_types::instance::{InstanceReport, InstanceSpec, InstanceState};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -157,9 +158,10 @@ async fn start(shared: &Shared, session: &Arc<Session>, owned: Owned, spec: Inst
     let is_wanted = shared.with_keeper(owned.shard, owned.epoch, |keeper| {
         keeper.leaving(&id, fence.seq)
     });
-    if is_wanted != Some(true) {
+    if is_wanted != Some(true) && !planted(Bug::RowAfterStart) {
         return;
     }
+    hit(Point::CallLeaves);
     let answer = shared
         .ports
         .agents
@@ -254,6 +256,7 @@ fn take_list(
     seq: u64,
     reports: Vec<InstanceReport>,
 ) {
+    hit(Point::ListAnswered);
     let now = shared.now_ms();
     let mut by_shard: BTreeMap<ShardId, Vec<InstanceReport>> = BTreeMap::new();
     for report in reports {
@@ -279,12 +282,14 @@ fn take_report(shared: &Shared, session: &Session, report: InstanceReport) {
     let Some(epoch) = shared.epoch_of(shard) else {
         return;
     };
+    let boots = report.state == InstanceState::Booting;
     let from = (session.id, session.opened.node);
     let revision = shared.with_keeper(shard, epoch, |keeper| {
         let is_open = shared.agents.contains(session.id);
         is_open.then(|| keeper.reported(from, report, now))
     });
     if let Some(revision) = revision.flatten() {
+        hit_if(Point::InstanceBooting, || boots);
         shared.wake_revisions(shard, epoch, &BTreeSet::from([revision]));
     }
 }

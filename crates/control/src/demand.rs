@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nihilo_entity::{EntityKey, Event};
+use nihilo_failpoint::{Point, hit};
 use nihilo_types::id::SessionId;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -43,6 +44,7 @@ impl Shared {
         let Some(epoch) = self.epoch_of(demand.shard) else {
             return false;
         };
+        hit(Point::DemandReceived);
         let gateway = match demand.gateway {
             SessionId(0) => self.session(),
             known => known,

@@ -21,13 +21,14 @@ use tracing::debug;
 use crate::adapter::Entities;
 use crate::agents::AgentQueues;
 use crate::endpoints::EndpointBoard;
+use crate::explanations::Explanations;
 use crate::ports::{
-    Agents, Demand, KeepAlive, KeepAliveAnswer, LeaderLink, LeaderView, LinkError, LocalAgent,
-    LocalGateway, Owners, Proposer, StatReport, StateSource,
+    Agents, Demand, Handovers, KeepAlive, KeepAliveAnswer, LeaderLink, LeaderView, LinkError,
+    LocalAgent, LocalGateway, Owners, Proposer, StatReport, StateSource,
 };
 use crate::session::SessionTemplate;
 use crate::system::System;
-use crate::{demand, effects, proposals, scale_log, session, shards, stats};
+use crate::{demand, effects, handover, proposals, scale_log, session, shards, stats};
 
 /// How long a proposer waits for its own node to apply what was answered.
 const APPLY_LIMIT: Duration = Duration::from_secs(5);
@@ -38,7 +39,6 @@ pub struct ControlConfig {
     pub node: NodeId,
     pub name: String,
     pub session: SessionTemplate,
-    pub settings: Arc<nihilo_entity::Settings>,
     /// Of the timing profile; the leader's verdicts build on it.
     pub election_timeout_max_ms: u64,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     pub(crate) proposal_slots: Semaphore,
     pub(crate) closing: AtomicBool,
     owned: Mutex<BTreeMap<ShardId, Epoch>>,
-    explanations: Arc<Mutex<BTreeMap<ObjectKey, Box<str>>>>,
+    pub(crate) explanations: Arc<Explanations>,
     /// Numbers every call to an agent; grows for the life of the process.
     seq: AtomicU64,
     demand: mpsc::Sender<Demand>,
@@ -101,13 +101,14 @@ impl Control {
         let (orders, order_queue) = mpsc::channel(effects::QUEUE);
         let (scales, scale_queue) = mpsc::channel(scale_log::QUEUE);
         let (demand, demand_queue) = mpsc::channel(demand::QUEUE);
+        let (handovers, handover_queue) = mpsc::channel(handover::QUEUE);
         let entities = Entities {
             state: ports.state.clone(),
-            settings: config.settings.clone(),
             agents: Arc::default(),
             board: Arc::default(),
             orders,
             explanations: Arc::default(),
+            handovers,
         };
         let shared = Arc::new(Shared {
             agents: entities.agents.clone(),
@@ -130,6 +131,7 @@ impl Control {
         });
         shared.spawn("effects", effects::run(shared.clone(), order_queue, scales));
         shared.spawn("scale-log", scale_log::run(shared.clone(), scale_queue));
+        shared.spawn("handovers", handover::run(shared.clone(), handover_queue));
         shared.spawn("demand", demand::run(shared.clone(), demand_queue));
         shared.spawn("statistics", stats::run(shared.clone()));
         shared.spawn("shards", shards::run(shared.clone()));
@@ -146,6 +148,13 @@ impl Control {
     /// Demand that another node's gateway sent here. `false` = the shard is not owned here.
     pub fn demand_from_peer(&self, demand: &Demand) -> bool {
         self.0.take_demand(demand)
+    }
+
+    /// What a former owner hands over with its shards.
+    pub fn hand_over_from_peer(&self, handovers: Handovers) {
+        let shared = self.0.clone();
+        let taking = shared.clone().take_handovers(handovers);
+        shared.spawn("take-handovers", taking);
     }
 
     pub fn report_from_peer(&self, report: StatReport) {
@@ -167,7 +176,7 @@ impl Control {
 
     /// The newest decision about a revision with its inputs, as JSON; `None` if not owned here.
     pub fn explain(&self, revision: &ObjectKey) -> Option<Box<str>> {
-        self.0.explanations.lock().get(revision).cloned()
+        self.0.explanations.report(revision, self.0.now_ms())
     }
 
     /// This node's open session; 0 = none.
@@ -285,6 +294,7 @@ impl Shared {
         self.owned.lock().remove(&shard);
         self.system.close_shard(shard, epoch);
         self.board.forget(shard);
+        self.explanations.forget(shard);
     }
 
     /// Looks at or writes the keeper of a shard, under its lock; `None` once the epoch has passed.

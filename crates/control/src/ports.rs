@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use nihilo_entity::autoscaler::Handover;
 use nihilo_machine::command::RequestKey;
 use nihilo_machine::state::{ObjectEvent, Session};
 use nihilo_machine::{Command, Reply, State};
@@ -111,6 +112,13 @@ pub struct CallFence {
     pub seq: u64,
 }
 
+/// Windows of autoscalers whose shards moved by the entry `epoch`.
+#[derive(Debug, Clone)]
+pub struct Handovers {
+    pub epoch: Epoch,
+    pub handovers: Vec<(ShardId, Handover)>,
+}
+
 /// Owner to agent, local or remote.
 pub trait Agents: Send + Sync + 'static {
     fn start(
@@ -177,6 +185,12 @@ pub trait Owners: Send + Sync + 'static {
     fn demand(&self, to: Arc<Session>, demand: Demand) -> BoxFuture<'_, Result<(), OwnerError>>;
     fn report(&self, to: Arc<Session>, report: StatReport)
     -> BoxFuture<'_, Result<(), OwnerError>>;
+    /// What a former owner has seen of revisions that moved to that node.
+    fn hand_over(
+        &self,
+        to: Arc<Session>,
+        handovers: Handovers,
+    ) -> BoxFuture<'_, Result<(), OwnerError>>;
     /// Endpoint tables of everything that node owns: the present ones, then changes.
     fn endpoints(
         &self,

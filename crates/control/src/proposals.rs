@@ -6,6 +6,7 @@ use std::time::Duration;
 use nihilo_actors::SendError;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::{EntityKey, Event};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::Command;
 use nihilo_machine::command::RequestKey;
 use nihilo_types::id::{Epoch, ShardId};
@@ -27,6 +28,7 @@ pub(crate) async fn propose(
     command: Command,
 ) {
     let _permit = shared.proposal_slots.acquire().await;
+    hit(Point::CommandProposed);
     let outcome = match shared
         .ports
         .proposer

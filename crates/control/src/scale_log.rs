@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::Command;
 use nihilo_machine::command::{RecordScale, RequestKey, ScaleUpdate};
 use nihilo_types::id::ObjectKey;
@@ -39,6 +40,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut updates: mpsc::Receiver<ScaleUp
 }
 
 async fn write(shared: &Shared, pending: &mut BTreeMap<ObjectKey, ScaleUpdate>) {
+    hit(Point::ScaleRecorded);
     let scales: Vec<_> = pending.values().take(MAX_PER_ENTRY).cloned().collect();
     let command = Command::RecordScale(RecordScale {
         scales: scales.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nihilo_entity::EntityKey;
 use nihilo_entity::liveness::Roll;
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::command::{CloseSession, OpenSession, RequestKey, Roles};
 use nihilo_machine::ownership::moves_away_from;
 use nihilo_machine::{Command, Outcome};
@@ -36,6 +37,7 @@ pub struct SessionTemplate {
     pub capacity: u32,
     pub t_self_ms: u32,
     pub kills_instances_on_exit: bool,
+    pub store_id: String,
 }
 
 /// Sends keep-alives, opens and re-opens the session. Never returns.
@@ -116,7 +118,9 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         capacity: template.capacity,
         t_self_ms: template.t_self_ms,
         kills_instances_on_exit: template.kills_instances_on_exit,
+        store_id: template.store_id.clone(),
     };
+    hit(Point::SessionOpens);
     let command = Command::OpenSession(open);
     let reply = shared
         .ports
@@ -126,6 +130,7 @@ async fn open(shared: &Arc<Shared>) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match reply.result {
         Ok(Outcome::Session(session)) => {
+            hit(Point::SessionOpened);
             // Before an order is taken or a request, by what held when the session was opened.
             if !shared.acted_on(LogIndex(session.0)).await {
                 return Err(format!("{session} is open, but not yet acted on here"));
@@ -167,6 +172,7 @@ pub(crate) async fn run_leader(shared: Arc<Shared>) {
         debug!(?command, "ownership decision");
         if let Command::NodeDown(down) = &command {
             info!(session = %down.session, cause = ?down.cause, "node declared down");
+            hit(Point::NodeDeclaredDown);
         }
         let proposed =
             shared
@@ -304,6 +310,7 @@ impl Shared {
         if session == SessionId(0) {
             return;
         }
+        hit(Point::SessionCloses);
         let moves = read(self.ports.state.as_ref(), |state| {
             moves_away_from(state, session)
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
 use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
@@ -21,6 +22,8 @@ use crate::ports::read;
 /// Uncapped starts wait no longer than this for agents that do not answer (03-actors §9).
 const RECONCILE_GRACE: Duration = Duration::from_millis(100);
 const SWEEP_PERIOD: Duration = Duration::from_millis(250);
+/// How long what is known of a deleted revision may stay.
+const FORGET_PERIOD: Duration = Duration::from_secs(10);
 
 /// What this node has acted on so far.
 struct Progress {
@@ -48,6 +51,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut session = shared.session.subscribe();
     let mut sweep = tokio::time::interval(SWEEP_PERIOD);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut forget = tokio::time::interval(FORGET_PERIOD);
+    forget.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Applied entries first: everything else is judged by them.
         tokio::select! {
@@ -61,6 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             _ = session.changed() => progress.sync_ownership(&shared),
             _ = sweep.tick() => shared.sweep_keepers(),
+            _ = forget.tick() => shared.forget_gone(),
         }
     }
 }
@@ -125,6 +131,7 @@ impl Progress {
         for (shard, epoch) in &self.owned {
             if owned.get(shard) != Some(epoch) {
                 debug!(%shard, %epoch, "shard lost");
+                hit(Point::ShardsLost);
                 shared.close_shard(*shard, *epoch);
             }
         }
@@ -173,6 +180,7 @@ impl Progress {
             return;
         }
         info!(n_shards = gained.len(), "shards gained");
+        hit(Point::ShardsGained);
         let agents: Vec<_> = sessions
             .values()
             .filter(|s| s.opened.roles.agent)
@@ -198,6 +206,12 @@ impl Progress {
 
 impl Shared {
     fn wake_interested(&self, events: &[ObjectEvent]) {
+        let is_setting =
+            |event: &ObjectEvent| matches!(event.object, ObjectChange::ConfigMap { .. });
+        if events.iter().any(is_setting) {
+            // Running autoscalers look anyway, each second; the rest may have a new minimum.
+            self.wake_everything();
+        }
         for event in events {
             let Some(shard) = self.shard_of_change(&event.object) else {
                 continue;
@@ -217,6 +231,7 @@ impl Shared {
             | ObjectChange::Configuration { .. }
             | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
             ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
+            ObjectChange::ConfigMap { .. } => None,
             ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
                 state
                     .revision(revision)
@@ -240,7 +255,7 @@ impl Shared {
                 let view = View {
                     state,
                     table: &keeper.table,
-                    settings: &self.config.settings,
+                    settings: state.settings(),
                 };
                 reconcile::hot_entities(view)
             })
@@ -311,6 +326,24 @@ impl Shared {
                 .unwrap_or_default();
             self.wake_revisions(shard, epoch, &expired);
         }
+    }
+
+    /// Statistics and decisions of revisions that no longer exist go.
+    fn forget_gone(&self) {
+        for shard in self.owned_shards() {
+            let Some(epoch) = self.epoch_of(shard) else {
+                continue;
+            };
+            self.with_keeper(shard, epoch, |keeper| {
+                read(self.ports.state.as_ref(), |state| {
+                    keeper.forget_gone(|revision| state.revision(revision).is_some());
+                });
+            });
+        }
+        read(self.ports.state.as_ref(), |state| {
+            self.explanations
+                .forget_gone(|revision| state.revision(revision).is_some());
+        });
     }
 
     /// Every revision of the shard that has instances looks again.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_entity::EntityKey;
-use nihilo_entity::table::{Heard, MAX_PENDING_STATS, StatRow};
+use nihilo_entity::table::{Heard, StatRow};
 use nihilo_types::id::SessionId;
 use tracing::debug;
 
@@ -75,31 +75,31 @@ impl Shared {
             seq: report.seq,
             at_ms: now,
         };
+        // The rows first: who sees the batch heard, and no row of it, takes that for zero.
+        for stat in &report.stats {
+            let Some(epoch) = self.epoch_of(stat.shard) else {
+                continue;
+            };
+            let row = stat_row(report.seq, stat);
+            self.with_keeper(stat.shard, epoch, |keeper| {
+                keeper.reported_load(&stat.revision, report.gateway, row);
+            });
+        }
         for shard in self.owned_shards() {
             let Some(epoch) = self.epoch_of(shard) else {
                 continue;
             };
             self.with_keeper(shard, epoch, |keeper| {
-                keeper.table.heard.insert(report.gateway, heard);
+                let newest = keeper.table.heard.entry(report.gateway).or_insert(heard);
+                if newest.seq <= heard.seq {
+                    *newest = heard;
+                }
             });
         }
         for stat in report.stats {
-            let Some(epoch) = self.epoch_of(stat.shard) else {
-                continue;
-            };
-            let row = stat_row(report.seq, &stat);
-            self.with_keeper(stat.shard, epoch, |keeper| {
-                let of_revision = keeper.table.stats.entry(stat.revision.clone()).or_default();
-                let rows = of_revision.entry(report.gateway).or_default();
-                if rows.back().is_some_and(|newest| newest.seq >= row.seq) {
-                    return;
-                }
-                rows.push_back(row);
-                if rows.len() > MAX_PENDING_STATS {
-                    rows.pop_front();
-                }
-            });
-            self.mark_dirty(stat.shard, epoch, EntityKey::Autoscaler(stat.revision));
+            if let Some(epoch) = self.epoch_of(stat.shard) {
+                self.mark_dirty(stat.shard, epoch, EntityKey::Autoscaler(stat.revision));
+            }
         }
     }
 }

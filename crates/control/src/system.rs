@@ -116,6 +116,10 @@ impl Actors for Entities {
         Entities::execute(self, shard, epoch, place.key, keeper, effect, now_ms)
     }
 
+    fn closed(&self, place: Place<'_, EntityKey>, actor: AnyActor, now_ms: u64) {
+        Entities::closed(self, ShardId(place.shard), &actor, now_ms);
+    }
+
     fn may_passivate(&self, actor: &AnyActor, keeper: &Keeper) -> bool {
         Entities::may_passivate(self, actor, keeper)
     }

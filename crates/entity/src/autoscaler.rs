@@ -1,32 +1,39 @@
 //! The Autoscaler actor of one revision: statistics of all gateways in, wanted instances out.
 
 mod explain;
+mod handover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_machine::command::{Fence, ScaleUpdate};
+use nihilo_scale::burst;
 use nihilo_scale::config::RevisionScale;
 use nihilo_scale::decider::{Decider, Decision, Observed};
-use nihilo_scale::fast::FastFloor;
-use nihilo_scale::to_zero::{self, Active, Question, Reachability};
+use nihilo_scale::fast::{Burst, FastFloor};
+use nihilo_scale::to_zero::{self, Active, Question, Reachability, Wanted};
 use nihilo_scale::window::Window;
 use nihilo_types::autoscaler::{DataPath, ScaleRecord};
-use nihilo_types::condition::ConditionStatus;
+use nihilo_types::condition::{ConditionStatus, types};
 use nihilo_types::id::ObjectKey;
 use nihilo_types::revision::{Revision, RoutingState};
 
+use crate::decision::Takeover;
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
-use crate::gateways::{Gateways, HELD_MS, all_gateways_heard};
+use crate::gateways::Gateways;
 use crate::key::EntityKey;
 use crate::rows::{is_counted, is_ready, is_staying, own_rows};
-use crate::table::{InstanceRow, View};
+use crate::table::{InstanceRow, RowState, View};
+
+pub use handover::Handover;
 
 /// Seconds are closed, and decisions taken, this often while anything is non-zero.
 const TICK_MS: u64 = 1_000;
 const TICK: &str = "tick";
 const LOOK: &str = "look";
+/// From a start to readiness, before one was seen (04-autoscaler §7.2).
+const FIRST_BOOT_MS: f64 = 500.0;
 /// A record that the log does not show by then is written again: it may have been dropped.
 const WRITE_AGAIN_MS: u64 = 5_000;
 
@@ -46,10 +53,13 @@ pub struct AutoscalerActor {
     path: DataPath,
     proxy_since_ms: u64,
     gateways: Gateways,
-    loaded_ms: u64,
+    boot_ms: f64,
     next_tick_ms: u64,
     /// The newest second in the windows.
     closed_second: u64,
+    /// What this owner began with; told with its first decision.
+    takeover: Option<Takeover>,
+    has_decided: bool,
     /// A tick was asked for: when it comes late, time was lost and not slept away.
     is_ticking: bool,
     looked_at: Option<Seen>,
@@ -96,9 +106,11 @@ impl AutoscalerActor {
             path: recorded.data_path,
             proxy_since_ms: now_ms,
             gateways: Gateways::default(),
-            loaded_ms: now_ms,
+            boot_ms: FIRST_BOOT_MS,
             next_tick_ms: now_ms + TICK_MS,
-            closed_second: now_ms / 1000,
+            closed_second: (now_ms / 1000).saturating_sub(1),
+            takeover: None,
+            has_decided: false,
             is_ticking: false,
             looked_at: None,
             told: None,
@@ -118,7 +130,14 @@ impl AutoscalerActor {
             *self = Self::load(&self.key, view, now_ms);
         }
         let reconfigured = self.reconfigure(view, now_ms);
-        self.gateways.take_reports(&self.key, view);
+        if !self.settings.class_is_served {
+            // The Revision says so; nobody here may scale it.
+            self.want = 0;
+            self.tell(&mut outputs);
+            return outputs;
+        }
+        self.take_reports(view, now_ms);
+        self.look_at_boots(view, revision);
         if let Event::Demand {
             gateway,
             n_waiting,
@@ -134,20 +153,33 @@ impl AutoscalerActor {
             }
             self.raise_floor(view, revision, now_ms);
         }
-        let ticked = now_ms >= self.next_tick_ms;
-        if ticked {
-            self.tick(view, revision, now_ms);
+        if let Event::Windows(handover) = event {
+            self.take_over(handover, now_ms);
         }
+        if now_ms >= self.next_tick_ms {
+            self.tick(view, now_ms);
+        }
+        let has_closed = self.close_seconds(view, revision, now_ms);
         let seen = Seen {
             n_ready: count(view, &self.key, revision, is_ready),
-            reachability: reachability_of(revision),
+            reachability: reachability_of(
+                revision,
+                self.want,
+                count(view, &self.key, revision, is_ready),
+            ),
             is_complete: view.table.complete,
         };
         // Statistics alone decide nothing before their second is closed.
-        let only_statistics = *event == Event::Changed && !ticked && !reconfigured;
+        let only_statistics = *event == Event::Changed && !has_closed && !reconfigured;
         if !only_statistics || self.looked_at != Some(seen) {
             self.looked_at = Some(seen);
-            self.evaluate(view, revision, seen, now_ms, &mut outputs);
+            self.evaluate(
+                view,
+                revision,
+                seen,
+                (occasion(event), now_ms),
+                &mut outputs,
+            );
         }
         self.is_ticking = self.is_busy(view);
         if self.is_ticking {
@@ -181,10 +213,9 @@ impl AutoscalerActor {
         true
     }
 
-    fn tick(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
+    fn tick(&mut self, view: View<'_>, now_ms: u64) {
         let window_ms = self.settings.stable_window_ms;
         self.gateways.settle(view, now_ms, window_ms);
-        self.close_seconds(view, revision, now_ms);
         // Ticks keep their phase, so that each closes one second.
         self.next_tick_ms += TICK_MS;
         if !self.is_ticking || self.next_tick_ms <= now_ms {
@@ -195,26 +226,50 @@ impl AutoscalerActor {
         self.told = None;
     }
 
-    /// Adds the seconds that have ended to the windows: the sum over gateways, each counted once.
-    /// A late tick stands for every second since the last one, none is left out or taken twice.
-    /// What a new owner has not been told yet is no zero.
-    fn close_seconds(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
-        let second = now_ms / 1000;
-        let value = self.gateways.value(self.settings.metric);
-        let n_ready = count(view, &self.key, revision, is_ready);
-        let first = match self.is_ticking {
-            true => (self.closed_second + 1).max(second.saturating_sub(self.stable.seconds())),
-            false => second,
-        };
-        let silent = value == 0.0 && n_ready == 0;
-        let is_early = now_ms < self.loaded_ms + HELD_MS && !all_gateways_heard(view);
-        if !silent && !is_early {
-            for ended in first..=second {
-                self.stable.record(ended, value);
-                self.panic.record(ended, value);
-            }
+    /// What came too late is added to its own second, which the windows know how to do.
+    fn take_reports(&mut self, view: View<'_>, now_ms: u64) {
+        let closed = self.closed_second;
+        for (second, late) in self.gateways.take_reports(&self.key, view, now_ms, closed) {
+            self.record_second(second, late.of(self.settings.metric));
         }
-        self.closed_second = second;
+    }
+
+    fn record_second(&mut self, second: u64, value: f64) {
+        self.stable.record(second, value);
+        self.panic.record(second, value);
+    }
+
+    /// Adds the seconds that are over to the windows: the sum over gateways, each counted once.
+    /// With no instance and no traffic nothing is written, so that a new burst counts in full.
+    fn close_seconds(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) -> bool {
+        if !self.is_ticking {
+            // It slept, and nothing happened meanwhile.
+            self.closed_second = self.closed_second.max((now_ms / 1000).saturating_sub(2));
+        }
+        let window_ms = self.settings.stable_window_ms;
+        let closed = self
+            .gateways
+            .close(view, now_ms, self.closed_second, window_ms);
+        let has_instance = count(view, &self.key, revision, is_ready) > 0;
+        for second in &closed {
+            if second.is_known && (second.is_listed || has_instance) {
+                self.record_second(second.second, second.sum.of(self.settings.metric));
+            }
+            self.closed_second = second.second;
+        }
+        !closed.is_empty()
+    }
+
+    /// How long a start of this revision takes, as far as its instances show.
+    fn look_at_boots(&mut self, view: View<'_>, revision: &Revision) {
+        let boots = own_rows(view, &self.key, revision).filter_map(|(_, row)| match &row.state {
+            RowState::Reported(report) if report.ready_after_ms > 0 => Some(report.ready_after_ms),
+            _ => None,
+        });
+        let (sum, n) = boots.fold((0, 0), |(sum, n): (u64, u64), ms| (sum + ms, n + 1));
+        if n > 0 {
+            self.boot_ms = sum as f64 / n as f64;
+        }
     }
 
     fn raise_floor(&mut self, view: View<'_>, revision: &Revision, now_ms: u64) {
@@ -222,16 +277,17 @@ impl AutoscalerActor {
         if n_ready > 0 && !self.settings.fast_scale {
             return;
         }
-        let settings = &self.settings;
-        let up = (settings.max_scale_up_rate * f64::from(n_ready.max(1))).ceil() as i32;
-        self.floor.demand(
-            now_ms,
-            self.gateways.n_requests(),
-            settings.concurrency_target,
-            settings.activation_scale,
-            up,
-            settings.panic_window_ms,
-        );
+        let (in_flight, queued) = self.gateways.requests();
+        let limit = revision.spec.concurrency_limit();
+        let burst = Burst {
+            in_flight,
+            queued,
+            n_ready,
+            slots: (limit > 0).then(|| u64::from(limit) * u64::from(n_ready)),
+            service_ms: self.gateways.service_ms(),
+            boot_ms: self.boot_ms,
+        };
+        self.floor.demand(&self.settings, now_ms, &burst);
     }
 
     fn evaluate(
@@ -239,12 +295,14 @@ impl AutoscalerActor {
         view: View<'_>,
         revision: &Revision,
         seen: Seen,
-        now_ms: u64,
+        (occasion, now_ms): (&'static str, u64),
         outputs: &mut Outputs,
     ) {
+        self.resume_once(view, revision, seen, now_ms);
         let decision = self.decide(seen, now_ms);
         let window_ms = self.settings.stable_window_ms;
-        let degraded = self.gateways.is_incomplete(view, now_ms, window_ms) || !seen.is_complete;
+        let silence = self.gateways.silence(view, now_ms, window_ms);
+        let degraded = !silence.unknown.is_empty() || !seen.is_complete;
         let mut decided = decision
             .map_or(-1, |d| d.desired)
             .max(self.floor.at(now_ms));
@@ -260,31 +318,72 @@ impl AutoscalerActor {
                 initialized: self.initialized,
                 reachability: seen.reachability,
                 proxy_since_ms: (self.path == DataPath::Proxy).then_some(self.proxy_since_ms),
+                path_safe: true,
             },
         );
+        let was = self.active.status;
         self.move_active(wanted.n, seen.n_ready, now_ms);
         if wanted.apply && wanted.n >= 0 {
             self.want = wanted.n;
         }
         self.choose_path(wanted.n, decision.as_ref(), now_ms);
-        if let Some(at) = wanted
-            .look_again_ms
-            .or_else(|| self.floor.ends_at_ms(now_ms))
-        {
-            outputs.timer(LOOK, at.saturating_sub(now_ms).max(1));
-        }
+        self.look_again(&wanted, was != self.active.status, now_ms, outputs);
         self.tell(outputs);
         self.record(view, revision, seen.n_ready, now_ms, outputs);
-        self.explain(decision.as_ref(), seen.n_ready, degraded, now_ms, outputs);
+        let explained = explain::Explained {
+            occasion,
+            now_ms,
+            decision: decision.as_ref(),
+            wanted: &wanted,
+            silence,
+            degraded,
+            seen,
+        };
+        self.explain(view, explained, outputs);
+    }
+
+    /// The earliest reason to look without being told: a condition that has just moved, a wait of
+    /// the way to zero, the end of the fast floor.
+    fn look_again(&self, wanted: &Wanted, moved: bool, now_ms: u64, outputs: &mut Outputs) {
+        let at = [
+            moved.then_some(now_ms),
+            wanted.look_again_ms,
+            self.floor.ends_at_ms(now_ms),
+        ];
+        if let Some(at) = at.into_iter().flatten().min() {
+            outputs.timer(LOOK, at.saturating_sub(now_ms).max(1));
+        }
+    }
+
+    /// Once all agents have answered, a new owner knows what it resumes with (04-autoscaler §8).
+    fn resume_once(&mut self, view: View<'_>, revision: &Revision, seen: Seen, now_ms: u64) {
+        if self.has_decided || !seen.is_complete {
+            return;
+        }
+        self.has_decided = true;
+        let planned = self.takeover.is_some_and(|takeover| takeover.planned);
+        let n_staying = count(view, &self.key, revision, is_staying);
+        let recorded = view.state.scale(&self.key).desired;
+        if recorded <= 0 && n_staying == 0 {
+            return;
+        }
+        if !planned {
+            self.decider = Decider::resume(&self.settings, now_ms, n_staying, recorded);
+        }
+        self.takeover = Some(Takeover {
+            ready: seen.n_ready,
+            recorded,
+            max_panic: self.decider.max_panic(),
+            planned,
+        });
     }
 
     /// `None` while the ready instances cannot be counted: not all agents have answered.
     fn decide(&mut self, seen: Seen, now_ms: u64) -> Option<Decision> {
-        let second = now_ms / 1000;
         let observed = Observed {
             now_ms,
-            stable: self.stable.average(second),
-            panic: self.panic.average(second),
+            stable: self.stable.average(self.closed_second),
+            panic: self.panic.average(self.closed_second),
             n_ready: seen.is_complete.then_some(seen.n_ready),
             reachable: seen.reachability != Reachability::Unreachable,
         };
@@ -312,19 +411,16 @@ impl AutoscalerActor {
             reason,
             since_ms,
         };
-        let threshold = self.settings.min_scale.max(self.settings.initial_scale);
+        let threshold = self.settings.first_scale();
         self.initialized |= i64::from(n_ready) >= i64::from(threshold);
     }
 
     /// Without a decision the path stays, unless nothing is wanted.
     fn choose_path(&mut self, want: i32, decision: Option<&Decision>, now_ms: u64) {
-        let has_room = match decision {
-            Some(decision) => decision.excess_burst >= 0.0,
-            None => self.path == DataPath::Serve,
-        };
-        let path = match want > 0 && has_room {
-            true => DataPath::Serve,
-            false => DataPath::Proxy,
+        let path = match decision {
+            Some(decision) => burst::data_path(want, decision.excess_burst),
+            None if want > 0 => self.path,
+            None => DataPath::Proxy,
         };
         if path == DataPath::Proxy && self.path == DataPath::Serve {
             self.proxy_since_ms = now_ms;
@@ -384,7 +480,7 @@ impl AutoscalerActor {
 /// A revision that nothing was ever decided for begins with its initial scale.
 fn first_want(recorded: &ScaleRecord, settings: &RevisionScale) -> i32 {
     match recorded.desired {
-        -1 => settings.min_scale.max(settings.initial_scale),
+        -1 => settings.first_scale(),
         desired => desired,
     }
 }
@@ -417,10 +513,28 @@ fn shows(stored: &ScaleRecord, record: &ScaleRecord) -> bool {
     *stored == written
 }
 
-fn reachability_of(revision: &Revision) -> Reachability {
+/// A revision that fails although it is wanted counts as not routed to: its minimum does not hold
+/// it up (04-autoscaler §1).
+fn reachability_of(revision: &Revision, want: i32, n_ready: u32) -> Reachability {
+    let conditions = &revision.status.conditions;
+    let fails = |kind| conditions.is_false(kind);
+    let has_failed = fails(types::RESOURCES_AVAILABLE) || fails(types::CONTAINER_HEALTHY);
+    if has_failed && want > 0 && n_ready == 0 {
+        return Reachability::Unreachable;
+    }
     match revision.routing_state() {
         RoutingState::Active => Reachability::Reachable,
         RoutingState::Reserve => Reachability::Unreachable,
         RoutingState::Pending => Reachability::Unknown,
+    }
+}
+
+fn occasion(event: &Event) -> &'static str {
+    match event {
+        Event::Changed => "change",
+        Event::Demand { .. } => "demand",
+        Event::Windows(_) => "handover",
+        Event::Timer { .. } => "tick",
+        Event::Desired { .. } | Event::Proposed { .. } => "other",
     }
 }

@@ -7,6 +7,7 @@ use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
 use nihilo_types::instance::InstanceSpec;
 
+use crate::decision::DecisionRecord;
 use crate::event::Event;
 use crate::key::EntityKey;
 
@@ -51,10 +52,10 @@ pub enum Effect {
     PushEndpoints(Box<EndpointTable>),
     /// To an actor of the same shard.
     Tell(EntityKey, Event),
-    /// For status and `why`: the newest one is kept per revision.
+    /// For status and `why`: the newest are kept per revision.
     Explain {
         revision: ObjectKey,
-        report: Box<str>,
+        record: Box<DecisionRecord>,
     },
 }
 

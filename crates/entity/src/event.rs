@@ -3,8 +3,10 @@
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::id::{LogIndex, SessionId};
 
+use crate::autoscaler::Handover;
+
 /// One input of a turn. Levels (`Changed`) do not queue; the rest are messages of ≤ 64 bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Something this actor looks at changed: its object, its children, the shard's instances,
     /// statistics, or the shard was just opened. Look at the view again.
@@ -23,6 +25,8 @@ pub enum Event {
         /// The gateway where most requests wait: an instance on its node is a hop nearer.
         near: Option<SessionId>,
     },
+    /// The former owner of the shard hands over what it had seen (Autoscaler).
+    Windows(Box<Handover>),
     /// A proposal of this actor was answered; the state already shows it if it was applied.
     Proposed { outcome: ProposalOutcome },
     /// A timer of this actor fired.

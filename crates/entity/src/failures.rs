@@ -32,6 +32,8 @@ pub(crate) struct Failures {
     ordered: BTreeSet<InstanceId>,
     /// Nodes that refused, until when.
     avoid: BTreeMap<SessionId, u64>,
+    /// Nodes that refused and have not taken a start since: one at a time shows whether they do.
+    on_probation: BTreeMap<SessionId, u64>,
     n_in_a_row: u32,
     last_ms: u64,
     start_not_before_ms: u64,
@@ -65,7 +67,13 @@ impl Failures {
             }
             match &row.state {
                 RowState::Refused(refusal) => self.look_at_refusal(id, row, refusal),
-                RowState::Reported(report) => self.look_at_exit(id, row, report, revision),
+                RowState::Reported(report) => {
+                    let taken = |refused_ms: &u64| row.since_ms > *refused_ms;
+                    if self.on_probation.get(&row.session).is_some_and(taken) {
+                        self.on_probation.remove(&row.session);
+                    }
+                    self.look_at_exit(id, row, report, revision);
+                }
                 RowState::Requested | RowState::Stranded { .. } => {}
             }
         }
@@ -78,6 +86,7 @@ impl Failures {
             return;
         }
         self.avoid.insert(row.session, row.since_ms + AVOID_MS);
+        self.on_probation.insert(row.session, row.since_ms);
         match refusal.kind {
             RefusalKind::Failed => {
                 let failure = Failure {
@@ -151,6 +160,16 @@ impl Failures {
 
     pub(crate) fn avoided(&self) -> BTreeSet<SessionId> {
         self.avoid.keys().copied().collect()
+    }
+
+    /// Whether the node gets one start at a time.
+    pub(crate) fn is_on_probation(&self, session: SessionId) -> bool {
+        self.on_probation.contains_key(&session)
+    }
+
+    /// It ends again and again, and is started with pauses.
+    pub(crate) fn is_looping(&self) -> bool {
+        self.n_in_a_row > 1 && self.evidence.is_some()
     }
 
     pub(crate) fn evidence(&self) -> Option<&Failure> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nihilo_types::id::{Epoch, InstanceId, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceState};
 
-use crate::table::{InstanceRow, RowState, ShardTable};
+use crate::table::{InstanceRow, MAX_PENDING_STATS, RowState, ShardTable, StatRow};
 
 /// How long the row of a finished instance stays for the Revision actor to see.
 pub const FINISHED_ROW_MS: u64 = 60_000;
@@ -142,6 +142,10 @@ impl Keeper {
     pub fn session_ended(&mut self, session: SessionId, dies: bool, now_ms: u64) -> bool {
         self.waiting.remove(&session);
         self.table.heard.remove(&session);
+        for rows in self.table.stats.values_mut() {
+            rows.remove(&session);
+        }
+        self.table.stats.retain(|_, rows| !rows.is_empty());
         let uncount_at_ms = if dies {
             now_ms
         } else {
@@ -182,6 +186,24 @@ impl Keeper {
             _ => !(is_finished(row) && row.since_ms + FINISHED_ROW_MS <= now_ms),
         });
         expired
+    }
+
+    /// Drops statistics of revisions that are gone.
+    pub fn forget_gone(&mut self, exists: impl Fn(&ObjectKey) -> bool) {
+        self.table.stats.retain(|revision, _| exists(revision));
+    }
+
+    /// Files one gateway's batch about a revision, once: batches may overtake each other.
+    pub fn reported_load(&mut self, revision: &ObjectKey, gateway: SessionId, row: StatRow) {
+        let of_revision = self.table.stats.entry(revision.clone()).or_default();
+        let rows = of_revision.entry(gateway).or_default();
+        let Err(at) = rows.binary_search_by_key(&row.seq, |row| row.seq) else {
+            return;
+        };
+        rows.insert(at, row);
+        if rows.len() > MAX_PENDING_STATS {
+            rows.pop_front();
+        }
     }
 
     pub fn is_complete(&self) -> bool {

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod autoscaler;
+pub mod decision;
 pub mod effect;
 pub mod event;
 mod failures;
 mod gateways;
+mod gc;
 pub mod keeper;
 pub mod key;
 pub mod liveness;
@@ -16,6 +18,7 @@ pub mod revision;
 pub mod route;
 pub mod rows;
 pub mod service;
+pub mod simulate;
 pub mod table;
 
 pub use effect::{Effect, Outputs, TimerOp};

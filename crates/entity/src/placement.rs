@@ -49,7 +49,8 @@ pub fn place(
     best.map(|(session, _)| session.id)
 }
 
-/// Orders instances by how little is lost with them: not ready, idle, few requests, young.
+/// Orders instances by how little is lost with them: not ready, idle, few requests, young. Youth
+/// is told by when the keeper saw the state begin: what a report said of its age has grown old.
 pub fn victims(rows: &mut [(&InstanceId, &InstanceRow)]) {
     rows.sort_by_key(|(id, row)| match &row.state {
         RowState::Reported(report) => {
@@ -57,11 +58,11 @@ pub fn victims(rows: &mut [(&InstanceId, &InstanceRow)]) {
             (
                 u8::from(ready),
                 report.in_flight,
-                report.age_ms,
+                (u64::MAX - row.since_ms, report.age_ms),
                 (*id).clone(),
             )
         }
-        _ => (0, 0, 0, (*id).clone()),
+        _ => (0, 0, (0, 0), (*id).clone()),
     });
 }
 

@@ -109,7 +109,7 @@ pub fn interested(change: &ObjectChange) -> Vec<EntityKey> {
                 EntityKey::Route(root),
             ]
         }
-        ObjectChange::Scale { .. } => Vec::new(),
+        ObjectChange::Scale { .. } | ObjectChange::ConfigMap { .. } => Vec::new(),
     }
 }
 
@@ -133,11 +133,12 @@ pub fn hot_entities(view: View<'_>) -> Vec<EntityKey> {
                 revision.metadata.key(),
                 view.state.scale(&revision.metadata.key()),
             );
-            let has_minimum = revision
-                .metadata
-                .annotations
-                .keys()
-                .any(|key| key.ends_with("/min-scale") || key.ends_with("/minScale"));
+            let has_minimum = view.settings.scale.min_scale > 0
+                || revision
+                    .metadata
+                    .annotations
+                    .keys()
+                    .any(|key| key.ends_with("/min-scale") || key.ends_with("/minScale"));
             let settled = revision.status.observed_generation > 0 && scale.initialized;
             if scale.desired > 0 || has_minimum || !settled {
                 wake_revision(&mut hot, &key);

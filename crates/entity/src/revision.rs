@@ -8,7 +8,7 @@ use nihilo_machine::Command;
 use nihilo_machine::command::{Fence, RecordRevision};
 use nihilo_scale::config::RevisionScale;
 use nihilo_types::autoscaler::DataPath;
-use nihilo_types::condition::{Assertion, types};
+use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
 use nihilo_types::instance::InstanceSpec;
@@ -185,7 +185,11 @@ impl RevisionActor {
     }
 
     fn start(&self, view: View<'_>, revision: &Revision, n: usize, outputs: &mut Outputs) {
-        let avoid = self.failures.avoided();
+        let mut avoid = self.failures.avoided();
+        let asked = own_rows(view, &self.key, revision)
+            .filter(|(_, row)| row.state == RowState::Requested)
+            .map(|(_, row)| row.session);
+        avoid.extend(asked.filter(|session| self.failures.is_on_probation(*session)));
         let mut planned = BTreeMap::new();
         for k in 0..n {
             let Some(session) = place(view, &self.key, &planned, &avoid, self.near) else {
@@ -194,6 +198,9 @@ impl RevisionActor {
                 return;
             };
             *planned.entry(session).or_insert(0) += 1;
+            if self.failures.is_on_probation(session) {
+                avoid.insert(session);
+            }
             let id = view.table.instance_id(&self.key, k as u64);
             let spec = Box::new(instance_spec(id, revision));
             outputs.effect(Effect::Start { session, spec });
@@ -254,7 +261,9 @@ impl RevisionActor {
     }
 
     fn record(&mut self, view: View<'_>, revision: &Revision, outputs: &mut Outputs) {
-        let assertions = self.conditions(revision);
+        let class_is_served = self.scale_settings(view, revision).class_is_served;
+        let mut assertions = self.conditions(class_is_served, revision);
+        assertions.extend(self.restarting(revision));
         let observed = revision.status.observed_generation == revision.metadata.generation;
         if observed && revision.status.conditions.holds(&assertions) {
             return;
@@ -273,9 +282,42 @@ impl RevisionActor {
         ))));
     }
 
+    /// A loop of crashes with what the container last said: shown beside conditions that have
+    /// been true once, and part of none.
+    fn restarting(&self, revision: &Revision) -> Option<Assertion> {
+        let kind = types::RESTARTING;
+        match self
+            .failures
+            .evidence()
+            .filter(|_| self.failures.is_looping())
+        {
+            Some(failure) => {
+                let message = format!("{}: {}", failure.reason, failure.message);
+                let status = ConditionStatus::True;
+                Some(Assertion::new(kind, status, "CrashLoopBackOff", message).as_info())
+            }
+            None => revision
+                .status
+                .conditions
+                .get(kind)
+                .map(|_| Assertion::falsity(kind, "", "").as_info()),
+        }
+    }
+
     /// True for ever once the initial scale was reached; a failure before that is False with its
     /// evidence, and may recover.
-    fn conditions(&self, revision: &Revision) -> Vec<Assertion> {
+    fn conditions(&self, class_is_served: bool, revision: &Revision) -> Vec<Assertion> {
+        if !class_is_served {
+            let text = "no controller here serves the autoscaler class of this revision";
+            return vec![
+                Assertion::falsity(
+                    types::RESOURCES_AVAILABLE,
+                    "UnsupportedAutoscalerClass",
+                    text,
+                ),
+                Assertion::unknown(types::CONTAINER_HEALTHY, "Deploying", ""),
+            ];
+        }
         let was_ready = revision.status.conditions.is_true(types::READY);
         let (available, healthy) = (types::RESOURCES_AVAILABLE, types::CONTAINER_HEALTHY);
         let failure = self.failures.evidence();

@@ -2,16 +2,24 @@
 //! Ready once every live gateway serves a table that holds it.
 
 use nihilo_machine::Command;
-use nihilo_machine::command::{AssignTraffic, Fence, RecordRoute};
+use nihilo_machine::command::{AdvanceRollout, AssignTraffic, Fence, RecordRoute};
+use nihilo_machine::rollout::{self, Goal};
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::id::ObjectKey;
+use nihilo_types::meta::keys;
 use nihilo_types::revision::Revision;
+use nihilo_types::rollout::{RevisionShare, Rollout};
 use nihilo_types::route::{Route, TrafficTarget};
+use nihilo_types::time::parse_go_duration_ms;
 
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
 use crate::reconcile::Proposing;
 use crate::table::View;
+
+const NS_PER_MS: u64 = 1_000_000;
+/// The next step of a rollout.
+const ROLLOUT: &str = "rollout";
 
 #[derive(Debug)]
 pub struct RouteActor {
@@ -29,22 +37,59 @@ impl RouteActor {
 
     pub fn turn(&mut self, view: View<'_>, event: &Event) -> Outputs {
         let mut outputs = Outputs::default();
+        let is_due = *event == Event::Timer { name: ROLLOUT };
         if !self.proposing.may_go_on(event, &mut outputs) {
             return outputs;
         }
-        if let Some(command) = self.decide(view) {
+        let command = self.decide(view).or_else(|| self.advance(view, is_due));
+        if let Some(command) = command {
             self.proposing.begin();
             outputs.effect(Effect::Propose(Box::new(command)));
+        } else if let Some(wait_ms) = self.next_step_in_ms(view) {
+            outputs.timer(ROLLOUT, wait_ms);
         }
         outputs
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        let ready = view
-            .state
-            .route(&self.key)
-            .is_none_or(|route| route.status.conditions.is_true(types::READY));
-        ready && !self.proposing.is_under_way()
+        let settled = view.state.route(&self.key).is_none_or(|route| {
+            route.status.conditions.is_true(types::READY) && route.status.rollouts.is_empty()
+        });
+        settled && !self.proposing.is_under_way()
+    }
+
+    /// Moves rollouts on that every live gateway serves: plans their steps first, then takes
+    /// them. The state machine looks at the clock.
+    fn advance(&self, view: View<'_>, is_due: bool) -> Option<Command> {
+        let route = view.state.route(&self.key)?;
+        if !is_served(view, route) {
+            return None;
+        }
+        let unplanned = route.status.rollouts.iter().any(|at| at.step_size == 0);
+        let has_step = is_due && !route.status.rollouts.is_empty();
+        if !unplanned && !has_step {
+            return None;
+        }
+        Some(Command::AdvanceRollout(AdvanceRollout {
+            fence: Fence {
+                shard: view.table.shard,
+                epoch: view.table.epoch,
+            },
+            key: self.key.clone(),
+            version: route.metadata.version(),
+            plan_for_s: unplanned.then(|| rollout_duration_s(view, route)),
+        }))
+    }
+
+    /// From the last entry's time: late by what has passed since, never early.
+    fn next_step_in_ms(&self, view: View<'_>) -> Option<u64> {
+        let route = view.state.route(&self.key)?;
+        let planned = route.status.rollouts.iter().filter(|at| at.step_size > 0);
+        let next_ms = planned
+            .map(|at| at.next_step_ns.div_ceil(NS_PER_MS))
+            .min()?;
+        let now_ms = view.state.clock().log_ms;
+        Some(next_ms.saturating_sub(now_ms).max(1))
     }
 
     fn decide(&self, view: View<'_>) -> Option<Command> {
@@ -54,8 +99,8 @@ impl RouteActor {
             epoch: view.table.epoch,
         };
         let (key, version) = (self.key.clone(), route.metadata.version());
-        match resolve(view, route) {
-            Ok(traffic) if !same_traffic(&traffic, &route.status.traffic) => {
+        match resolve(view, route).map(|traffic| roll_out(view, route, traffic)) {
+            Ok((traffic, rollouts)) if !is_assigned(route, &traffic, &rollouts) => {
                 let assertions = vec![
                     Assertion::truth(types::ALL_TRAFFIC_ASSIGNED),
                     ingress_waits(),
@@ -66,12 +111,14 @@ impl RouteActor {
                     key,
                     version,
                     traffic,
+                    rollouts,
                     assertions,
                 };
                 Some(Command::AssignTraffic(assign))
             }
             Ok(_) => {
-                let ingress = match view.table.acknowledged.0 >= route.status.assigned_at {
+                let ingress = match is_served(view, route) {
+                    true if !route.status.rollouts.is_empty() => rolling(),
                     true => Assertion::truth(types::INGRESS_READY),
                     // A new owner has heard of no gateway yet: what was ready stays ready.
                     false if route.status.conditions.is_true(types::INGRESS_READY) => {
@@ -99,6 +146,89 @@ impl RouteActor {
             assertions,
         }))
     }
+}
+
+/// Every live gateway serves the assignment.
+fn is_served(view: View<'_>, route: &Route) -> bool {
+    view.table.acknowledged.0 >= route.status.assigned_at
+}
+
+fn rolling() -> Assertion {
+    let text = "A gradual rollout of the latest revision(s) is in progress.";
+    Assertion::unknown(types::INGRESS_READY, "RolloutInProgress", text)
+}
+
+/// The route's own wish, else the cluster's; in seconds, 0 = at once.
+fn rollout_duration_s(view: View<'_>, route: &Route) -> u64 {
+    let own = [keys::ROLLOUT_DURATION, keys::ROLLOUT_DURATION_OLD];
+    let own = own.iter().find_map(|key| route.metadata.annotation(key));
+    own.and_then(parse_go_duration_ms)
+        .map_or(view.settings.network.rollout_duration_s, |ms| ms / 1_000)
+}
+
+/// The shares that targets have while a newer revision takes over by steps.
+fn roll_out(
+    view: View<'_>,
+    route: &Route,
+    traffic: Vec<TrafficTarget>,
+) -> (Vec<TrafficTarget>, Vec<Rollout>) {
+    if rollout_duration_s(view, route) == 0 {
+        return (traffic, Vec::new());
+    }
+    let ramp_to = route.metadata.annotation(keys::RAMP);
+    let now_ns = view.state.clock().log_ms.saturating_mul(NS_PER_MS);
+    let mut rollouts = Vec::new();
+    for target in &traffic {
+        let ramp = !target.is_latest() && target.tag.is_empty();
+        let ramp = ramp && ramp_to == Some(target.revision_name.as_str());
+        if !ramp && !target.is_latest() {
+            continue;
+        }
+        let goal = Goal {
+            tag: &target.tag,
+            ramp,
+            percent: target.share(),
+            revision: &target.revision_name,
+        };
+        rollouts.extend(rollout::toward(&goal, &had(view, route, &goal), now_ns));
+    }
+    (rollout::expand(&traffic, &rollouts), rollouts)
+}
+
+/// What a target had before: its rollout, or the revisions that are assigned to it, as far as
+/// they still exist.
+fn had(view: View<'_>, route: &Route, goal: &Goal<'_>) -> Rollout {
+    let is_same = |at: &&Rollout| at.tag == goal.tag && at.ramp == goal.ramp;
+    if let Some(running) = route.status.rollouts.iter().find(is_same) {
+        return running.clone();
+    }
+    let exists = |name: &str| {
+        let key = route.metadata.key().sibling(name);
+        view.state.revision(&key).is_some()
+    };
+    let before = route.status.traffic.iter().filter(|target| {
+        let kind = goal.ramp || target.is_latest();
+        kind && target.tag == goal.tag && target.share() > 0 && exists(&target.revision_name)
+    });
+    let revisions: Vec<_> = before
+        .map(|target| RevisionShare {
+            revision: target.revision_name.clone(),
+            percent: target.share(),
+        })
+        .collect();
+    Rollout {
+        percent: revisions.iter().map(|share| share.percent).sum(),
+        revisions,
+        ..Rollout::default()
+    }
+}
+
+fn is_assigned(route: &Route, traffic: &[TrafficTarget], rollouts: &[Rollout]) -> bool {
+    let shape = |rollouts: &[Rollout]| {
+        let one = |at: &Rollout| (at.tag.clone(), at.ramp, at.revisions.clone());
+        rollouts.iter().map(one).collect::<Vec<_>>()
+    };
+    same_traffic(traffic, &route.status.traffic) && shape(rollouts) == shape(&route.status.rollouts)
 }
 
 fn ingress_waits() -> Assertion {

@@ -1,7 +1,7 @@
 //! The Service actor: rolls the children's conditions up, and moves `latestReady` forward.
 
 use nihilo_machine::Command;
-use nihilo_machine::command::{Fence, RecordService};
+use nihilo_machine::command::{CollectRevisions, Fence, RecordService};
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::configuration::Configuration;
 use nihilo_types::id::ObjectKey;
@@ -10,8 +10,13 @@ use nihilo_types::service::Service;
 
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
+use crate::gc;
 use crate::reconcile::Proposing;
 use crate::table::View;
+
+/// Without a change, revisions are looked at so often.
+const GC_PERIOD_MS: u64 = 3_600_000;
+const GC: &str = "gc";
 
 #[derive(Debug)]
 pub struct ServiceActor {
@@ -35,12 +40,39 @@ impl ServiceActor {
         if let Some(record) = self.decide(view) {
             self.proposing.begin();
             outputs.effect(Effect::Propose(Box::new(Command::RecordService(record))));
+        } else if let Some(collect) = self.collect(view) {
+            self.proposing.begin();
+            outputs.effect(Effect::Propose(Box::new(collect)));
+        } else if self.has_surplus(view) {
+            outputs.timer(GC, GC_PERIOD_MS);
         }
         outputs
     }
 
+    /// A timer wakes the actor again: one that has something to collect may sleep meanwhile.
     pub fn may_passivate(&self) -> bool {
         !self.proposing.is_under_way()
+    }
+
+    fn collect(&self, view: View<'_>) -> Option<Command> {
+        let configuration = view.state.configuration(&self.key)?;
+        let revisions = gc::stale(view, configuration);
+        (!revisions.is_empty()).then(|| {
+            Command::CollectRevisions(CollectRevisions {
+                fence: Fence {
+                    shard: view.table.shard,
+                    epoch: view.table.epoch,
+                },
+                key: self.key.clone(),
+                revisions,
+            })
+        })
+    }
+
+    /// More revisions than are kept in any case: some may go when they are old enough.
+    fn has_surplus(&self, view: View<'_>) -> bool {
+        let n = view.state.revisions_of(&self.key).count();
+        n > view.settings.gc.min_non_active + 1
     }
 
     /// The roll-up that the state should hold; `None` when it does.

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use nihilo_machine::State;
-use nihilo_scale::config::ScaleConfig;
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::InstanceReport;
 use nihilo_types::shard::N_SHARDS;
@@ -14,11 +13,8 @@ use nihilo_types::shard::N_SHARDS;
 /// Reports of one gateway about one revision that wait for the autoscaler's next turn, at most.
 pub const MAX_PENDING_STATS: usize = 8;
 
-/// What the node's operator has set for all entities.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings {
-    pub scale: ScaleConfig,
-}
+/// What the cluster's operator has set for all entities.
+pub use nihilo_machine::settings::Settings;
 
 /// Everything that a turn may look at.
 #[derive(Debug, Clone, Copy)]

@@ -48,6 +48,7 @@ impl Fixture {
             capacity: 10,
             t_self_ms: 400,
             kills_instances_on_exit: true,
+            store_id: String::new(),
         }));
         fixture.create("first");
         fixture

@@ -1,50 +1,79 @@
-//! The gateway's handle, its thread, and its listeners.
+//! The gateway's handle, and its thread.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Request;
 use http::header::HeaderValue;
-use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use nihilo_host::{Host, Listener, Stream, Threads};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nihilo_failpoint::{Bug, Point, hit, planted};
+use nihilo_host::{Host, Net, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
-use crate::body::ResponseBody;
+use crate::access_log::{AccessLog, Destination};
+use crate::connection::ClientLimits;
 use crate::limiter::LocalInstances;
+use crate::line::{HeldBytes, Surroundings};
+use crate::listener::{self, Door, Kind, Trust};
+use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::ports::{RevisionStat, ScaleUp};
 use crate::proxy::Plane;
 use crate::reservations::Reservations;
 use crate::router::Router;
-use crate::upstream::Mesh;
+use crate::rules::Via;
+use crate::tls::{Tls, TlsError};
 
-/// A client that says nothing is dropped after this.
-const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Demand is repeated this often while requests wait and nothing is ready.
 const DEMAND_PERIOD: Duration = Duration::from_millis(250);
-const MAX_HEADER_BYTES: usize = 64 * 1024;
-const H2_STREAMS: u32 = 128;
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
-const OWN_HEALTH: &str = "/.well-known/nihilo/gateway";
+/// Streams of one peer gateway.
+const MESH_STREAMS: u32 = 512;
+/// So long before the end of the grace open WebSockets are told to go.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     pub listen: SocketAddr,
+    /// Also serves hosts that only this cluster may use.
+    pub private_listen: Option<SocketAddr>,
+    /// Address for TLS, and the directory of its certificates.
+    pub tls: Option<(SocketAddr, PathBuf)>,
+    pub trust: Trust,
+    pub access_log: Destination,
+    pub client_limits: ClientLimits,
     pub node: NodeId,
     pub node_name: String,
+    /// Names this cluster in `Via`.
+    pub cluster: String,
+}
+
+impl GatewayConfig {
+    /// Cleartext at `listen`, nobody trusted, no access log.
+    pub fn plain(listen: SocketAddr, node: NodeId, node_name: &str) -> Self {
+        Self {
+            listen,
+            private_listen: None,
+            tls: None,
+            trust: Trust::default(),
+            access_log: Destination::Off,
+            client_limits: ClientLimits::default(),
+            node,
+            node_name: node_name.to_owned(),
+            cluster: "nihilo".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +89,15 @@ pub enum StartError {
     },
     #[error("gateway thread")]
     Thread(#[from] std::io::Error),
+    #[error("TLS listener")]
+    Tls(#[from] TlsError),
+    #[error("access log")]
+    AccessLog(#[source] std::io::Error),
 }
 
+/// What the listeners do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
     Closed,
     Open,
     Draining,
@@ -74,60 +108,69 @@ enum Phase {
 pub struct Gateway {
     plane: Arc<Plane>,
     phase: watch::Sender<Phase>,
-    drained: watch::Receiver<bool>,
+    leaving: watch::Sender<bool>,
     runtime: Handle,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Gateway {
-    /// Binds the listener, so that a used port is an error now, and starts the data plane, on its
+    /// Binds the listeners, so that a used port is an error now, and starts the data plane, on its
     /// own thread where the host gives it one. Clients are answered after
     /// [`Self::open_listeners`].
     ///
     /// # Errors
-    /// The address is in use, or no thread can be made.
+    /// An address is in use, certificates or the log's file cannot be used, or no thread be made.
     pub async fn start(
         config: &GatewayConfig,
         host: &Host,
         local: LocalInstances,
         scale_up: Arc<dyn ScaleUp>,
     ) -> Result<Self, StartError> {
-        let bind = |source| StartError::Bind {
-            address: config.listen,
-            source,
-        };
-        let listener = host.net.listen(config.listen).await.map_err(bind)?;
-        let name = HeaderValue::from_str(&config.node_name);
-        let plane = Arc::new(Plane {
-            node: config.node,
-            node_name: name.unwrap_or_else(|_| HeaderValue::from_static("node")),
-            routes: Arc::new(ArcSwap::default()),
-            router: Router::default(),
-            lines: Mutex::default(),
-            endpoints: Mutex::default(),
-            scale_up,
-            local,
-            mesh: Mesh::new(host.net.clone()),
-            reservations: Reservations::default(),
-        });
+        let (doors, tls) = open_doors(config, &host.net).await?;
+        let addresses = doors
+            .iter()
+            .filter_map(|door| door.socket.local_addr().ok());
+        let addresses = addresses.collect();
+        let (leaving, leaving_seen) = watch::channel(false);
+        let plane = Arc::new(plane(config, &host.net, local, scale_up, leaving_seen)?);
         let (phase, phase_seen) = watch::channel(Phase::Closed);
-        let (drained_sender, drained) = watch::channel(false);
+        let data_plane = DataPlane {
+            plane: plane.clone(),
+            doors,
+            tls,
+            trust: Arc::new(config.trust.clone()),
+            phase: phase_seen,
+        };
         let runtime = match host.threads {
-            Threads::Own => own_thread(plane.clone(), listener, phase_seen, drained_sender)?,
+            Threads::Own => data_plane.on_own_thread()?,
             Threads::Callers => {
-                tokio::spawn(run(plane.clone(), listener, phase_seen, drained_sender));
+                tokio::spawn(data_plane.run());
                 Handle::current()
             }
         };
         Ok(Self {
             plane,
             phase,
-            drained,
+            leaving,
             runtime,
+            addresses,
         })
+    }
+
+    /// What it listens on: the public address, then the private and the TLS one, if there are.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// All series, in OpenMetrics text.
+    pub fn metrics_text(&self) -> String {
+        self.plane.around.metrics.text()
     }
 
     /// Swaps the table in: every request accepted after this returns uses it.
     pub fn swap_routes(&self, table: Arc<RouteTable>) {
+        hit(Point::TableSwapped);
+        self.plane.around.metrics.swapped(table.index.0);
         self.plane.routes.store(table);
     }
 
@@ -154,7 +197,9 @@ impl Gateway {
     /// A node was declared down: its instances are gone, its streams end.
     pub fn session_down(&self, session: SessionId) {
         self.session_left(session);
-        self.plane.mesh.session_down(session);
+        if !planted(Bug::StreamsHang) {
+            self.plane.mesh.session_down(session);
+        }
     }
 
     /// A node leaves: nothing new goes there, what is under way is answered.
@@ -201,12 +246,19 @@ impl Gateway {
         });
     }
 
-    /// Stops accepting, lets running exchanges end, within `grace`.
+    /// Stops accepting, lets running exchanges end, within `grace`; WebSockets are told to go
+    /// shortly before its end (05-gateway §18).
     pub async fn drain(&self, grace: Duration) {
         self.phase.send_replace(Phase::Draining);
-        let mut drained = self.drained.clone();
+        let farewell = grace.saturating_sub(FAREWELL);
+        let all_gone = self.plane.alive.closed();
+        if tokio::time::timeout(farewell, all_gone).await.is_ok() {
+            return;
+        }
+        self.leaving.send_replace(true);
+        let all_gone = self.plane.alive.closed();
         // Past the grace the rest is cut with the process.
-        drop(tokio::time::timeout(grace, drained.wait_for(|done| *done)).await);
+        drop(tokio::time::timeout(grace - farewell, all_gone).await);
     }
 
     /// Serves another node's gateway on a connection past its preamble.
@@ -221,7 +273,8 @@ impl Gateway {
                 async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
             });
             let served = http2::Builder::new(TokioExecutor::new())
-                .max_concurrent_streams(4 * H2_STREAMS)
+                .max_concurrent_streams(MESH_STREAMS)
+                .enable_connect_protocol()
                 .serve_connection(TokioIo::new(socket), service);
             if let Err(error) = served.await {
                 debug!(%error, "mesh connection");
@@ -230,67 +283,97 @@ impl Gateway {
     }
 }
 
-/// The data plane's thread; its runtime lives as long as the process.
-fn own_thread(
+/// What runs behind the handle.
+struct DataPlane {
     plane: Arc<Plane>,
-    listener: Listener,
+    doors: Vec<Door>,
+    tls: Option<Tls>,
+    trust: Arc<Trust>,
     phase: watch::Receiver<Phase>,
-    drained: watch::Sender<bool>,
-) -> std::io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let handle = runtime.handle().clone();
-    let listener = listener.move_to(&handle)?;
-    std::thread::Builder::new()
-        .name("gateway".into())
-        .spawn(move || runtime.block_on(run(plane, listener, phase, drained)))?;
-    Ok(handle)
 }
 
-async fn run(
-    plane: Arc<Plane>,
-    listener: Listener,
-    mut phase: watch::Receiver<Phase>,
-    drained: watch::Sender<bool>,
-) {
-    tokio::spawn(repeat_demand(plane.clone()));
-    if phase
-        .wait_for(|phase| *phase != Phase::Closed)
-        .await
-        .is_err()
-    {
-        return;
+impl DataPlane {
+    /// The runtime of the thread lives as long as the process.
+    fn on_own_thread(mut self) -> std::io::Result<Handle> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let moved = self.doors.into_iter().map(|door| door.move_to(&handle));
+        self.doors = moved.collect::<Result<_, _>>()?;
+        std::thread::Builder::new()
+            .name("gateway".into())
+            .spawn(move || runtime.block_on(self.run()))?;
+        Ok(handle)
     }
-    info!("gateway open");
-    let graceful = GracefulShutdown::new();
-    loop {
-        // The end of accepting first.
-        tokio::select! {
-            biased;
-            () = reached(&mut phase, Phase::Draining) => break,
-            accepted = listener.accept() => match accepted {
-                Ok((socket, client)) => {
-                    let watcher = graceful.watcher();
-                    tokio::spawn(serve(plane.clone(), socket, client.ip(), watcher));
-                }
-                Err(error) => {
-                    warn!(%error, "gateway accept");
-                    tokio::time::sleep(ACCEPT_BACKOFF).await;
-                }
-            }
+
+    async fn run(self) {
+        tokio::spawn(repeat_demand(self.plane.clone()));
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.follow());
         }
+        for door in self.doors {
+            let (plane, trust) = (self.plane.clone(), self.trust.clone());
+            tokio::spawn(listener::run(plane, door, trust, self.phase.clone()));
+        }
+        // Mesh streams of other gateways go on until the process ends.
+        std::future::pending::<()>().await;
     }
-    drop(listener);
-    graceful.shutdown().await;
-    drained.send_replace(true);
-    // Mesh streams of other gateways go on until the process ends.
-    std::future::pending::<()>().await;
 }
 
-/// Resolves in this phase, or when nobody can change it any more.
-async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
-    drop(phase.wait_for(|phase| *phase == wanted).await);
+fn plane(
+    config: &GatewayConfig,
+    net: &Net,
+    local: LocalInstances,
+    scale_up: Arc<dyn ScaleUp>,
+    leaving: watch::Receiver<bool>,
+) -> Result<Plane, StartError> {
+    let name = HeaderValue::from_str(&config.node_name);
+    let metrics = Metrics::default();
+    let log = AccessLog::open(&config.access_log, &config.node_name, metrics.clone())
+        .map_err(StartError::AccessLog)?;
+    let (never, never_leaving) = watch::channel(false);
+    let (alive, _) = watch::channel(());
+    Ok(Plane {
+        node: config.node,
+        node_name: name.unwrap_or_else(|_| HeaderValue::from_static("node")),
+        via: Via::new(&config.cluster),
+        routes: Arc::new(ArcSwap::default()),
+        router: Router::default(),
+        lines: Mutex::default(),
+        endpoints: Mutex::default(),
+        around: Surroundings {
+            home: config.node,
+            scale_up,
+            held: HeldBytes::default(),
+            metrics,
+        },
+        local,
+        mesh: Mesh::new(net.clone()),
+        reservations: Reservations::default(),
+        log: Arc::new(log),
+        limits: config.client_limits,
+        leaving,
+        never_leaving,
+        _never: never,
+        alive,
+    })
+}
+
+async fn open_doors(
+    config: &GatewayConfig,
+    net: &Net,
+) -> Result<(Vec<Door>, Option<Tls>), StartError> {
+    let mut doors = vec![Door::open(net, Kind::Public, config.listen).await?];
+    if let Some(address) = config.private_listen {
+        doors.push(Door::open(net, Kind::Private, address).await?);
+    }
+    let Some((address, directory)) = &config.tls else {
+        return Ok((doors, None));
+    };
+    let tls = Tls::open(directory)?;
+    doors.push(Door::open(net, Kind::Tls(tls.clone()), *address).await?);
+    Ok((doors, Some(tls)))
 }
 
 async fn repeat_demand(plane: Arc<Plane>) {
@@ -302,74 +385,4 @@ async fn repeat_demand(plane: Arc<Plane>) {
             line.raise_demand(true);
         }
     }
-}
-
-async fn serve(
-    plane: Arc<Plane>,
-    mut socket: Stream,
-    client: IpAddr,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
-    if socket.set_nodelay().is_err() {
-        return;
-    }
-    let speaks_h2 =
-        match tokio::time::timeout(SNIFF_TIMEOUT, begins_with_preface(&mut socket)).await {
-            Ok(Ok(speaks_h2)) => speaks_h2,
-            Ok(Err(_)) | Err(_) => return,
-        };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let plane = plane.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(plane, request, client).await) }
-    });
-    let io = TokioIo::new(socket);
-    let result = if speaks_h2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(H2_STREAMS)
-            .max_header_list_size(MAX_HEADER_BYTES as u32);
-        watcher.watch(builder.serve_connection(io, service)).await
-    } else {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MAX_HEADER_BYTES + 16 * 1024);
-        watcher.watch(builder.serve_connection(io, service)).await
-    };
-    if let Err(error) = result {
-        debug!(%error, %client, "client connection");
-    }
-}
-
-/// HTTP/2 by prior knowledge, told by its preface.
-async fn begins_with_preface(socket: &mut Stream) -> std::io::Result<bool> {
-    let mut head = [0; H2_PREFACE.len()];
-    loop {
-        let n = socket.peek(&mut head).await?;
-        if n == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        if head[..n] != H2_PREFACE[..n] {
-            return Ok(false);
-        }
-        if n == head.len() {
-            return Ok(true);
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn answer(
-    plane: Arc<Plane>,
-    request: Request<Incoming>,
-    client: IpAddr,
-) -> Response<ResponseBody> {
-    if request.uri().path() == OWN_HEALTH {
-        let mut response = Response::new(ResponseBody::text("ok\n"));
-        *response.status_mut() = StatusCode::OK;
-        return response;
-    }
-    plane.serve(request, client).await
 }

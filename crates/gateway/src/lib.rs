@@ -3,16 +3,30 @@
 //! Knows route tables and endpoints as data; knows no Raft, no actors. A request waits for
 //! capacity in exactly one place, the line of its revision.
 
+pub mod access_log;
 pub mod body;
+pub mod connection;
+mod finish;
 pub mod gateway;
 pub mod limiter;
 pub mod line;
+pub mod listener;
+pub mod mesh;
+mod mesh_server;
+pub mod metrics;
+pub mod pool;
 pub mod ports;
+mod prepare;
 pub mod proxy;
+mod record;
 pub mod rescue;
 mod reservations;
 pub mod router;
 pub mod rules;
+mod send;
+mod sha1;
+pub mod tls;
+pub mod tunnel;
 pub mod upstream;
 
 pub use gateway::{Gateway, GatewayConfig, StartError};

@@ -4,15 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::client::conn::http1::SendRequest;
 use nihilo_types::id::InstanceId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::body::RequestBody;
-
-/// Idle connections kept per instance.
-const MAX_IDLE: usize = 64;
+use crate::pool::Pool;
 
 /// Why a request was not admitted. Nothing of it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +49,7 @@ pub struct LocalInstance {
     limit: u32,
     gate: Mutex<Gate>,
     changed: Notify,
-    idle: Mutex<Vec<SendRequest<RequestBody>>>,
+    pub(crate) pool: Pool,
 }
 
 #[derive(Debug)]
@@ -77,7 +73,7 @@ impl LocalInstances {
                 in_flight: 0,
             }),
             changed: Notify::new(),
-            idle: Mutex::default(),
+            pool: Pool::default(),
         };
         self.0.lock().insert(id.clone(), Arc::new(instance));
     }
@@ -101,7 +97,7 @@ impl LocalInstances {
     pub fn forget(&self, id: &InstanceId) {
         if let Some(instance) = self.0.lock().remove(id) {
             instance.gate.lock().is_open = false;
-            instance.idle.lock().clear();
+            instance.pool.clear();
         }
     }
 
@@ -143,26 +139,6 @@ impl LocalInstances {
 
     fn get(&self, id: &InstanceId) -> Option<Arc<LocalInstance>> {
         self.0.lock().get(id).cloned()
-    }
-}
-
-impl LocalInstance {
-    /// The newest idle connection that is still open.
-    pub(crate) fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
-        let mut idle = self.idle.lock();
-        while let Some(sender) = idle.pop() {
-            if !sender.is_closed() && sender.is_ready() {
-                return Some(sender);
-            }
-        }
-        None
-    }
-
-    pub(crate) fn give_back(&self, sender: SendRequest<RequestBody>) {
-        let mut idle = self.idle.lock();
-        if !sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(sender);
-        }
     }
 }
 

@@ -1,74 +1,200 @@
-//! The one place that turns a cause into an answer of the gateway's own.
+//! The one place that turns a cause into an answer of the gateway's own (05-gateway §12).
+//!
+//! Bodies are short, fixed, and reflect nothing of the request.
 
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 
+const REASON: HeaderName = HeaderName::from_static("nihilo-reason");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// `Retry-After` where nothing better is known, in seconds.
+const RETRY_SOON: u32 = 1;
+
 /// Why the gateway answers by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    UnknownHost(String),
+    UnknownHost,
+    Misdirected,
     BadRequest(&'static str),
     NotAllowed(&'static str),
-    QueueFull,
-    QueueDeadline { last_failure: String },
+    NotImplemented(&'static str),
+    ExpectationFailed,
+    TargetTooLong,
+    /// The client stopped sending the body that it announced.
+    BodyTimeout,
+    Loop,
+    NoBackend,
+    /// HTTP/1 instance, gRPC request.
+    NoGrpc,
+    QueueFull {
+        retry_after: u32,
+    },
+    Overloaded {
+        retry_after: u32,
+    },
+    NotReady {
+        last_failure: String,
+    },
+    QueueDeadline {
+        last_failure: String,
+    },
     ConnectFailed,
     UpstreamError,
     InstanceTerminated,
     ResponseStartTimeout,
+    IdleTimeout,
+    TotalTimeout,
     Draining,
 }
 
+/// How the client is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tongue {
+    Http1,
+    Http2,
+    Grpc,
+}
+
+/// Status, reason in metrics and access log, gRPC status, text.
+type Parts = (StatusCode, &'static str, u8, String);
+
 impl Cause {
-    fn parts(&self) -> (StatusCode, &'static str, String) {
+    fn parts(&self) -> Parts {
+        use StatusCode as S;
+        let fixed = |status, reason, grpc, text: &str| (status, reason, grpc, text.to_owned());
         match self {
-            Cause::UnknownHost(host) => {
-                let text = format!("no service has the host `{host}`");
-                (StatusCode::NOT_FOUND, "unknown_host", text)
-            }
-            Cause::BadRequest(why) => (StatusCode::BAD_REQUEST, "bad_request", (*why).into()),
-            Cause::NotAllowed(why) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "bad_request", (*why).into())
-            }
-            Cause::QueueFull => {
-                let text = "too many requests wait for this revision".into();
-                (StatusCode::SERVICE_UNAVAILABLE, "queue_full", text)
-            }
-            Cause::QueueDeadline { last_failure } if last_failure.is_empty() => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "queue_deadline",
-                "request timeout".into(),
+            Cause::UnknownHost => fixed(S::NOT_FOUND, "unknown_host", 12, "not found"),
+            Cause::Misdirected => fixed(
+                S::MISDIRECTED_REQUEST,
+                "misdirected",
+                14,
+                "misdirected request",
             ),
+            Cause::BadRequest(why) => (
+                S::BAD_REQUEST,
+                "bad_request",
+                13,
+                format!("bad request: {why}"),
+            ),
+            Cause::NotAllowed(why) => fixed(S::METHOD_NOT_ALLOWED, "bad_request", 12, why),
+            Cause::NotImplemented(why) => fixed(S::NOT_IMPLEMENTED, "bad_request", 12, why),
+            Cause::ExpectationFailed => fixed(
+                S::EXPECTATION_FAILED,
+                "bad_request",
+                13,
+                "expectation failed",
+            ),
+            Cause::TargetTooLong => fixed(S::URI_TOO_LONG, "bad_request", 13, "target too long"),
+            Cause::BodyTimeout => fixed(
+                S::REQUEST_TIMEOUT,
+                "bad_request",
+                1,
+                "the request's body did not come",
+            ),
+            Cause::Loop => fixed(S::LOOP_DETECTED, "loop", 13, "loop detected"),
+            Cause::NoBackend => fixed(S::INTERNAL_SERVER_ERROR, "no_backend", 13, "no backend"),
+            Cause::NoGrpc => fixed(
+                S::BAD_GATEWAY,
+                "bad_request",
+                12,
+                "this service does not speak gRPC: name its port `h2c`",
+            ),
+            Cause::QueueFull { .. } => fixed(
+                S::SERVICE_UNAVAILABLE,
+                "queue_full",
+                14,
+                "pending request queue full",
+            ),
+            Cause::Overloaded { .. } => {
+                fixed(S::SERVICE_UNAVAILABLE, "overloaded", 14, "overloaded")
+            }
+            Cause::NotReady { last_failure } => {
+                let text = format!("revision not ready{}", said(last_failure));
+                (S::SERVICE_UNAVAILABLE, "not_ready", 14, text)
+            }
             Cause::QueueDeadline { last_failure } => {
-                let text = format!("request timeout; the revision does not start: {last_failure}");
-                (StatusCode::GATEWAY_TIMEOUT, "queue_deadline", text)
+                let text = format!("request timeout{}", said(last_failure));
+                (S::GATEWAY_TIMEOUT, "queue_deadline", 4, text)
             }
-            Cause::ConnectFailed => {
-                let text = "no instance could be reached".into();
-                (StatusCode::BAD_GATEWAY, "connect_failed", text)
-            }
-            Cause::UpstreamError => {
-                let text = "the instance ended the exchange without an answer".into();
-                (StatusCode::BAD_GATEWAY, "upstream_error", text)
-            }
-            Cause::InstanceTerminated => {
-                let text = "the instance's node was lost before it answered".into();
-                (StatusCode::BAD_GATEWAY, "instance_terminated", text)
-            }
-            Cause::ResponseStartTimeout => {
-                let text = "request timeout".into();
-                (StatusCode::GATEWAY_TIMEOUT, "response_start_timeout", text)
-            }
-            Cause::Draining => {
-                let text = "this gateway is shutting down".into();
-                (StatusCode::SERVICE_UNAVAILABLE, "draining", text)
-            }
+            Cause::ConnectFailed => fixed(
+                S::BAD_GATEWAY,
+                "connect_failed",
+                14,
+                "no instance could be reached",
+            ),
+            Cause::UpstreamError => fixed(
+                S::BAD_GATEWAY,
+                "upstream_error",
+                14,
+                "the instance ended the exchange without an answer",
+            ),
+            Cause::InstanceTerminated => fixed(
+                S::BAD_GATEWAY,
+                "instance_terminated",
+                14,
+                "the instance's node was lost before it answered",
+            ),
+            Cause::ResponseStartTimeout => fixed(
+                S::GATEWAY_TIMEOUT,
+                "response_start_timeout",
+                4,
+                "request timeout",
+            ),
+            Cause::IdleTimeout => fixed(S::GATEWAY_TIMEOUT, "idle_timeout", 4, "request timeout"),
+            Cause::TotalTimeout => fixed(S::GATEWAY_TIMEOUT, "total_timeout", 4, "request timeout"),
+            Cause::Draining => fixed(S::SERVICE_UNAVAILABLE, "draining", 14, "draining"),
         }
     }
 
-    pub fn answer(&self) -> Response<ResponseBody> {
-        let (status, reason, text) = self.parts();
+    pub fn status(&self) -> StatusCode {
+        self.parts().0
+    }
+
+    pub fn reason(&self) -> &'static str {
+        self.parts().1
+    }
+
+    /// The app had its time: another attempt would have none.
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Cause::ResponseStartTimeout | Cause::IdleTimeout | Cause::TotalTimeout
+        )
+    }
+
+    /// What was sent cannot be trusted to end where it says, or the gateway leaves.
+    fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Cause::BadRequest(_)
+                | Cause::NotAllowed(_)
+                | Cause::NotImplemented(_)
+                | Cause::ExpectationFailed
+                | Cause::TargetTooLong
+                | Cause::BodyTimeout
+                | Cause::Draining
+        )
+    }
+
+    fn retry_after(&self) -> Option<u32> {
+        match self {
+            Cause::QueueFull { retry_after } | Cause::Overloaded { retry_after } => {
+                Some(*retry_after)
+            }
+            Cause::NotReady { .. } | Cause::Draining => Some(RETRY_SOON),
+            _ => None,
+        }
+    }
+
+    pub fn answer(&self, tongue: Tongue) -> Response<ResponseBody> {
+        let (status, reason, grpc, text) = self.parts();
+        if tongue == Tongue::Grpc {
+            return self.grpc_answer(reason, grpc, &text);
+        }
         let mut response = Response::new(ResponseBody::text(format!("{text}\n")));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -76,10 +202,60 @@ impl Cause {
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
-        headers.insert("nihilo-reason", HeaderValue::from_static(reason));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(REASON, HeaderValue::from_static(reason));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if tongue == Tongue::Http1 && self.ends_connection() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// Trailers only: the status stands in the head, and there is no body.
+    fn grpc_answer(&self, reason: &'static str, grpc: u8, text: &str) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(REASON, HeaderValue::from_static(reason));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc)));
+        // Percent-encoding is only needed beyond printable ASCII.
+        let plain = |c: &char| (' '..='~').contains(c) && *c != '%';
+        let message: String = text.chars().filter(plain).collect();
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(u64::from(seconds) * 1000));
+        }
+        response
+    }
+}
+
+fn said(last_failure: &str) -> String {
+    match last_failure {
+        "" => String::new(),
+        why => format!("; the revision does not start: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_tell_each_client_in_its_tongue() {
+        let full = Cause::QueueFull { retry_after: 7 };
+        let answer = full.answer(Tongue::Http1);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[RETRY_AFTER], "7");
+        assert!(!answer.headers().contains_key(CONNECTION));
+        let answer = full.answer(Tongue::Grpc);
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()[GRPC_STATUS], "14");
+        assert_eq!(answer.headers()[GRPC_PUSHBACK], "7000");
+        let bad = Cause::BadRequest("invalid Host");
+        assert_eq!(bad.answer(Tongue::Http1).headers()[CONNECTION], "close");
+        assert!(!bad.answer(Tongue::Http2).headers().contains_key(CONNECTION));
     }
 }

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nihilo_types::id::LogIndex;
-use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable};
+use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Visibility};
 use parking_lot::Mutex;
+
+use crate::rescue::Cause;
+use crate::rules::host::table_key;
 
 /// The fractional part of the golden ratio: successive multiples spread evenly, so that shares
 /// are exact over any run of requests.
@@ -15,23 +18,44 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 #[derive(Debug, Default)]
 pub struct Router(Mutex<HashMap<Arc<str>, (LogIndex, f64)>>);
 
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub target: Arc<RevisionTarget>,
+    /// By its host, or by its header.
+    pub tag: Option<Arc<str>>,
+    /// Version of the host's entry.
+    pub index: LogIndex,
+}
+
 impl Router {
-    /// `None` = no such host.
+    /// # Errors
+    /// No such host for who asks, or nothing behind it.
     pub fn route(
         &self,
         table: &RouteTable,
         host: &str,
         tag: Option<&str>,
-    ) -> Option<Arc<RevisionTarget>> {
-        let host = normalise(host);
-        let (name, entry) = table.hosts.get_key_value(host.as_str())?;
-        if let Some(target) = tag.and_then(|tag| entry.tags.get(tag)) {
-            return Some(target.clone());
+        is_private: bool,
+    ) -> Result<Chosen, Cause> {
+        let key = table_key(host);
+        let entry = find(table, &key);
+        let entry = entry.or_else(|| is_private.then(|| find_private(table, &key))?);
+        let (name, entry) = entry.ok_or(Cause::UnknownHost)?;
+        if entry.visibility == Visibility::ClusterLocal && !is_private {
+            return Err(Cause::UnknownHost);
         }
-        match entry.split.as_slice() {
-            [only] => Some(only.target.clone()),
-            _ => pick(entry, self.next(name, entry)),
-        }
+        let by_header = tag.and_then(|tag| entry.tags.get_key_value(tag));
+        let (target, tag) = match (by_header, entry.split.as_slice()) {
+            (Some((tag, target)), _) => (Some(target.clone()), Some(tag.clone())),
+            (None, [only]) => (Some(only.target.clone()), entry.tag.clone()),
+            (None, _) => (pick(entry, self.next(name, entry)), entry.tag.clone()),
+        };
+        Ok(Chosen {
+            target: target.ok_or(Cause::NoBackend)?,
+            tag,
+            index: entry.index,
+        })
     }
 
     fn next(&self, host: &Arc<str>, entry: &HostEntry) -> f64 {
@@ -45,6 +69,37 @@ impl Router {
     }
 }
 
+/// The host itself, else the longest wildcard that holds it.
+fn find<'a>(table: &'a RouteTable, host: &str) -> Option<(&'a Arc<str>, &'a Arc<HostEntry>)> {
+    if host.starts_with('*') {
+        return None;
+    }
+    if let Some(exact) = table.hosts.get_key_value(host) {
+        return Some(exact);
+    }
+    let mut rest = host;
+    while let Some((_, parent)) = rest.split_once('.') {
+        let wild = table.hosts.get_key_value(format!("*.{parent}").as_str());
+        if wild.is_some() {
+            return wild;
+        }
+        rest = parent;
+    }
+    None
+}
+
+/// `name.namespace`, alone or with what Kubernetes' DNS adds to it.
+fn find_private<'a>(
+    table: &'a RouteTable,
+    host: &str,
+) -> Option<(&'a Arc<str>, &'a Arc<HostEntry>)> {
+    let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+    let host = host.strip_suffix(".svc").unwrap_or(host);
+    let is_pair = host.matches('.').count() == 1;
+    let full = is_pair.then(|| format!("{host}.{}", table.domain))?;
+    table.hosts.get_key_value(full.as_str())
+}
+
 fn pick(entry: &HostEntry, position: f64) -> Option<Arc<RevisionTarget>> {
     let mut upto = 0;
     for share in &entry.split {
@@ -54,15 +109,6 @@ fn pick(entry: &HostEntry, position: f64) -> Option<Arc<RevisionTarget>> {
         }
     }
     entry.split.last().map(|share| share.target.clone())
-}
-
-/// Lower case, without port and one trailing dot.
-fn normalise(host: &str) -> String {
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -86,6 +132,8 @@ mod tests {
             response_start_timeout_ms: 0,
             idle_timeout_ms: 0,
             h2c: false,
+            queue_depth: 0,
+            max_scale: 0,
         })
     }
 
@@ -98,6 +146,7 @@ mod tests {
             route: ObjectKey::new("default", "s"),
             index: LogIndex(1),
             tag: None,
+            visibility: Visibility::Public,
             split: split.iter().map(share).collect(),
             tags: tags
                 .iter()
@@ -107,8 +156,14 @@ mod tests {
         let hosts = BTreeMap::from([("s.default.localhost".into(), Arc::new(entry))]);
         RouteTable {
             index: LogIndex(1),
+            domain: "localhost".into(),
             hosts,
         }
+    }
+
+    fn name(router: &Router, table: &RouteTable, host: &str, tag: Option<&str>) -> String {
+        let chosen = router.route(table, host, tag, false).unwrap();
+        chosen.target.revision.name.to_string()
     }
 
     #[test]
@@ -119,8 +174,8 @@ mod tests {
         );
         let mut counts: HashMap<String, u32> = HashMap::new();
         for _ in 0..10_000 {
-            let target = router.route(&table, "s.default.localhost", None).unwrap();
-            *counts.entry(target.revision.name.to_string()).or_default() += 1;
+            let name = name(&router, &table, "s.default.localhost", None);
+            *counts.entry(name).or_default() += 1;
         }
         assert!(
             counts["a"].abs_diff(9_000) <= 50 && counts["b"].abs_diff(1_000) <= 50,
@@ -137,21 +192,73 @@ mod tests {
             "s.default.localhost.",
             "s.default.localhost",
         ] {
-            assert!(router.route(&table, host, None).is_some(), "{host}");
+            assert_eq!(name(&router, &table, host, None), "a", "{host}");
         }
-        assert!(router.route(&table, "x.default.localhost", None).is_none());
+        let unknown = router.route(&table, "x.default.localhost", None, false);
+        assert_eq!(unknown, Err(Cause::UnknownHost));
     }
 
     #[test]
     fn a_tag_selects_and_an_unknown_one_does_not() {
         let (router, table) = (Router::default(), table(&[(100, "a")], &[("old", "b")]));
-        let name = |tag| {
-            let target = router.route(&table, "s.default.localhost", tag).unwrap();
-            target.revision.name.to_string()
-        };
+        let name = |tag| name(&router, &table, "s.default.localhost", tag);
         assert_eq!(
             [name(Some("old")), name(Some("new")), name(None)],
             ["b", "a", "a"]
+        );
+    }
+
+    #[test]
+    fn the_exact_host_wins_and_then_the_longest_wildcard() {
+        let (router, mut table) = (Router::default(), table(&[(100, "a")], &[]));
+        let entry = |name: &str| {
+            let entry = self::table(&[(100, name)], &[]);
+            entry.hosts.into_values().next().unwrap()
+        };
+        table.hosts.insert("*.b.c".into(), entry("short"));
+        table.hosts.insert("*.a.b.c".into(), entry("long"));
+        table.hosts.insert("x.b.c".into(), entry("exact"));
+        let name = |host| name(&router, &table, host, None);
+        assert_eq!(name("x.b.c"), "exact");
+        assert_eq!(name("y.b.c"), "short");
+        assert_eq!(name("y.a.b.c"), "long");
+        assert_eq!(name("z.y.b.c"), "short");
+        for host in ["b.c", "*.b.c", "c"] {
+            assert!(router.route(&table, host, None, false).is_err(), "{host}");
+        }
+    }
+
+    #[test]
+    fn private_hosts_are_unknown_outside_and_empty_ones_have_no_backend() {
+        let router = Router::default();
+        let mut table = table(&[(100, "a")], &[]);
+        let (key, entry) = table.hosts.pop_first().unwrap();
+        let entry = HostEntry {
+            visibility: Visibility::ClusterLocal,
+            ..(*entry).clone()
+        };
+        table.hosts.insert(key.clone(), Arc::new(entry.clone()));
+        assert_eq!(
+            router.route(&table, &key, None, false),
+            Err(Cause::UnknownHost)
+        );
+        for host in [
+            &*key,
+            "s.default",
+            "s.default.svc",
+            "s.default.svc.cluster.local",
+        ] {
+            assert!(router.route(&table, host, None, true).is_ok(), "{host}");
+        }
+        assert!(router.route(&table, "x.default.svc", None, true).is_err());
+        let empty = HostEntry {
+            split: Vec::new(),
+            ..entry
+        };
+        table.hosts.insert(key.clone(), Arc::new(empty));
+        assert_eq!(
+            router.route(&table, &key, None, true),
+            Err(Cause::NoBackend)
         );
     }
 }

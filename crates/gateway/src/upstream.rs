@@ -1,63 +1,60 @@
-//! Connections: to instances of this node, and over the mesh to the gateways of other nodes.
+//! Connections to instances of this node.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::header::{HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Response, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_host::{Net, Stream};
-use nihilo_types::id::SessionId;
-use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::limiter::LocalInstance;
+use crate::pool::{H1, H2, Lease, StreamLease};
 
-/// First bytes of a mesh connection; the peer listener knows it by them.
-pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
 const LOCAL_CONNECT: Duration = Duration::from_millis(300);
-const MESH_CONNECT: Duration = Duration::from_secs(1);
+/// Head of an answer, at most (05-gateway §8).
+const MAX_HEAD: usize = 64 * 1024;
 
 /// What went wrong, and whether the request may be sent again.
 #[derive(Debug)]
 pub enum SendError {
-    /// Nothing of it was sent: here it is again, if it was taken at all.
+    /// Nothing of it was sent: here it is again.
     Unsent(Box<Request<RequestBody>>),
+    /// The peer says that it did nothing with it (RFC 9113 §8.7); it has to be made anew.
+    Unprocessed,
     /// It was sent and there is no answer.
     Unanswered,
     /// The node that runs the instance was declared down.
     NodeLost,
 }
 
-pub type LocalAnswer = (Response<Incoming>, Option<http1::SendRequest<RequestBody>>);
-
-/// Sends to an instance of this node, over an idle connection if there is one.
+/// Sends to an instance of this node, over a connection that exists if there is one.
 pub async fn send_local(
     net: &Net,
     instance: &Arc<LocalInstance>,
-    mut request: Request<RequestBody>,
-) -> Result<LocalAnswer, SendError> {
-    if instance.h2c {
-        let stream = match connect(net, &instance.address.to_string(), LOCAL_CONNECT).await {
-            Ok(stream) => stream,
-            Err(_) => return Err(SendError::Unsent(Box::new(request))),
-        };
-        let Ok(mut sender) = handshake_h2(stream).await else {
-            return Err(SendError::Unsent(Box::new(request)));
-        };
-        *request.uri_mut() = absolute(&request);
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|_| SendError::Unanswered)?;
-        return Ok((answer, None));
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    match instance.h2c {
+        true => send_h2c(net, instance, request).await,
+        false => send_h1(net, instance, request).await,
     }
-    let mut sender = match instance.take_idle() {
+}
+
+async fn send_h1(
+    net: &Net,
+    instance: &Arc<LocalInstance>,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    if request.body().size_hint().exact().is_none() {
+        // The codec takes a GET whose body has no length for one without a body.
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
+    let mut sender = match instance.pool.take_idle() {
         Some(sender) => sender,
         None => match connect_h1(net, instance).await {
             Ok(sender) => sender,
@@ -65,7 +62,7 @@ pub async fn send_local(
         },
     };
     match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, Some(sender))),
+        Ok(response) => Ok((response, Lease::Own(instance.clone(), sender))),
         Err(mut failed) => match failed.take_message() {
             Some(request) => Err(SendError::Unsent(Box::new(request))),
             None => Err(SendError::Unanswered),
@@ -73,29 +70,74 @@ pub async fn send_local(
     }
 }
 
-async fn connect(net: &Net, address: &str, limit: Duration) -> io::Result<Stream> {
+async fn send_h2c(
+    net: &Net,
+    instance: &Arc<LocalInstance>,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let (mut sender, lease) = match instance.pool.take_shared() {
+        Some(shared) => shared,
+        None => match connect_h2(net, instance).await {
+            Ok(shared) => shared,
+            Err(_) => return Err(SendError::Unsent(Box::new(request))),
+        },
+    };
+    to_h2(&mut request);
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok((response, Lease::Shared(lease))),
+        Err(mut failed) => match failed.take_message() {
+            Some(request) => Err(SendError::Unsent(Box::new(request))),
+            None => Err(unanswered(failed.error())),
+        },
+    }
+}
+
+/// A stream that was refused, or that the peer's GOAWAY leaves out, was not processed.
+pub(crate) fn unanswered(error: &hyper::Error) -> SendError {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            let is_unprocessed = cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || (cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR));
+            if is_unprocessed && cause.is_remote() {
+                return SendError::Unprocessed;
+            }
+        }
+        source = cause.source();
+    }
+    SendError::Unanswered
+}
+
+pub(crate) async fn connect(net: &Net, address: &str, limit: Duration) -> io::Result<Stream> {
     let stream = tokio::time::timeout(limit, net.dial(address)).await??;
     stream.set_nodelay()?;
     Ok(stream)
 }
 
-async fn connect_h1(
-    net: &Net,
-    instance: &LocalInstance,
-) -> io::Result<http1::SendRequest<RequestBody>> {
+async fn connect_h1(net: &Net, instance: &LocalInstance) -> io::Result<H1> {
     let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_HEAD + 16 * 1024)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
     tokio::spawn(async move {
         // The exchange that it carries sees the error.
-        drop(connection.await);
+        drop(connection.with_upgrades().await);
     });
     Ok(sender)
 }
 
-async fn handshake_h2(stream: Stream) -> io::Result<http2::SendRequest<RequestBody>> {
+async fn connect_h2(net: &Net, instance: &LocalInstance) -> io::Result<(H2, StreamLease)> {
+    let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
+    let sender = handshake_h2(stream).await?;
+    Ok(instance.pool.share(sender))
+}
+
+pub(crate) async fn handshake_h2(stream: Stream) -> io::Result<H2> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(MAX_HEAD as u32)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
@@ -103,126 +145,32 @@ async fn handshake_h2(stream: Stream) -> io::Result<http2::SendRequest<RequestBo
     Ok(sender)
 }
 
-/// HTTP/2 needs scheme and authority in the target.
-fn absolute(request: &Request<RequestBody>) -> http::Uri {
-    let host = request
-        .headers()
-        .get(http::header::HOST)
-        .and_then(|host| host.to_str().ok());
+/// HTTP/2 has the host in its target, and an upgrade is a method (RFC 8441).
+pub(crate) fn to_h2(request: &mut Request<RequestBody>) {
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    let host = request.headers_mut().remove(http::header::HOST);
+    let host = host.as_ref().and_then(|host| host.to_str().ok());
     let path = request
         .uri()
         .path_and_query()
         .map_or("/", |path| path.as_str());
-    http::Uri::builder()
+    let uri = http::Uri::builder()
         .scheme("http")
         .authority(host.unwrap_or("localhost"))
         .path_and_query(path)
-        .build()
-        .unwrap_or_else(|_| request.uri().clone())
-}
-
-/// One HTTP/2 connection per peer gateway, made on first use and after a loss.
-#[derive(Debug, Default)]
-pub struct Mesh {
-    pub(crate) net: Net,
-    peers: Mutex<HashMap<Arc<str>, http2::SendRequest<RequestBody>>>,
-    /// Sessions that were declared down: their streams end.
-    lost: watch::Sender<Vec<SessionId>>,
-}
-
-/// Lost sessions remembered for streams that start just then.
-const MAX_LOST: usize = 64;
-
-impl Mesh {
-    pub fn new(net: Net) -> Self {
-        Self {
-            net,
-            ..Self::default()
-        }
+        .build();
+    if let Ok(uri) = uri {
+        *request.uri_mut() = uri;
     }
-
-    pub fn session_down(&self, session: SessionId) {
-        self.lost.send_modify(|lost| {
-            lost.push(session);
-            if lost.len() > MAX_LOST {
-                lost.remove(0);
-            }
-        });
-    }
-
-    fn is_lost(&self, session: SessionId) -> bool {
-        self.lost.borrow().contains(&session)
-    }
-
-    /// Resolves when the session is declared down.
-    pub async fn lost(&self, session: SessionId) {
-        let mut lost = self.lost.subscribe();
-        if lost.wait_for(|lost| lost.contains(&session)).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    pub async fn send(
-        &self,
-        peer: &Arc<str>,
-        session: SessionId,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        if self.is_lost(session) {
-            return Err(SendError::Unsent(Box::new(request)));
-        }
-        let Ok(mut sender) = self.peer(peer).await else {
-            return Err(SendError::Unsent(Box::new(request)));
-        };
-        *request.uri_mut() = absolute(&request);
-        // The loss of the node first: its connection may hang for minutes.
-        tokio::select! {
-            biased;
-            () = self.lost(session) => Err(SendError::NodeLost),
-            answer = sender.try_send_request(request) => match answer {
-                Ok(response) => Ok(response),
-                Err(mut failed) => {
-                    self.peers.lock().remove(peer);
-                    match failed.take_message() {
-                        Some(request) => Err(SendError::Unsent(Box::new(request))),
-                        None => Err(SendError::Unanswered),
-                    }
-                }
-            },
-        }
-    }
-
-    async fn peer(&self, peer: &Arc<str>) -> io::Result<http2::SendRequest<RequestBody>> {
-        if let Some(sender) = self
-            .peers
-            .lock()
-            .get(peer)
-            .filter(|sender| !sender.is_closed())
-        {
-            return Ok(sender.clone());
-        }
-        let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
-        stream.write_all(MESH_PREAMBLE).await?;
-        let sender = handshake_h2(stream).await?;
-        self.peers.lock().insert(peer.clone(), sender.clone());
-        Ok(sender)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn to_a_node_that_was_declared_down_nothing_is_sent() {
-        let (mesh, lost) = (Mesh::default(), SessionId(7));
-        mesh.session_down(lost);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
-        let request = Request::new(RequestBody::Empty);
-        let sent = mesh.send(&peer, lost, request).await;
-        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
-        let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-        assert!(accepted.is_err(), "the lost node was dialled");
+    *request.version_mut() = Version::HTTP_2;
+    if request
+        .headers_mut()
+        .remove(http::header::UPGRADE)
+        .is_some()
+    {
+        request.headers_mut().remove(http::header::CONNECTION);
+        *request.method_mut() = Method::CONNECT;
+        let protocol = hyper::ext::Protocol::from_static("websocket");
+        request.extensions_mut().insert(protocol);
     }
 }

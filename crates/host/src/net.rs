@@ -33,6 +33,7 @@ pub trait GivenNet: Debug + Send + Sync + 'static {
 
 pub trait GivenListener: Debug + Send + Sync + 'static {
     fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn GivenStream>, SocketAddr)>>;
+    fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
 pub trait GivenStream: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static {
@@ -42,6 +43,7 @@ pub trait GivenStream: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static {
         context: &mut Context<'_>,
         head: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>>;
+    fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
 impl Net {
@@ -140,6 +142,15 @@ impl Listener {
         }
     }
 
+    /// # Errors
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::System(listener) => listener.local_addr(),
+            Self::Given(listener) => listener.local_addr(),
+        }
+    }
+
     /// Hands it to the runtime that will accept from it.
     ///
     /// # Errors
@@ -172,6 +183,15 @@ impl Stream {
         match self {
             Self::System(stream) => stream.set_nodelay(true),
             Self::Given(_) => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// The connection is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::System(stream) => stream.local_addr(),
+            Self::Given(stream) => stream.local_addr(),
         }
     }
 

@@ -1,10 +1,13 @@
 //! What can be proposed. One variant, one file under `apply/`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::condition::Assertion;
+use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::rollout::Rollout;
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
@@ -47,8 +50,11 @@ impl RequestKey {
     }
 }
 
-/// The cluster version that this build writes and applies.
-pub const CLUSTER_VERSION: u32 = 1;
+/// The newest cluster version whose rules this build knows. What it writes is written for the
+/// version in the state, until `SetClusterVersion` has raised that one.
+pub const CLUSTER_VERSION: u32 = 2;
+/// The version of a cluster that has never raised it.
+pub const FIRST_CLUSTER_VERSION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -64,16 +70,27 @@ pub enum Command {
     CloseSession(CloseSession),
     NodeDown(NodeDown),
     Reassign(Reassign),
+    /// Since cluster version 2, as everything below.
+    SetClusterVersion(SetClusterVersion),
+    AdvanceRollout(AdvanceRollout),
+    CollectRevisions(CollectRevisions),
+    PutConfigMap(Box<PutConfigMap>),
+    DeleteConfigMap(DeleteConfigMap),
+    RecordMembers(RecordMembers),
+    CreateToken(CreateToken),
+    RevokeToken(RevokeToken),
+    AddNode(AddNode),
+    PromoteNode(PromoteNode),
+    RemoveNode(RemoveNode),
 }
 
 impl Command {
-    /// Whether a blind repetition could have an effect of its own, so that a request id or a
-    /// precondition is demanded (02-store §12).
-    pub fn needs_request_id(&self) -> bool {
+    /// The cluster version from which on every node can apply this command.
+    pub fn since(&self) -> u32 {
         match self {
-            Command::PutService(put) => put.expect == Expect::Any,
-            Command::DeleteService(delete) => delete.expect == Expect::Any,
             Command::InitCluster(_)
+            | Command::PutService(_)
+            | Command::DeleteService(_)
             | Command::RecordService(_)
             | Command::RecordRevision(_)
             | Command::AssignTraffic(_)
@@ -82,7 +99,50 @@ impl Command {
             | Command::OpenSession(_)
             | Command::CloseSession(_)
             | Command::NodeDown(_)
-            | Command::Reassign(_) => false,
+            | Command::Reassign(_)
+            // It raises the version: it is proposed once every node says that it knows it.
+            | Command::SetClusterVersion(_) => FIRST_CLUSTER_VERSION,
+            Command::AdvanceRollout(_)
+            | Command::CollectRevisions(_)
+            | Command::PutConfigMap(_)
+            | Command::DeleteConfigMap(_)
+            | Command::RecordMembers(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::AddNode(_)
+            | Command::PromoteNode(_)
+            | Command::RemoveNode(_) => 2,
+        }
+    }
+
+    /// Whether a blind repetition could have an effect of its own, so that a request id or a
+    /// precondition is demanded (02-store §12).
+    pub fn needs_request_id(&self) -> bool {
+        match self {
+            Command::PutService(put) => put.expect == Expect::Any,
+            Command::DeleteService(delete) => delete.expect == Expect::Any,
+            Command::PutConfigMap(put) => put.expect == Expect::Any,
+            Command::DeleteConfigMap(delete) => delete.expect == Expect::Any,
+            Command::InitCluster(_)
+            | Command::RecordService(_)
+            | Command::RecordRevision(_)
+            | Command::AssignTraffic(_)
+            | Command::RecordRoute(_)
+            | Command::AdvanceRollout(_)
+            | Command::CollectRevisions(_)
+            | Command::RecordScale(_)
+            | Command::OpenSession(_)
+            | Command::CloseSession(_)
+            | Command::NodeDown(_)
+            | Command::Reassign(_)
+            | Command::SetClusterVersion(_)
+            | Command::RecordMembers(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::PromoteNode(_)
+            | Command::RemoveNode(_) => false,
+            // Each application makes another id: a repetition must be known as one.
+            Command::AddNode(_) => true,
         }
     }
 }
@@ -113,6 +173,44 @@ pub struct InitCluster {
     pub domain: String,
     /// Port shown in URLs; 80 is left out.
     pub external_port: u16,
+    /// What `config-autoscaler` begins with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub autoscaler: BTreeMap<String, String>,
+}
+
+/// Creates or replaces a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutConfigMap {
+    pub config_map: ConfigMap,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteConfigMap {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// The Route actor moves its rollouts on; `apply` decides by LogTime what is due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvanceRollout {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    /// Every live gateway serves what is assigned: the steps are planned for so many seconds from
+    /// each rollout's start. `None` = take the step that is due.
+    pub plan_for_s: Option<u64>,
+}
+
+/// The Service actor removes revisions that nobody needs (01-objects §13).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectRevisions {
+    pub fence: Fence,
+    pub key: ObjectKey,
+    /// By name; what is in use meanwhile stays.
+    pub revisions: Vec<String>,
 }
 
 /// Creates or replaces a Service with its Configuration, Route and, when the template changed, a
@@ -172,6 +270,9 @@ pub struct AssignTraffic {
     pub key: ObjectKey,
     pub version: LogIndex,
     pub traffic: Vec<TrafficTarget>,
+    /// The rollouts that `traffic` shows; a new one starts with this entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollouts: Vec<Rollout>,
     pub assertions: Vec<Assertion>,
 }
 
@@ -218,6 +319,10 @@ pub struct OpenSession {
     pub t_self_ms: u32,
     /// Instances die with the node's process (`kill`) instead of waiting for it (`adopt`).
     pub kills_instances_on_exit: bool,
+    /// Drawn when the node's data directory was made; an id belongs to one store for ever. Empty:
+    /// the node does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store_id: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,4 +375,66 @@ pub struct Move {
     pub shard: ShardId,
     pub from_epoch: Epoch,
     pub to: SessionId,
+}
+
+/// Raises the rules that entries are written for; from then on older builds cannot take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetClusterVersion {
+    /// One more than the present one, or the present one (no effect).
+    pub version: u32,
+}
+
+/// Writes founding members down that the state does not know yet; their ids are what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordMembers {
+    pub members: Vec<Founder>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    pub id: NodeId,
+    pub name: String,
+    pub peer_address: String,
+    pub admin_address: String,
+}
+
+/// Lets one more node in. The secret itself is never in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// Drawn by the proposer; a second one of the same id is refused.
+    pub id: String,
+    /// SHA-256 of the secret, hexadecimal.
+    pub secret_hash: String,
+    /// The node becomes a voter as soon as it has caught up; otherwise only where one is missing.
+    pub voter: bool,
+    /// Of LogTime, from this entry on.
+    pub ttl_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeToken {
+    pub id: String,
+}
+
+/// Consumes a token and gives a node its id, which is this entry's index. It joins as a learner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddNode {
+    pub token: String,
+    /// Of the secret that was shown.
+    pub secret_hash: String,
+    pub name: String,
+    pub peer_address: String,
+    pub admin_address: String,
+}
+
+/// Makes a learner a voter; consensus follows once it has caught up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteNode {
+    pub node: NodeId,
+}
+
+/// Takes a node out for good: its session ends with this entry, its id is never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveNode {
+    pub node: NodeId,
 }

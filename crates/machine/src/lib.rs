@@ -5,13 +5,17 @@
 //! drawn by the proposer, a business refusal is a reply.
 #![forbid(unsafe_code)]
 
+mod anew;
 pub mod apply;
 pub mod command;
 pub mod digest;
+pub mod member;
 pub mod ownership;
 pub mod reply;
+pub mod rollout;
 pub mod route_table;
 pub mod rows;
+pub mod settings;
 pub mod state;
 
 pub use command::{Command, Envelope, Fence};

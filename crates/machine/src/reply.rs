@@ -1,6 +1,7 @@
 //! What a proposer is told. A refusal is a reply, the same on every node.
 
-use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId};
+use nihilo_types::config_map::ConfigMap;
+use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId};
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +20,17 @@ pub enum Outcome {
         service: Box<Service>,
         change: Change,
     },
+    ConfigMap {
+        config_map: Box<ConfigMap>,
+        change: Change,
+    },
     Session(SessionId),
     /// Scales whose fence was stale or whose revision is gone; the others stand.
     Scales {
         refused: Vec<ObjectKey>,
     },
+    /// A node was let in under this id.
+    Node(NodeId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +58,11 @@ pub enum Rejection {
     RequestIdReused,
     #[error("session {0} is closed")]
     SessionClosed(SessionId),
+    #[error(
+        "node {0} has lost its store: its id belongs to the one before; wipe the directory and \
+         join under a new id"
+    )]
+    StoreReplaced(NodeId),
     #[error("the cluster is initialised already")]
     AlreadyInitialised,
     #[error("the owner table has moved on")]
@@ -59,4 +71,17 @@ pub enum Rejection {
     RevisionNameTaken(String),
     #[error("{0}")]
     LimitReached(String),
+    /// Why, without saying what a right one would be.
+    #[error("join token `{id}` {why}")]
+    TokenRefused { id: String, why: String },
+    #[error("{0}")]
+    NodeTaken(String),
+    #[error("node {0} is not a member")]
+    NoSuchNode(NodeId),
+    #[error("node {node} was removed from the cluster at index {at}; its id is never used again")]
+    NodeRemoved { node: NodeId, at: LogIndex },
+    #[error("node {0} is the last voter; without it there is no cluster")]
+    LastVoter(NodeId),
+    #[error("the cluster has version {have}, the next one is not {wanted}")]
+    WrongVersion { have: u32, wanted: u32 },
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_types::id::{LogIndex, ObjectKey};
+use nihilo_types::meta::keys;
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
-use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Share};
+use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Share, Visibility};
 use nihilo_types::shard::shard_of;
+use nihilo_types::validate::MAX_QUEUE_DEPTH;
 
 use crate::state::{State, host_label};
 
@@ -15,6 +17,7 @@ use crate::state::{State, host_label};
 pub fn build(state: &State, index: LogIndex) -> RouteTable {
     let mut table = RouteTable {
         index,
+        domain: state.domain().into(),
         hosts: BTreeMap::new(),
     };
     for route in state.routes() {
@@ -33,6 +36,9 @@ pub fn update(
 ) -> RouteTable {
     let mut next = table.clone();
     next.index = index;
+    if *next.domain != *state.domain() {
+        next.domain = state.domain().into();
+    }
     let mut freed = Vec::new();
     next.hosts.retain(|_, entry| {
         let stays = !changed.contains(&entry.route);
@@ -128,6 +134,7 @@ fn host_entry(state: &State, route: &Route, tag: Option<&str>) -> HostEntry {
         route: route.metadata.key(),
         index: LogIndex(route.status.assigned_at),
         tag: tag.map(Arc::from),
+        visibility: visibility(route),
         split,
         tags,
     }
@@ -150,6 +157,32 @@ fn targets_of<'a>(state: &State, route: &'a Route) -> BTreeMap<&'a str, Arc<Revi
         .collect()
 }
 
+fn visibility(route: &Route) -> Visibility {
+    match route.metadata.labels.get(keys::VISIBILITY) {
+        Some(label) if label == keys::CLUSTER_LOCAL => Visibility::ClusterLocal,
+        _ => Visibility::Public,
+    }
+}
+
+/// Requests that may wait per gateway (05-gateway §13): what ten rounds of all instances serve,
+/// where a hundred stands for what has no limit.
+fn queue_depth(revision: &Revision, max_scale: u32) -> u32 {
+    const LEAST: u32 = 100;
+    let annotation = revision.metadata.annotations.get(keys::QUEUE_DEPTH);
+    if let Some(depth) = annotation.and_then(|depth| depth.parse::<u32>().ok()) {
+        return depth.clamp(1, MAX_QUEUE_DEPTH);
+    }
+    let or_hundred = |n: u32| if n == 0 { 100 } else { n };
+    let all = or_hundred(revision.spec.concurrency_limit()).saturating_mul(or_hundred(max_scale));
+    all.saturating_mul(10).clamp(LEAST, MAX_QUEUE_DEPTH)
+}
+
+fn max_scale(revision: &Revision) -> u32 {
+    let key = format!("{}max-scale", keys::AUTOSCALING_PREFIX);
+    let annotation = revision.metadata.annotations.get(&key);
+    annotation.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 fn target(root: &ObjectKey, revision: &Revision) -> RevisionTarget {
     let spec = &revision.spec;
     let total_ms = u64::from(spec.timeout()) * 1000;
@@ -167,5 +200,7 @@ fn target(root: &ObjectKey, revision: &Revision) -> RevisionTarget {
         h2c: spec
             .container()
             .is_some_and(|container| container.ports.iter().any(|port| port.name == "h2c")),
+        queue_depth: queue_depth(revision, max_scale(revision)),
+        max_scale: max_scale(revision),
     }
 }

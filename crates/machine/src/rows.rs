@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use nihilo_types::id::{ObjectKey, SessionId, ShardId};
+use nihilo_types::config_map::ConfigMap;
+use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,9 +34,15 @@ pub(crate) mod tag {
     pub(crate) const REVISION: &str = "revision";
     pub(crate) const ROUTE: &str = "route";
     pub(crate) const SCALE: &str = "scale";
+    pub(crate) const CONFIG_MAP: &str = "configmap";
     pub(crate) const SESSION: &str = "session";
+    pub(crate) const STORE: &str = "store";
     pub(crate) const OWNER: &str = "owner";
     pub(crate) const REPLY: &str = "reply";
+    pub(crate) const VERSION: &str = "version";
+    pub(crate) const ANCESTORS: &str = "ancestors";
+    pub(crate) const MEMBER: &str = "member";
+    pub(crate) const TOKEN: &str = "token";
 }
 
 pub(crate) fn key(tag: &str, parts: &[&str]) -> Vec<u8> {
@@ -64,57 +71,65 @@ pub(crate) fn delete(key: Vec<u8>) -> RowChange {
 }
 
 impl State {
-    /// Every row of the state, for a snapshot; in no promised order.
+    /// Every row of the state; in no promised order.
     pub fn rows(&self) -> Vec<RowChange> {
         let mut rows = Vec::new();
-        if let Some(cluster) = &self.cluster {
-            rows.push(put(key(tag::CLUSTER, &[]), cluster));
-        }
-        rows.push(put(key(tag::CLOCK, &[]), &self.clock));
-        let objects = |rows: &mut Vec<RowChange>| {
-            rows.extend(
-                self.services
-                    .iter()
-                    .map(|(k, v)| put(object_key(tag::SERVICE, k), v)),
-            );
-            rows.extend(
-                self.configurations
-                    .iter()
-                    .map(|(k, v)| put(object_key(tag::CONFIGURATION, k), v)),
-            );
-            rows.extend(
-                self.revisions
-                    .iter()
-                    .map(|(k, v)| put(object_key(tag::REVISION, k), v)),
-            );
-            rows.extend(
-                self.routes
-                    .iter()
-                    .map(|(k, v)| put(object_key(tag::ROUTE, k), v)),
-            );
-            rows.extend(
-                self.scales
-                    .iter()
-                    .map(|(k, v)| put(object_key(tag::SCALE, k), v)),
-            );
-        };
-        objects(&mut rows);
-        rows.extend(
-            self.sessions
-                .iter()
-                .map(|(id, v)| put(key(tag::SESSION, &[&id.to_string()]), v)),
-        );
-        rows.extend(
-            self.owners
-                .iter()
-                .map(|(shard, v)| put(key(tag::OWNER, &[&shard.to_string()]), v)),
-        );
-        rows.extend(
-            self.replies
-                .iter()
-                .map(|(id, v)| put(key(tag::REPLY, &[id]), v)),
-        );
+        self.visit_rows(&mut |row| rows.push(row));
         rows
+    }
+
+    /// The same, one at a time: a large state is not held twice.
+    pub fn visit_rows(&self, visit: &mut dyn FnMut(RowChange)) {
+        if let Some(cluster) = &self.cluster {
+            visit(put(key(tag::CLUSTER, &[]), cluster));
+        }
+        visit(put(key(tag::CLOCK, &[]), &self.clock));
+        if let Some(version) = &self.version {
+            visit(put(key(tag::VERSION, &[]), version));
+        }
+        if !self.ancestors.is_empty() {
+            visit(put(key(tag::ANCESTORS, &[]), &self.ancestors));
+        }
+        for (id, member) in &self.members {
+            visit(put(key(tag::MEMBER, &[&id.to_string()]), member));
+        }
+        for (id, token) in &self.tokens {
+            visit(put(key(tag::TOKEN, &[id]), token));
+        }
+        self.visit_objects(visit);
+        for (id, session) in &self.sessions {
+            visit(put(key(tag::SESSION, &[&id.to_string()]), session));
+        }
+        for (node, store) in &self.stores {
+            visit(put(key(tag::STORE, &[&node.to_string()]), store));
+        }
+        for (shard, owner) in &self.owners {
+            visit(put(key(tag::OWNER, &[&shard.to_string()]), owner));
+        }
+        for (id, reply) in &self.replies {
+            visit(put(key(tag::REPLY, &[id]), reply));
+        }
+    }
+
+    fn visit_objects(&self, visit: &mut dyn FnMut(RowChange)) {
+        for (key, service) in &self.services {
+            visit(put(object_key(tag::SERVICE, key), service));
+        }
+        for (key, configuration) in &self.configurations {
+            visit(put(object_key(tag::CONFIGURATION, key), configuration));
+        }
+        for (key, revision) in &self.revisions {
+            visit(put(object_key(tag::REVISION, key), revision));
+        }
+        for (key, route) in &self.routes {
+            visit(put(object_key(tag::ROUTE, key), route));
+        }
+        for (key, config_map) in &self.config_maps {
+            visit(put(object_key(tag::CONFIG_MAP, key), config_map));
+        }
+        for (key, scale) in &self.scales {
+            visit(put(object_key(tag::SCALE, key), scale));
+        }
     }
 
     /// Rebuilds the state from its rows.
@@ -149,6 +164,16 @@ impl State {
         match kind {
             tag::CLUSTER => self.cluster = Some(Arc::new(decode(key, value)?)),
             tag::CLOCK => self.clock = decode(key, value)?,
+            tag::ANCESTORS => self.ancestors = decode(key, value)?,
+            tag::VERSION => self.version = Some(decode(key, value)?),
+            tag::MEMBER => {
+                let id = NodeId(number()?);
+                self.members.insert(id, Arc::new(decode(key, value)?));
+            }
+            tag::TOKEN => {
+                let id = first.ok_or_else(malformed)?;
+                self.tokens.insert(id.into(), Arc::new(decode(key, value)?));
+            }
             tag::SERVICE => drop(
                 self.services
                     .insert(object()?, Arc::new(decode(key, value)?)),
@@ -163,9 +188,16 @@ impl State {
             ),
             tag::ROUTE => drop(self.routes.insert(object()?, Arc::new(decode(key, value)?))),
             tag::SCALE => drop(self.scales.insert(object()?, Arc::new(decode(key, value)?))),
+            tag::CONFIG_MAP => {
+                let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
+                self.config_maps.insert(object()?, map);
+            }
             tag::SESSION => {
                 let id = SessionId(number()?);
                 self.sessions.insert(id, Arc::new(decode(key, value)?));
+            }
+            tag::STORE => {
+                self.stores.insert(NodeId(number()?), decode(key, value)?);
             }
             tag::OWNER => {
                 let shard = ShardId(u16::try_from(number()?).map_err(|_| malformed())?);

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
-use nihilo_types::id::{Epoch, Kind, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
 use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{InitCluster, OpenSession};
+use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
+use crate::member::{JoinToken, Member, Standing};
 use crate::reply::Reply;
+use crate::settings::Settings;
 
 /// More nodes than leave between two looks at the applied state.
 pub(crate) const MAX_LEFT: usize = 64;
@@ -23,15 +26,26 @@ pub(crate) const MAX_LEFT: usize = 64;
 pub struct State {
     pub(crate) cluster: Option<Arc<InitCluster>>,
     pub(crate) clock: Clock,
+    /// `None` = never raised.
+    pub(crate) version: Option<u32>,
+    /// Clusters that this one was made of, oldest first.
+    pub(crate) ancestors: Vec<String>,
+    pub(crate) members: BTreeMap<NodeId, Arc<Member>>,
+    pub(crate) tokens: BTreeMap<String, Arc<JoinToken>>,
     pub(crate) services: BTreeMap<ObjectKey, Arc<Service>>,
     pub(crate) configurations: BTreeMap<ObjectKey, Arc<Configuration>>,
     pub(crate) revisions: BTreeMap<ObjectKey, Arc<Revision>>,
     pub(crate) routes: BTreeMap<ObjectKey, Arc<Route>>,
+    pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
+    /// What the system's ConfigMaps say; derived.
+    pub(crate) settings: Arc<Settings>,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
     /// whoever learns of an end by a snapshot takes it for a loss.
     pub(crate) left: VecDeque<SessionId>,
+    /// Node to the store under whose name it opened its sessions; never removed.
+    pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
     pub(crate) replies: BTreeMap<String, StoredReply>,
     /// Request ids, oldest first; derived from `replies`.
@@ -59,7 +73,7 @@ pub struct Session {
 }
 
 /// Who may act for a shard, and since which entry. Session 0 = nobody.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ShardOwner {
     pub session: SessionId,
     pub epoch: Epoch,
@@ -93,14 +107,14 @@ pub struct RowChange {
 }
 
 /// A change of one object as watchers see it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObjectEvent {
     pub index: LogIndex,
     pub object: ObjectChange,
 }
 
 /// The object after the change, or as it last was when `deleted`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ObjectChange {
     Service {
         object: Arc<Service>,
@@ -116,6 +130,10 @@ pub enum ObjectChange {
     },
     Route {
         object: Arc<Route>,
+        change: EventKind,
+    },
+    ConfigMap {
+        object: Arc<ConfigMap>,
         change: EventKind,
     },
     /// A scale record changed; shown with the revision, not watched by itself.
@@ -136,6 +154,7 @@ impl ObjectChange {
             ObjectChange::Configuration { object, .. } => object.metadata.key(),
             ObjectChange::Revision { object, .. } => object.metadata.key(),
             ObjectChange::Route { object, .. } => object.metadata.key(),
+            ObjectChange::ConfigMap { object, .. } => object.metadata.key(),
             ObjectChange::Scale { revision } => revision.clone(),
         }
     }
@@ -147,6 +166,7 @@ impl ObjectChange {
             ObjectChange::Configuration { .. } => Some(Kind::Configuration),
             ObjectChange::Revision { .. } => Some(Kind::Revision),
             ObjectChange::Route { .. } => Some(Kind::Route),
+            ObjectChange::ConfigMap { .. } => Some(Kind::ConfigMap),
             ObjectChange::Scale { .. } => None,
         }
     }
@@ -157,8 +177,44 @@ impl State {
         self.cluster.as_deref()
     }
 
+    /// The store that belongs to a node's id; `None` for a node that never had a session.
+    pub fn store_of(&self, node: NodeId) -> Option<&str> {
+        self.stores.get(&node).map(|store| &**store)
+    }
+
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// The version whose rules entries are written for.
+    pub fn cluster_version(&self) -> u32 {
+        self.version.unwrap_or(FIRST_CLUSTER_VERSION)
+    }
+
+    /// Every node that was ever a member, by id, those that were removed included.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.values()
+    }
+
+    pub fn member(&self, node: NodeId) -> Option<&Arc<Member>> {
+        self.members.get(&node)
+    }
+
+    /// The entry that took a node out; `None` while it belongs to the cluster or is unknown.
+    pub fn removed_at(&self, node: NodeId) -> Option<LogIndex> {
+        match self.members.get(&node)?.standing {
+            Standing::Removed { at } => Some(at),
+            Standing::Learner | Standing::Voter => None,
+        }
+    }
+
+    /// Join tokens that were neither used nor revoked, expired ones included.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<JoinToken>> {
+        self.tokens.values()
+    }
+
+    pub fn token(&self, id: &str) -> Option<&Arc<JoinToken>> {
+        self.tokens.get(id)
     }
 
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
@@ -175,6 +231,19 @@ impl State {
 
     pub fn route(&self, key: &ObjectKey) -> Option<&Arc<Route>> {
         self.routes.get(key)
+    }
+
+    pub fn config_map(&self, key: &ObjectKey) -> Option<&Arc<ConfigMap>> {
+        self.config_maps.get(key)
+    }
+
+    pub fn config_maps(&self) -> impl Iterator<Item = &Arc<ConfigMap>> {
+        self.config_maps.values()
+    }
+
+    /// What the system's ConfigMaps say.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
     }
 
     /// The recorded scale of a revision; the default (never decided) when there is none.
@@ -260,12 +329,14 @@ impl State {
 
     /// Main host of a route, or that of one of its tags.
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
-        let domain = self
-            .cluster
-            .as_deref()
-            .map_or("localhost", |cluster| &cluster.domain);
         let label = host_label(&route.name, tag);
-        format!("{label}.{}.{domain}", route.namespace)
+        format!("{label}.{}.{}", route.namespace, self.domain())
+    }
+
+    /// Domain of the routes' hosts.
+    pub fn domain(&self) -> &str {
+        let cluster = self.cluster.as_deref();
+        cluster.map_or("localhost", |cluster| &cluster.domain)
     }
 }
 
@@ -294,6 +365,17 @@ impl State {
                 .or_default()
                 .insert(key.clone());
         }
+        let mut settings = Settings::default();
+        for name in SYSTEM_MAPS {
+            let map = self
+                .config_maps
+                .get(&ObjectKey::new(SYSTEM_NAMESPACE, name));
+            // An older build may have taken what this one would refuse: then defaults hold.
+            if let Some(Ok(next)) = map.map(|map| settings.with(name, &map.data)) {
+                settings = next;
+            }
+        }
+        self.settings = Arc::new(settings);
         let newest_epoch = self.owners.values().map(|owner| owner.epoch.0).max();
         let newest_session = self.sessions.keys().map(|id| id.0).max();
         self.ownership_at = LogIndex(newest_epoch.max(newest_session).unwrap_or(0));

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use bytes::BytesMut;
+use futures_util::{FutureExt, StreamExt};
 use nihilo_host::Net;
-use nihilo_store::snapshot::Dump;
-use nihilo_store::{Identity, Node, TypeConfig, convert};
+use nihilo_machine::State;
+use nihilo_store::snapshot::DumpFile;
+use nihilo_store::{Identity, Node, StateHandle, TypeConfig, convert};
 use nihilo_wire::internal as pb;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -18,8 +20,13 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use pb::raft_client::RaftClient;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
+use tracing::warn;
+
+use crate::quorum_gate::QuorumGate;
 
 use crate::dial::connect_lazily;
 
@@ -29,8 +36,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of a snapshot sent in one message.
 const SNAPSHOT_CHUNK: usize = 512 * 1024;
-/// Bound of a whole snapshot transfer and its installation.
+/// Bound of a whole snapshot transfer and its installation, beside what its size takes.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(30);
+/// A slower transfer is begun anew: 1 MiB a second.
+const SNAPSHOT_BYTES_PER_MS: u64 = 1_024;
+/// Entries are given this much time for their size: 1 MiB a second.
+const APPEND_BYTES_PER_MS: u64 = 1_024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
 
@@ -38,6 +49,41 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
     pub(crate) net: Net,
+    pub(crate) gate: Arc<QuorumGate>,
+    pub(crate) removed: Removed,
+    pub(crate) state: StateHandle,
+}
+
+/// Begins the answer to a node that was removed.
+pub(crate) const NODE_REMOVED: &str = "node-removed";
+
+/// Whether this node knows that it was removed; set once, from its own state or by a peer's words.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Removed(Arc<watch::Sender<Option<Arc<str>>>>);
+
+impl Removed {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn set(&self, words: &str) {
+        self.0.send_if_modified(|known| {
+            let is_first = known.is_none();
+            if is_first {
+                *known = Some(words.into());
+            }
+            is_first
+        });
+    }
+
+    /// Takes note of a refusal that says it.
+    fn hear(&self, status: &Status) {
+        if status.code() == tonic::Code::PermissionDenied
+            && status.message().starts_with(NODE_REMOVED)
+        {
+            self.set(status.message());
+        }
+    }
 }
 
 /// Clients for one peer; the lanes do not share a connection.
@@ -46,6 +92,9 @@ pub(crate) struct Peer {
     client: Option<RaftClient<Channel>>,
     lane: Lane,
     identity: pb::Identity,
+    removed: Removed,
+    state: StateHandle,
+    gate: Arc<QuorumGate>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +123,16 @@ impl Network {
             cluster_id: self.identity.cluster_id.clone(),
             from_node: self.identity.node_id,
             target_node: target,
+            // Of the moment: see `identity`.
+            cluster_version: 0,
         };
         Peer {
             client,
             lane,
             identity,
+            removed: self.removed.clone(),
+            state: self.state.clone(),
+            gate: self.gate.clone(),
         }
     }
 }
@@ -102,6 +156,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 impl Peer {
+    fn identity(&self) -> pb::Identity {
+        pb::Identity {
+            cluster_version: self.state.read(State::cluster_version),
+            ..self.identity.clone()
+        }
+    }
+
     fn client(&self) -> RpcResult<RaftClient<Channel>> {
         self.client
             .clone()
@@ -109,18 +170,77 @@ impl Peer {
     }
 }
 
+/// The file in pieces, read no faster than they are taken; a piece that cannot be read ends the
+/// stream, and the receiver sees that something is missing.
+fn chunks(file: tokio::fs::File) -> impl futures_util::Stream<Item = pb::SnapshotChunk> + Send {
+    futures_util::stream::unfold(Some(file), |file| async move {
+        let mut file = file?;
+        let mut data = BytesMut::with_capacity(SNAPSHOT_CHUNK);
+        while data.len() < SNAPSHOT_CHUNK {
+            match file.read_buf(&mut data).await {
+                Ok(0) => {
+                    let done = true;
+                    let data = data.freeze();
+                    let last = pb::SnapshotChunk {
+                        data,
+                        done,
+                        ..pb::SnapshotChunk::default()
+                    };
+                    return Some((last, None));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(%error, "a snapshot cannot be read to its end");
+                    return None;
+                }
+            }
+        }
+        let data = data.freeze();
+        let piece = pb::SnapshotChunk {
+            data,
+            ..pb::SnapshotChunk::default()
+        };
+        Some((piece, Some(file)))
+    })
+}
+
+async fn bounded_raw<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> RpcResult<Result<T, Status>> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => Ok(answer.map(Response::into_inner)),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string(
+            "no answer in time",
+        ))),
+    }
+}
+
 async fn bounded<T>(
+    removed: &Removed,
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> RpcResult<T> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         // Refused, reset, not ready: back off.
-        Ok(Err(status)) => Err(RPCError::Unreachable(Unreachable::from_string(status))),
+        Ok(Err(status)) => {
+            removed.hear(&status);
+            Err(RPCError::Unreachable(Unreachable::from_string(status)))
+        }
         Err(_) => Err(RPCError::Network(NetworkError::from_string(
             "no answer in time",
         ))),
     }
+}
+
+/// What entries take on top of a heartbeat's time, on a slow link and disk.
+fn time_to_send(entries: &[nihilo_store::type_config::Entry]) -> Duration {
+    let bytes = entries.iter().map(|entry| match &entry.payload {
+        openraft::EntryPayload::Normal(bytes) => bytes.0.len() as u64,
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => 0,
+    });
+    Duration::from_millis(bytes.sum::<u64>() / APPEND_BYTES_PER_MS)
 }
 
 fn malformed(error: convert::Malformed) -> RPCError<TypeConfig> {
@@ -143,7 +263,7 @@ fn vote_response(response: pb::VoteResponse) -> RpcResult<VoteResponse<TypeConfi
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
-    type SnapshotData = Dump;
+    type SnapshotData = DumpFile;
 
     async fn append_entries(
         &mut self,
@@ -152,16 +272,25 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         let mut client = self.client()?;
         let request = pb::AppendRequest {
-            identity: Some(self.identity.clone()),
+            identity: Some(self.identity()),
             vote: Some(convert::vote_to(&rpc.vote)),
             prev_log_id: rpc.prev_log_id.as_ref().map(convert::log_id_to),
             leader_commit: rpc.leader_commit.as_ref().map(convert::log_id_to),
             entries: rpc.entries.iter().map(convert::entry_to).collect(),
         };
-        let limit = option.hard_ttl();
+        // openraft holds its heartbeats back itself.
+        if self.lane != Lane::Heartbeats && !self.gate.is_open() {
+            let quiet = "no quorum answers: silent, so that others may campaign";
+            return Err(RPCError::Unreachable(Unreachable::from_string(quiet)));
+        }
+        // Large entries take longer than a heartbeat to be sent and synced; given up halfway, they
+        // would be sent again for ever. A peer that is dead is seen by its heartbeats.
+        let limit = option.hard_ttl() + time_to_send(&rpc.entries);
         let response = match self.lane {
-            Lane::Heartbeats => bounded(limit, client.heartbeat(request)).await?,
-            Lane::Entries | Lane::Snapshots => bounded(limit, client.append(request)).await?,
+            Lane::Heartbeats => bounded(&self.removed, limit, client.heartbeat(request)).await?,
+            Lane::Entries | Lane::Snapshots => {
+                bounded(&self.removed, limit, client.append(request)).await?
+            }
         };
         use pb::append_response::Result as Answer;
         match response.result {
@@ -187,9 +316,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        let request = vote_request(rpc, self.identity.clone());
+        let request = vote_request(rpc, self.identity());
         let mut client = self.client()?;
-        vote_response(bounded(option.hard_ttl(), client.vote(request)).await?)
+        vote_response(bounded(&self.removed, option.hard_ttl(), client.vote(request)).await?)
     }
 
     async fn pre_vote(
@@ -197,39 +326,46 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        let request = vote_request(rpc, self.identity.clone());
+        let request = vote_request(rpc, self.identity());
         let mut client = self.client()?;
-        vote_response(bounded(option.hard_ttl(), client.pre_vote(request)).await?)
+        vote_response(bounded(&self.removed, option.hard_ttl(), client.pre_vote(request)).await?)
     }
 
     async fn full_snapshot(
         &mut self,
         vote: nihilo_store::type_config::Vote,
-        snapshot: SnapshotOf<TypeConfig, Dump>,
+        snapshot: SnapshotOf<TypeConfig, DumpFile>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let first = pb::SnapshotChunk {
-            identity: Some(self.identity.clone()),
+            identity: Some(self.identity()),
             vote: Some(convert::vote_to(&vote)),
             meta: Some(convert::snapshot_meta_to(&snapshot.meta)),
             ..pb::SnapshotChunk::default()
         };
-        let data = snapshot.snapshot.0;
-        let n_chunks = data.len().div_ceil(SNAPSHOT_CHUNK);
-        let chunks = (0..n_chunks).map(move |i| {
-            let end = data.len().min((i + 1) * SNAPSHOT_CHUNK);
-            let done = end == data.len();
-            let data = data.slice(i * SNAPSHOT_CHUNK..end);
-            pb::SnapshotChunk {
-                data,
-                done,
-                ..pb::SnapshotChunk::default()
-            }
-        });
-        let stream = futures_util::stream::iter(std::iter::once(first).chain(chunks));
+        let file = snapshot.snapshot;
+        let limit = SNAPSHOT_LIMIT + Duration::from_millis(file.length() / SNAPSHOT_BYTES_PER_MS);
+        let opened = tokio::fs::File::open(file.path()).await;
+        let opened = opened.map_err(|error| {
+            // Gone or unreadable: the next try is with another one.
+            file.mark_damaged();
+            StreamingError::from(RPCError::Network(NetworkError::new(&error)))
+        })?;
+        let stream = futures_util::stream::iter(std::iter::once(first)).chain(chunks(opened));
         let mut client = self.client().map_err(StreamingError::from)?;
-        let call = bounded(SNAPSHOT_LIMIT, client.install_snapshot(stream)).boxed();
+        let removed = self.removed.clone();
+        let call = async move {
+            let answer = bounded_raw(limit, client.install_snapshot(stream)).await?;
+            answer.map_err(|status| {
+                removed.hear(&status);
+                if status.code() == tonic::Code::DataLoss {
+                    file.mark_damaged();
+                }
+                RPCError::Unreachable(Unreachable::from_string(status))
+            })
+        };
+        let call = call.boxed();
         // A closed replication first: nobody waits for this answer any more.
         let response = tokio::select! {
             biased;
@@ -247,13 +383,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> RpcResult<openraft::raft::TransferLeaderResponse<TypeConfig>> {
         let request = pb::TransferLeaderRequest {
-            identity: Some(self.identity.clone()),
+            identity: Some(self.identity()),
             from_leader: Some(convert::vote_to(rpc.from_leader())),
             to_node: *rpc.to_node_id(),
             last_log_id: rpc.last_log_id().map(convert::log_id_to),
         };
         let mut client = self.client()?;
-        bounded(option.hard_ttl(), client.transfer_leader(request)).await?;
+        bounded(
+            &self.removed,
+            option.hard_ttl(),
+            client.transfer_leader(request),
+        )
+        .await?;
         Ok(Ok(()))
     }
 

@@ -1,6 +1,6 @@
 //! One member of the group: the store, openraft on its own runtime, and what others ask of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,15 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nihilo_host::{Host, Net};
+use nihilo_machine::State;
+use nihilo_machine::command::Founder;
 use nihilo_machine::state::ObjectEvent;
 use nihilo_store::disk::Disk;
 use nihilo_store::io_thread::{Failure, IoStats};
-use nihilo_store::{Compacted, Identity, Node, OpenError, StateHandle, Store};
-use nihilo_types::id::LogIndex;
+use nihilo_store::snapshot::SnapshotDir;
+use nihilo_store::state::DIGEST_EVERY;
+use nihilo_store::{Changes, Compacted, Identity, Node, OpenError, Poisoner, StateHandle, Store};
+use nihilo_types::id::{LogIndex, NodeId};
 use nihilo_types::node_config::Profile;
 use nihilo_wire::internal as pb;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, Instant, SnapshotPolicy};
 use parking_lot::Mutex;
 use pb::raft_client::RaftClient;
 use tokio::runtime::Handle;
@@ -25,13 +29,16 @@ use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
 use crate::Raft;
+use crate::board::PeerBoard;
 use crate::clock::LogClock;
-use crate::disk;
-use crate::network::{self, Network};
-use crate::peer_server::PeerServer;
+use crate::introduction::Introduction;
+use crate::network::{self, Network, Removed};
+use crate::peer_server::{PeerServer, removed_text};
 use crate::profile::Timing;
+use crate::quorum_gate::QuorumGate;
 use crate::runtime::RaftRuntime;
 use crate::status::{RaftStatus, Role};
+use crate::{board, disk, membership};
 
 /// Proposals of this node under way at once (02-store §11).
 pub const MAX_PROPOSALS: usize = 4_096;
@@ -49,11 +56,16 @@ const MAX_LATENESS_SAMPLES: usize = 65_536;
 pub struct RaftConfig {
     pub identity: Identity,
     pub data_dir: PathBuf,
-    /// Founding members with their peer addresses.
+    /// Peer addresses to begin with, by id: of the founding members, or of those that were members
+    /// when this node joined. From then on the membership in the log says who is where.
     pub members: BTreeMap<u64, String>,
+    /// The founding members, where this node is one of them; else empty.
+    pub founders: Vec<Founder>,
     pub profile: Profile,
     /// Tests take snapshots more often than every 20,000 entries.
     pub snapshot_every: Option<u64>,
+    /// Tests compare states more often than every 10,000 entries.
+    pub digest_every: Option<u64>,
 }
 
 /// What a node stands on; the system's own by default.
@@ -70,6 +82,8 @@ pub enum StartError {
     Open(#[from] OpenError),
     #[error("raft does not start: {0}")]
     Raft(String),
+    #[error("{0}")]
+    Removed(String),
 }
 
 /// How late ticks on the Raft runtime came.
@@ -83,25 +97,34 @@ struct TickLateness {
 
 /// Handle to this node's consensus; cheap to clone.
 #[derive(Clone)]
-pub struct RaftNode(Arc<Inner>);
+pub struct RaftNode(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     raft: Raft,
     identity: Identity,
     members: BTreeMap<u64, String>,
+    founders: Vec<Founder>,
+    removed: Removed,
+    board: PeerBoard,
     timing: Timing,
     state: StateHandle,
     failure: Failure,
     io_stats: Arc<Mutex<IoStats>>,
     status: watch::Receiver<RaftStatus>,
     net: Net,
-    clients: Mutex<BTreeMap<u64, RaftClient<Channel>>>,
+    /// By id and address: a member that is replaced has both anew.
+    clients: Mutex<BTreeMap<(u64, String), RaftClient<Channel>>>,
     slots: Semaphore,
     log_clock: LogClock,
+    introduction: Introduction,
     free_bytes: watch::Receiver<Option<u64>>,
     lateness: Arc<Mutex<TickLateness>>,
     /// Tries at a leader that ended without an entry in its log.
     n_refused: AtomicU64,
+    poisoner: Poisoner,
+    snapshots: SnapshotDir,
+    /// The entry after which no majority of the replicas agrees; 0 = none is known.
+    split_at: AtomicU64,
     _runtime: RaftRuntime,
     /// Keeps the data directory ours.
     _lock: Option<Arc<std::fs::File>>,
@@ -116,8 +139,8 @@ impl fmt::Debug for RaftNode {
 }
 
 impl RaftNode {
-    /// Opens the store and starts consensus on it. The founder of a new cluster then calls
-    /// [`Self::initialize`].
+    /// Opens the store and starts consensus on it; a store that is young takes part only after
+    /// [`Self::introduce`]. The founder of a new cluster then calls [`Self::initialize`].
     ///
     /// # Errors
     /// The data directory cannot be used, or openraft refuses its configuration.
@@ -135,22 +158,36 @@ impl RaftNode {
         let runtime = RaftRuntime::start(host.threads)
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (dir, identity) = (&config.data_dir, &config.identity);
-        let store = match disk {
+        let mut store = match disk {
             Some(disk) => Store::open_on(disk, dir, identity, host.threads).await?,
             None => Store::open(dir, identity).await?,
         };
+        store.machine.digest_every = config.digest_every.unwrap_or(DIGEST_EVERY);
+        let (poisoner, snapshots) = (store.poisoner(), store.snapshots.clone());
         let (state, failure, io_stats, lock) = (
             store.state.clone(),
             store.failure(),
             store.stats(),
             store.lock_guard(),
         );
+        let introduction = Introduction::new(store.store_id.clone(), store.is_young);
         let openraft_config = Arc::new(openraft_config(&config, timing)?);
+        let gate = Arc::new(QuorumGate::new(timing));
+        let id = store.identity.node_id;
+        if !store.machine.votes(id)
+            && let Some(at) = state.read(|state| state.removed_at(NodeId(id)))
+        {
+            return Err(StartError::Removed(removed_text(NodeId(id), at)));
+        }
+        let identity = store.identity.clone();
+        let removed = Removed::default();
         let network = Network {
-            identity: Arc::new(config.identity.clone()),
+            identity: Arc::new(identity.clone()),
+            removed: removed.clone(),
+            state: state.clone(),
+            gate: gate.clone(),
             net: host.net.clone(),
         };
-        let id = config.identity.node_id;
         let started = runtime.spawn(async move {
             Raft::new(id, openraft_config, network, store.log, store.machine).await
         });
@@ -159,7 +196,7 @@ impl RaftNode {
             Ok(Err(error)) => return Err(StartError::Raft(error.to_string())),
             Err(error) => return Err(StartError::Raft(error.to_string())),
         };
-        let status = follow_status(&runtime, &raft);
+        let status = follow_status(&runtime, &raft, gate);
         let lateness = measure_lateness(&runtime, timing);
         runtime.spawn(end_with_store(
             raft.clone(),
@@ -170,10 +207,13 @@ impl RaftNode {
         let log_ms = state.read(|state| state.clock().log_ms);
         let (free, free_bytes) = watch::channel(disk::free_bytes(&config.data_dir));
         runtime.spawn(disk::watch(raft.clone(), id, config.data_dir, free));
-        Ok(Self(Arc::new(Inner {
+        let node = Self(Arc::new(Inner {
             raft,
-            identity: config.identity,
+            identity,
             members: config.members,
+            founders: config.founders,
+            removed,
+            board: PeerBoard::default(),
             timing,
             state,
             failure,
@@ -183,15 +223,23 @@ impl RaftNode {
             clients: Mutex::default(),
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
+            introduction,
             lateness,
             free_bytes,
             n_refused: AtomicU64::new(0),
+            poisoner,
+            snapshots,
+            split_at: AtomicU64::new(0),
             _runtime: runtime,
             _lock: lock,
-        })))
+        }));
+        let inner = Arc::downgrade(&node.0);
+        node.0._runtime.spawn(membership::follow(inner.clone()));
+        node.0._runtime.spawn(board::judge(inner));
+        Ok(node)
     }
 
-    /// Makes the founding membership, if this node has never had one.
+    /// Makes the founding membership, if this node has never had one; after [`Self::introduce`].
     ///
     /// # Errors
     /// Only when Raft has stopped.
@@ -220,6 +268,15 @@ impl RaftNode {
         PeerServer(self.clone())
     }
 
+    /// Drawn when this node's data directory was made.
+    pub fn store_id(&self) -> &str {
+        &self.0.introduction.store_id
+    }
+
+    pub(crate) fn introduction(&self) -> &Introduction {
+        &self.0.introduction
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.0.identity
     }
@@ -228,8 +285,55 @@ impl RaftNode {
         self.0.timing
     }
 
-    pub fn members(&self) -> &BTreeMap<u64, String> {
+    /// Those of the configuration: known before the log says anything.
+    pub(crate) fn members(&self) -> &BTreeMap<u64, String> {
         &self.0.members
+    }
+
+    pub(crate) fn founders(&self) -> &[Founder] {
+        &self.0.founders
+    }
+
+    /// Peer addresses of the voters and learners that consensus has now; empty before the first
+    /// configuration has arrived.
+    pub(crate) fn membership_nodes(&self) -> BTreeMap<u64, String> {
+        let stored = self
+            .0
+            .raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
+        let nodes = stored.membership().nodes();
+        nodes
+            .map(|(id, node)| (*id, node.address.clone()))
+            .collect()
+    }
+
+    pub(crate) fn knows_member(&self, id: u64) -> bool {
+        let metrics = self.0.raft.metrics();
+        let stored = metrics.borrow_watched().membership_config.clone();
+        stored.membership().get_node(&id).is_some()
+    }
+
+    /// Where a node's peer port is: by the membership in the log, else by the configuration that
+    /// this node was started with; `None` for nodes that are not members.
+    pub fn peer_address(&self, id: u64) -> Option<String> {
+        let members = self.membership_nodes();
+        match members.is_empty() {
+            true => self.0.members.get(&id).cloned(),
+            false => members.get(&id).cloned(),
+        }
+    }
+
+    /// Set once this node knows that it was removed from the cluster, with the words for it.
+    pub fn removal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.0.removed.subscribe()
+    }
+
+    /// What other nodes say of themselves in their keep-alives to this one.
+    pub fn board(&self) -> &PeerBoard {
+        &self.0.board
     }
 
     pub fn state(&self) -> StateHandle {
@@ -244,6 +348,15 @@ impl RaftNode {
     /// When the version is too old to follow on from.
     pub fn changes_since(&self, index: LogIndex) -> Result<Vec<ObjectEvent>, Compacted> {
         self.0.state.changes_since(index)
+    }
+
+    /// The events after `index`, also of before this process began; a page of them where there are
+    /// many.
+    ///
+    /// # Errors
+    /// When the version is too old to follow on from.
+    pub async fn changes_after(&self, index: LogIndex) -> Result<Changes, Compacted> {
+        self.0.state.changes_after(index).await
     }
 
     pub fn status(&self) -> RaftStatus {
@@ -312,6 +425,36 @@ impl RaftNode {
         self.0.n_refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// This node's state is not what the majority has: it must never be read or built on again.
+    pub fn diverged_at(&self, at: u64) {
+        let text = format!("diverged: the state after entry {at} is not the majority's");
+        self.0.poisoner.poison(&text);
+    }
+
+    /// Takes note of this node's own removal, once consensus can do without it: until then it may
+    /// be needed for the very change that takes it out.
+    pub(crate) fn notice_removal(&self) {
+        let me = self.0.identity.node_id;
+        let Some(at) = self.0.state.read(|state| state.removed_at(NodeId(me))) else {
+            return;
+        };
+        let metrics = self.0.raft.metrics().borrow_watched().clone();
+        let committed = metrics.committed_membership_config.membership().clone();
+        let votes_on = committed.get_joint_config().last();
+        if votes_on.is_none_or(|voters| !voters.contains(&me)) {
+            self.0.removed.set(&removed_text(NodeId(me), at));
+        }
+    }
+
+    pub(crate) fn stop_writes(&self, at: u64) {
+        self.0.split_at.store(at, Ordering::Relaxed);
+    }
+
+    /// The entry after which the replicas differ without a majority; writes have stopped then.
+    pub(crate) fn split_at(&self) -> Option<u64> {
+        Some(self.0.split_at.load(Ordering::Relaxed)).filter(|at| *at != 0)
+    }
+
     /// Hands leadership to another voter, any up-to-date one when `to` is `None`; returns the
     /// leader seen when it is done or `limit` has passed.
     ///
@@ -351,6 +494,10 @@ impl RaftNode {
         }
     }
 
+    pub(crate) fn snapshots(&self) -> &SnapshotDir {
+        &self.0.snapshots
+    }
+
     pub(crate) fn raft(&self) -> &Raft {
         &self.0.raft
     }
@@ -368,29 +515,35 @@ impl RaftNode {
             cluster_id: self.0.identity.cluster_id.clone(),
             from_node: self.0.identity.node_id,
             target_node: target,
+            cluster_version: self.0.state.read(State::cluster_version),
         }
     }
 
     /// A client of a member's peer port; `None` for nodes that are not members.
     pub(crate) fn peer_client(&self, id: u64) -> Option<RaftClient<Channel>> {
+        let address = self.peer_address(id)?;
         let mut clients = self.0.clients.lock();
-        if let Some(client) = clients.get(&id) {
+        if let Some(client) = clients.get(&(id, address.clone())) {
             return Some(client.clone());
         }
-        let address = self.0.members.get(&id)?;
-        let client = RaftClient::new(network::channel(&self.0.net, address).ok()?);
-        clients.insert(id, client.clone());
+        let client = RaftClient::new(network::channel(&self.0.net, &address).ok()?);
+        // Those of nodes that have gone or moved are of no use any more.
+        clients.retain(|(known, _), _| *known != id && self.peer_address(*known).is_some());
+        clients.insert((id, address), client.clone());
         Some(client)
     }
 }
 
 /// Whom this node, as leader, could hand over to; `None` when it does not lead or is alone.
+/// Learners hold the log and cannot lead.
 pub(crate) fn most_advanced_follower(raft: &Raft, me: u64) -> Option<u64> {
     let metrics = raft.metrics().borrow_watched().clone();
+    let membership = metrics.membership_config.membership().clone();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
     metrics
         .replication?
         .into_iter()
-        .filter(|(id, _)| *id != me)
+        .filter(|(id, _)| *id != me && voters.contains(id))
         .max_by_key(|(_, matched)| matched.map(|id| id.index))
         .map(|(id, _)| id)
 }
@@ -420,12 +573,20 @@ fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartE
 }
 
 /// Keeps a copy of the metrics that changes only with role, term, leader or membership.
-fn follow_status(runtime: &Handle, raft: &Raft) -> watch::Receiver<RaftStatus> {
+fn follow_status(
+    runtime: &Handle,
+    raft: &Raft,
+    gate: Arc<QuorumGate>,
+) -> watch::Receiver<RaftStatus> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(RaftStatus::default());
     runtime.spawn(async move {
         loop {
-            let now = RaftStatus::of(&metrics.borrow_watched());
+            let now = {
+                let metrics = metrics.borrow_watched();
+                gate.set_ack_age(metrics.last_quorum_acked.map(|at| at.elapsed()));
+                RaftStatus::of(&metrics)
+            };
             sender.send_if_modified(|known| {
                 let differs = (known.role, known.term, known.leader)
                     != (now.role, now.term, now.leader)

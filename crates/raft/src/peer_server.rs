@@ -1,7 +1,9 @@
 //! The Raft service on the peer port.
 
-use nihilo_machine::command::RequestKey;
-use nihilo_store::snapshot::Dump;
+use std::time::Duration;
+
+use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
+use nihilo_store::snapshot::{DumpFile, SnapshotDir};
 use nihilo_store::{TypeConfig, convert};
 use nihilo_wire::codec;
 use nihilo_wire::internal as pb;
@@ -9,9 +11,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
+use tokio::io::AsyncWriteExt;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::network::MAX_MESSAGE_BYTES;
+use nihilo_types::id::{LogIndex, NodeId};
+
+use crate::network::{MAX_MESSAGE_BYTES, NODE_REMOVED};
 use crate::node::RaftNode;
 
 /// Answers peers' Raft calls; made by [`RaftNode::peer_server`].
@@ -19,7 +24,9 @@ use crate::node::RaftNode;
 pub struct PeerServer(pub(crate) RaftNode);
 
 /// Bytes of a snapshot that are taken in, at most.
-const MAX_SNAPSHOT_BYTES: usize = 1024 * 1024 * 1024;
+const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
+/// Between two pieces of a snapshot.
+const PIECE_LIMIT: Duration = Duration::from_secs(5);
 
 impl PeerServer {
     /// The tonic service, with the peers' message limits.
@@ -41,11 +48,40 @@ impl PeerServer {
                 mine.node_id, mine.cluster_id
             )));
         }
+        self.check_sender(identity)
+    }
+
+    /// A node that was removed does not hear of it by the log any more, so it is told here.
+    fn check_sender(&self, sender: &pb::Identity) -> Result<(), Status> {
+        let from = NodeId(sender.from_node);
+        let removed_at = self.0.state().read(|state| state.removed_at(from));
+        // Until consensus can do without it, it is needed for the change that takes it out.
+        if let Some(at) = removed_at.filter(|_| !self.0.knows_member(from.0)) {
+            return Err(Status::permission_denied(removed_text(from, at)));
+        }
+        if sender.cluster_version > CLUSTER_VERSION {
+            return Err(Status::failed_precondition(format!(
+                "too-old: node {} knows cluster version {CLUSTER_VERSION}, the cluster has {}",
+                self.0.identity().node_id,
+                sender.cluster_version
+            )));
+        }
         Ok(())
     }
 
+    /// For what counts in consensus: a store that may be a replaced one has no voice yet.
+    fn check_voice(&self, identity: Option<&pb::Identity>) -> Result<(), Status> {
+        self.check(identity)?;
+        if self.0.introduction().is_accepted() {
+            return Ok(());
+        }
+        Err(Status::unavailable(
+            "this node's store is empty, and nobody has vouched for its id yet",
+        ))
+    }
+
     async fn take_append(&self, request: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let entries = request.entries.into_iter().map(convert::entry_from);
         let rpc = AppendEntriesRequest {
             vote: convert::vote_from(request.vote).map_err(malformed)?,
@@ -79,13 +115,71 @@ impl PeerServer {
     }
 
     fn vote_rpc(&self, request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let vote = convert::vote_from(request.vote).map_err(malformed)?;
         let last = convert::log_id_from(request.last_log_id).map_err(malformed)?;
         let mut rpc = VoteRequest::new(vote, last);
         rpc.leadership_transfer = request.leadership_transfer;
         Ok(rpc)
     }
+}
+
+/// Takes a snapshot in, piece by piece into a file, and proves it before consensus hears of it.
+async fn receive(
+    dir: &SnapshotDir,
+    mut chunks: Streaming<pb::SnapshotChunk>,
+) -> Result<DumpFile, Status> {
+    let failed = |error: std::io::Error| Status::unavailable(format!("snapshot: {error}"));
+    let unfinished = dir.begin().map_err(failed)?;
+    let file = unfinished.file.try_clone().map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(file);
+    let received = async {
+        let (mut n_bytes, mut done) = (0, false);
+        while let Some(chunk) = next(&mut chunks).await? {
+            n_bytes += chunk.data.len();
+            if n_bytes > MAX_SNAPSHOT_BYTES {
+                return Err(Status::resource_exhausted("snapshot is too large"));
+            }
+            file.write_all(&chunk.data).await.map_err(failed)?;
+            done |= chunk.done;
+        }
+        file.flush().await.map_err(failed)?;
+        Ok(done)
+    };
+    let received = received.await;
+    // Reads and syncs the whole file.
+    let ended = tokio::task::spawn_blocking(move || match received {
+        Ok(true) if unfinished.prove().is_ok() => unfinished.finish().map_err(failed),
+        Ok(_) => {
+            unfinished.abandon();
+            Err(Status::data_loss("snapshot did not arrive whole"))
+        }
+        Err(status) => {
+            unfinished.abandon();
+            Err(status)
+        }
+    });
+    ended
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?
+}
+
+/// The next piece; a sender that has stopped is not waited for.
+async fn next(
+    chunks: &mut Streaming<pb::SnapshotChunk>,
+) -> Result<Option<pb::SnapshotChunk>, Status> {
+    match tokio::time::timeout(PIECE_LIMIT, chunks.message()).await {
+        Ok(piece) => piece,
+        Err(_) => Err(Status::deadline_exceeded("the snapshot's sender is silent")),
+    }
+}
+
+/// What a removed node is told, and says when it stops.
+pub fn removed_text(node: NodeId, at: LogIndex) -> String {
+    format!(
+        "{NODE_REMOVED}: node {node} was removed from the cluster at index {at}; its id is never \
+         used again: wipe its data directory and join under a new one"
+    )
 }
 
 fn malformed(error: convert::Malformed) -> Status {
@@ -147,7 +241,7 @@ impl pb::raft_server::Raft for PeerServer {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        self.check(request.identity.as_ref())?;
+        self.check_voice(request.identity.as_ref())?;
         let rpc = TransferLeaderRequest::new(
             convert::vote_from(request.from_leader).map_err(malformed)?,
             request.to_node,
@@ -170,27 +264,26 @@ impl pb::raft_server::Raft for PeerServer {
         let mut chunks = request.into_inner();
         let empty = || Status::invalid_argument("empty snapshot stream");
         let first = chunks.message().await?.ok_or_else(empty)?;
-        self.check(first.identity.as_ref())?;
+        self.check_voice(first.identity.as_ref())?;
         let vote = convert::vote_from(first.vote).map_err(malformed)?;
         let meta = convert::snapshot_meta_from(first.meta).map_err(malformed)?;
-        let (mut data, mut done) = (Vec::new(), false);
-        while let Some(chunk) = chunks.message().await? {
-            if data.len() + chunk.data.len() > MAX_SNAPSHOT_BYTES {
-                return Err(Status::resource_exhausted("snapshot is too large"));
-            }
-            data.extend_from_slice(&chunk.data);
-            done |= chunk.done;
-        }
-        let snapshot = Dump(data.into());
-        // Proven before consensus hears of it.
-        if !done || snapshot.rows().is_err() {
-            return Err(Status::data_loss("snapshot did not arrive whole"));
-        }
+        let snapshot = receive(self.0.snapshots(), chunks).await?;
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.0.raft().install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(stopped)?;
         let vote = Some(convert::vote_to(&response.vote));
         Ok(Response::new(pb::SnapshotResponse { vote }))
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<pb::IntroduceRequest>,
+    ) -> Result<Response<pb::IntroduceResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.identity.as_ref())?;
+        let node = request.identity.map_or(0, |identity| identity.from_node);
+        let verdict = self.0.verdict_on(node, &request.store_id).await.into();
+        Ok(Response::new(pb::IntroduceResponse { verdict }))
     }
 
     async fn read_index(

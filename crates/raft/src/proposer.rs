@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nihilo_machine::State;
 use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
 use nihilo_machine::{Command, Envelope, Reply};
 use nihilo_store::{EntryBytes, TypeConfig};
@@ -41,6 +42,19 @@ pub enum ProposeError {
     DiskLow(String),
     #[error("the store of this node has failed")]
     Stopped,
+    #[error(
+        "diverged: after entry {at} no majority of the replicas agrees; nothing is written on top \
+         of it. Compare `nihilo cluster digests`, and restore from a backup"
+    )]
+    Split { at: u64 },
+    #[error(
+        "this needs cluster version {needs}, the cluster has {has}; once every node runs this \
+         build: `nihilo cluster finalize-version`"
+    )]
+    TooNew { needs: u32, has: u32 },
+    /// The leader's words, for a refusal that no other node changes.
+    #[error("{0}")]
+    Refused(String),
     /// The leader was lost, or did not answer, after it took the entry.
     #[error("the write was sent, but not answered: {0}")]
     Unanswered(String),
@@ -49,10 +63,13 @@ pub enum ProposeError {
 impl ProposeError {
     pub fn outcome(&self) -> Outcome {
         match self {
-            ProposeError::TooLarge { .. } => Outcome::Rejected,
+            ProposeError::TooLarge { .. }
+            | ProposeError::TooNew { .. }
+            | ProposeError::Refused(_) => Outcome::Rejected,
             ProposeError::Overloaded
             | ProposeError::NoLeader
             | ProposeError::DiskLow(_)
+            | ProposeError::Split { .. }
             | ProposeError::Stopped => Outcome::NotApplied,
             ProposeError::Unanswered(_) => Outcome::MaybeApplied,
         }
@@ -60,7 +77,10 @@ impl ProposeError {
 
     pub fn is_retryable(&self) -> bool {
         match self {
-            ProposeError::TooLarge { .. } => false,
+            ProposeError::TooLarge { .. }
+            | ProposeError::TooNew { .. }
+            | ProposeError::Refused(_)
+            | ProposeError::Split { .. } => false,
             ProposeError::Overloaded
             | ProposeError::NoLeader
             | ProposeError::DiskLow(_)
@@ -72,7 +92,10 @@ impl ProposeError {
     /// For the peer that forwarded it: `FAILED_PRECONDITION` = certainly not applied here.
     pub(crate) fn to_status(&self) -> Status {
         match self {
-            ProposeError::TooLarge { .. } => Status::invalid_argument(self.to_string()),
+            ProposeError::TooLarge { .. }
+            | ProposeError::TooNew { .. }
+            | ProposeError::Refused(_) => Status::invalid_argument(self.to_string()),
+            ProposeError::Split { .. } => Status::aborted(self.to_string()),
             ProposeError::Overloaded | ProposeError::DiskLow(_) => {
                 Status::resource_exhausted(self.to_string())
             }
@@ -176,9 +199,20 @@ impl RaftNode {
         if let Some(error) = self.refuse_on_low_disk(&command) {
             return Attempt::Failed(error);
         }
-        let applied_ms = self.state().read(|state| state.clock().log_ms);
+        if let Some(at) = self.split_at() {
+            return Attempt::Failed(ProposeError::Split { at });
+        }
+        let (applied_ms, cluster_version) = self
+            .state()
+            .read(|state| (state.clock().log_ms, version_in_force(state)));
+        if command.since() > cluster_version {
+            return Attempt::Failed(ProposeError::TooNew {
+                needs: command.since(),
+                has: cluster_version,
+            });
+        }
         let envelope = Envelope {
-            cluster_version: CLUSTER_VERSION,
+            cluster_version,
             log_ms: self.log_clock().now(applied_ms),
             wall_ms: wall_ms(),
             request,
@@ -240,6 +274,14 @@ impl RaftNode {
     }
 }
 
+/// A cluster that is only being founded has no older builds to agree with.
+fn version_in_force(state: &State) -> u32 {
+    match state.cluster() {
+        Some(_) => state.cluster_version(),
+        None => CLUSTER_VERSION,
+    }
+}
+
 /// Begins the text of a refusal for want of space, between nodes too.
 const DISK_LOW: &str = "disk-low";
 /// The same leader is asked again after this: it may have lacked its quorum for a moment.
@@ -259,6 +301,9 @@ fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attem
 fn forwarding_failed(status: &Status) -> Attempt {
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied => Attempt::Elsewhere,
+        Code::InvalidArgument | Code::Aborted => {
+            Attempt::Failed(ProposeError::Refused(status.message().to_owned()))
+        }
         Code::ResourceExhausted if status.message().starts_with(DISK_LOW) => {
             let text = status.message().trim_start_matches(DISK_LOW);
             let text = text.trim_start_matches(": ").to_owned();

@@ -35,6 +35,7 @@ pub struct RaftStatus {
     pub last_log: u64,
     pub applied: u64,
     pub voters: BTreeSet<u64>,
+    pub learners: BTreeSet<u64>,
     /// Leader only: milliseconds since a quorum answered; `None` = not yet.
     pub quorum_ack_age_ms: Option<u64>,
 }
@@ -58,6 +59,11 @@ impl RaftStatus {
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.map_or(0, |id| id.index),
             voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics
+                .membership_config
+                .membership()
+                .learner_ids()
+                .collect(),
             quorum_ack_age_ms: metrics
                 .last_quorum_acked
                 .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),

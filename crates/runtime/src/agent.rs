@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_failpoint::{Point, hit};
 use nihilo_host::{Host, planted};
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
@@ -15,6 +16,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::command_ledger::CommandLedger;
 use crate::driver::AnyDriver;
 use crate::fake::{FakeConfig, FakeDriver};
 use crate::life::{self, Order};
@@ -28,6 +30,8 @@ pub const EVENT_LAG: usize = 1024;
 /// Ended instances are remembered so long, and so many, for their output.
 const REMEMBER: Duration = Duration::from_secs(900);
 const MAX_REMEMBERED: usize = 200;
+/// The kernel needs a moment for what is killed, and the agent for its last words.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -113,6 +117,7 @@ struct Table {
     /// The node ends: nothing is started, and nothing that stops is called off.
     leaving: bool,
     instances: BTreeMap<InstanceId, Instance>,
+    ledger: CommandLedger,
 }
 
 struct Instance {
@@ -141,6 +146,7 @@ impl Agent {
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
             table: Mutex::new(Table {
                 orders: config.orders.clone(),
+                ledger: CommandLedger::open(&config.dir)?,
                 ..Table::default()
             }),
             events: broadcast::channel(EVENT_LAG).0,
@@ -172,6 +178,7 @@ impl Agent {
         seq: u64,
         spec: InstanceSpec,
     ) -> Result<InstanceReport, AgentError> {
+        hit(Point::StartReceived);
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
         if let Some(instance) = table.instances.get(&spec.id) {
@@ -301,15 +308,20 @@ impl Agent {
             .collect()
     }
 
-    /// Drains and stops everything, within `grace`; what is left then dies with the process.
+    /// Drains and stops everything within `grace`, and kills what is left then: the end of the
+    /// session, which follows, says that nothing runs here any more.
     pub async fn shutdown(&self, grace: Duration) {
+        self.0.table.lock().leaving = true;
+        if !self.all_gone_after(Order::Leave, grace).await {
+            self.all_gone_after(Order::Kill, KILL_LIMIT).await;
+        }
+    }
+
+    /// Orders it of every instance; whether all of them are gone within `limit`.
+    async fn all_gone_after(&self, order: Order, limit: Duration) -> bool {
         let mut events = self.subscribe();
-        {
-            let mut table = self.0.table.lock();
-            table.leaving = true;
-            for instance in table.instances.values() {
-                instance.orders.send_replace(Order::Leave);
-            }
+        for instance in self.0.table.lock().instances.values() {
+            instance.orders.send_replace(order);
         }
         let all_gone = async {
             while self.0.table.lock().n_running() > 0 {
@@ -317,7 +329,7 @@ impl Agent {
                 drop(events.recv().await);
             }
         };
-        drop(tokio::time::timeout(grace, all_gone).await);
+        tokio::time::timeout(limit, all_gone).await.is_ok()
     }
 }
 
@@ -355,12 +367,12 @@ impl Table {
         if planted::is_on(planted::AGENT_IGNORES_EPOCHS) {
             return Ok(());
         }
-        self.floors
-            .admit(shard, epoch, seq)
-            .map_err(|stale| match stale {
-                Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
-                Stale::Seq => AgentError::StaleSeq,
-            })
+        let admitted = self.floors.admit(shard, epoch, seq);
+        self.ledger.write(shard, epoch, seq, admitted.is_ok());
+        admitted.map_err(|stale| match stale {
+            Stale::Epoch(floor) => AgentError::StaleEpoch { floor },
+            Stale::Seq => AgentError::StaleSeq,
+        })
     }
 
     /// As [`Self::admit`], for what changes something.

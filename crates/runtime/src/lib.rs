@@ -5,6 +5,7 @@
 //! through pipes, not FIFOs.
 
 pub mod agent;
+mod command_ledger;
 pub mod driver;
 pub mod fake;
 pub mod launch;

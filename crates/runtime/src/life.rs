@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_host::Net;
 use nihilo_types::instance::{Exit, InstanceSpec, InstanceState};
 use tokio::sync::{Semaphore, watch};
@@ -35,6 +36,8 @@ pub(crate) enum Order {
     Drain,
     /// As a drain, but nobody can call it off: the node ends.
     Leave,
+    /// The node's time is up: at once, whatever is in flight.
+    Kill,
 }
 
 /// Why the running part ended.
@@ -59,6 +62,7 @@ pub(crate) async fn run<D: Driver>(
         Ok(started) => started,
         Err(error) => return not_started(&inner, driver.as_ref(), &spec, error).await,
     };
+    hit(Point::InstanceSpawned);
     let Started {
         mut handle,
         address,
@@ -78,15 +82,16 @@ pub(crate) async fn run<D: Driver>(
     let mut remark = None;
     let exit = match end {
         End::Exited(exit) => exit,
-        End::Stop => stop(&inner, driver.as_ref(), &mut handle, &spec).await,
+        End::Stop => stop(&inner, driver.as_ref(), &mut handle, &spec, &mut orders).await,
         End::NeverReady => {
             remark = driver.explain_not_ready(&handle);
-            stop(&inner, driver.as_ref(), &mut handle, &spec).await;
+            stop(&inner, driver.as_ref(), &mut handle, &spec, &mut orders).await;
             Exit::NeverReady {
                 after_ms: spec.boot_deadline_ms,
             }
         }
     };
+    hit(Point::InstanceExited);
     inner.admission.forget(&spec.id);
     inner.log("exit", &spec.id, pid);
     let exit = driver.destroy(handle, exit).await;
@@ -128,6 +133,7 @@ async fn lead<D: Driver>(
             }
         }
     }
+    hit(Point::InstanceReady);
     inner.admission.open(spec, address);
     loop {
         inner.enter(&spec.id, InstanceState::Ready);
@@ -140,12 +146,17 @@ async fn lead<D: Driver>(
         let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
         if *orders.borrow() == Order::Drain {
             inner.enter(&spec.id, InstanceState::Draining);
+            hit(Point::InstanceDraining);
+            if planted(Bug::DrainCutsRequests) {
+                return End::Stop;
+            }
             // A call-off before the drain's end: the same moment must not stop what is wanted.
             tokio::select! {
                 biased;
                 exit = driver.wait(handle) => return End::Exited(exit),
                 _ = ordered(orders, |order| order != Order::Drain) => {
                     if *orders.borrow() == Order::Run {
+                        hit(Point::InstanceReopened);
                         inner.admission.reopen(&spec.id);
                         continue;
                     }
@@ -159,6 +170,7 @@ async fn lead<D: Driver>(
         tokio::select! {
             biased;
             exit = driver.wait(handle) => return End::Exited(exit),
+            _ = ordered(orders, |order| order == Order::Kill) => return End::Stop,
             () = inner.admission.drained(&spec.id) => return End::Stop,
             () = tokio::time::sleep_until(deadline) => return End::Stop,
         }
@@ -214,8 +226,15 @@ async fn stop<D: Driver>(
     driver: &D,
     handle: &mut D::Handle,
     spec: &InstanceSpec,
+    orders: &mut watch::Receiver<Order>,
 ) -> Exit {
+    hit(Point::InstanceStops);
     inner.enter(&spec.id, InstanceState::Stopping);
     let grace = Duration::from_millis(spec.termination_grace_ms);
-    driver.stop(handle, grace).await
+    tokio::select! {
+        biased;
+        _ = ordered(orders, |order| order == Order::Kill) => {}
+        exit = driver.stop(handle, grace) => return exit,
+    }
+    driver.stop(handle, Duration::ZERO).await
 }

@@ -1,12 +1,15 @@
 //! Checks a template's autoscaling annotations, in upstream's words (04-autoscaler §2).
+//!
+//! Source: knative/serving:pkg/apis/autoscaling/annotation_validation.go.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use nihilo_types::meta::keys;
-use nihilo_types::time::{go_duration, parse_go_duration_ms};
+use nihilo_types::names::nearest;
+use nihilo_types::time::{go_duration_ns, parse_go_duration_ns};
 
-use crate::config::{HOUR_MS, MIN_WINDOW_MS, ScaleConfig};
+use crate::config::{HOUR_NS, KPA_CLASS, MIN_WINDOW_NS, SECOND_NS, ScaleConfig, TARGET_MIN};
 use crate::resolve::{Annotations, camel_case, parse_float};
 
 /// One refused annotation.
@@ -23,9 +26,9 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The one class that has a controller here. Differs from Knative, which stores any class: a
-/// revision of another one would wait for ever for somebody to scale it.
-const CLASS: &str = "kpa.autoscaling.knative.dev";
+const HPA_CLASS: &str = "hpa.autoscaling.knative.dev";
+/// Classes under it are Knative's own: another name there is a mistake.
+const CLASS_DOMAIN: &str = ".knative.dev";
 
 /// Keys that this version knows under `autoscaling.knative.dev/`.
 const KNOWN: [&str; 15] = [
@@ -56,13 +59,13 @@ pub fn validate_annotations(
         errors: Vec::new(),
     };
     check.keys();
-    check.choice("class", &[CLASS]);
+    check.class();
     check.scale_bounds(config);
     check.floats();
-    check.time("window", MIN_WINDOW_MS, true);
+    check.time("window", MIN_WINDOW_NS, true);
     check.time("scale-to-zero-pod-retention-period", 0, false);
     check.time("scale-down-delay", 0, true);
-    check.choice("metric", &["concurrency", "rps"]);
+    check.metric();
     check.algorithm();
     check.initial_scale(config);
     check.errors
@@ -81,7 +84,16 @@ impl Check<'_> {
         });
     }
 
+    /// The class as written; `None` = the cluster's.
+    fn own_class(&self) -> Option<String> {
+        self.own.get("class").map(|(class, _)| class.to_owned())
+    }
+
+    /// Another class may have keys of its own.
     fn keys(&mut self) {
+        if self.own_class().is_some_and(|class| class != KPA_CLASS) {
+            return;
+        }
         let ours = |key: &&str| KNOWN.iter().any(|k| k == key || camel_case(k) == **key);
         let unknown: Vec<_> = (self.own.0.keys())
             .filter_map(|key| key.strip_prefix(keys::AUTOSCALING_PREFIX))
@@ -89,7 +101,7 @@ impl Check<'_> {
             .map(str::to_owned)
             .collect();
         for key in unknown {
-            let hint = nihilo_types::names::nearest(&key, KNOWN)
+            let hint = nearest(&key, KNOWN)
                 .map(|near| format!(" did you mean `{near}`?"))
                 .unwrap_or_default();
             self.complain(
@@ -99,25 +111,40 @@ impl Check<'_> {
         }
     }
 
-    fn choice(&mut self, key: &str, choices: &[&str]) {
-        let bad = self
-            .own
-            .get(key)
-            .filter(|(text, _)| !choices.contains(text));
-        if let Some((text, key)) = bad {
-            self.complain(format!("invalid value: {text}"), key);
+    fn class(&mut self) {
+        let bad = self.own.get("class").filter(|(class, _)| {
+            class.ends_with(CLASS_DOMAIN) && ![KPA_CLASS, HPA_CLASS].contains(class)
+        });
+        if let Some((class, key)) = bad {
+            self.complain(format!("invalid value: {class}"), key);
+        }
+    }
+
+    /// Each class has metrics of its own; only the known ones are looked at.
+    fn metric(&mut self) {
+        let Some((metric, _)) = self.own.get("metric") else {
+            return;
+        };
+        let good = match self.own_class().as_deref().unwrap_or(KPA_CLASS) {
+            KPA_CLASS => ["concurrency", "rps"].contains(&metric),
+            HPA_CLASS => !metric.is_empty(),
+            _ => true,
+        };
+        if !good {
+            let message = format!("invalid value: {metric}");
+            self.complain(message, format!("{}metric", keys::AUTOSCALING_PREFIX));
         }
     }
 
     /// Other controllers may have words of their own, so it is looked at for the named class only.
     fn algorithm(&mut self) {
-        if self
-            .own
-            .get("class")
-            .is_some_and(|(class, _)| class == CLASS)
-        {
-            let known = ["", "linear", "weighted-exponential", "weightedExponential"];
-            self.choice("metric-aggregation-algorithm", &known);
+        if self.own_class().is_none_or(|class| class != KPA_CLASS) {
+            return;
+        }
+        let known = ["", "linear", "weighted-exponential", "weightedExponential"];
+        let own = self.own.get("metric-aggregation-algorithm");
+        if let Some((text, key)) = own.filter(|(text, _)| !known.contains(text)) {
+            self.complain(format!("invalid value: {text}"), key);
         }
     }
 
@@ -126,12 +153,12 @@ impl Check<'_> {
         let Some((text, key)) = self.own.get(key) else {
             return 0;
         };
-        let message = match text.parse::<i64>() {
-            Ok(number) => match i32::try_from(number).ok().filter(|number| *number >= 0) {
-                Some(number) => return number,
-                None => format!("expected 0 <= {text} <= {}", i32::MAX),
-            },
-            Err(_) => format!("invalid value: {text}"),
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let message = match text.parse::<i32>() {
+            Ok(number) if number >= 0 => return number,
+            _ if is_number => format!("expected 0 <= {text} <= {}", i32::MAX),
+            _ => format!("invalid value: {text}"),
         };
         self.complain(message, key);
         0
@@ -186,7 +213,8 @@ impl Check<'_> {
         self.float("panic-window-percentage", between(1.0, 100.0));
         self.float("panic-threshold-percentage", between(110.0, 1000.0));
         self.float("target", |value, text| {
-            (value < 0.01).then(|| format!("target {text} should be at least 0.01"))
+            let low = value < TARGET_MIN;
+            low.then(|| format!("target {text} should be at least {TARGET_MIN}"))
         });
         self.float("target-utilization-percentage", between(1.0, 100.0));
         self.float("target-burst-capacity", |value, text| {
@@ -207,24 +235,21 @@ impl Check<'_> {
         }
     }
 
-    /// A duration from `low_ms` to an hour.
-    fn time(&mut self, key: &str, low_ms: u64, whole_seconds: bool) {
+    /// A duration from `low_ns` to an hour.
+    fn time(&mut self, key: &str, low_ns: i64, whole_seconds: bool) {
         let Some((text, key)) = self.own.get(key) else {
             return;
         };
-        let negative = text.strip_prefix('-').and_then(parse_go_duration_ms);
-        let message = match parse_go_duration_ms(text) {
-            None if negative.is_none() => format!("invalid value: {text}"),
-            Some(ms) if (low_ms..=HOUR_MS).contains(&ms) => {
-                if !whole_seconds || ms.is_multiple_of(1000) {
-                    return;
-                }
-                "must be specified with at most second precision".into()
-            }
-            _ => {
-                let (low, high) = (go_duration(low_ms), go_duration(HOUR_MS));
+        let message = match parse_go_duration_ns(text) {
+            None => format!("invalid value: {text}"),
+            Some(ns) if !(low_ns..=HOUR_NS).contains(&ns) => {
+                let (low, high) = (go_duration_ns(low_ns), go_duration_ns(HOUR_NS));
                 format!("expected {low} <= {text} <= {high}")
             }
+            Some(ns) if whole_seconds && ns % SECOND_NS != 0 => {
+                "must be specified with at most second precision".into()
+            }
+            Some(_) => return,
         };
         self.complain(message, key);
     }

@@ -2,11 +2,14 @@
 //!
 //! Source: knative/serving:pkg/autoscaler/scaling/autoscaler.go (`Scale`).
 
+use serde::{Deserialize, Serialize};
+
+use crate::burst;
 use crate::config::RevisionScale;
 use crate::max_window::MaxWindow;
 
 /// What a decider remembers between decisions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decider {
     panic_since_ms: Option<u64>,
     max_panic: i32,
@@ -31,11 +34,17 @@ pub struct Observed {
 pub struct Decision {
     pub desired: i32,
     /// Excess burst capacity; negative = the burst reserve is not there.
-    pub excess_burst: f64,
+    pub excess_burst: i32,
+    /// What the averages alone ask for.
     pub stable_need: i32,
     pub panic_need: i32,
+    /// The same between the rates and lifted by the activation scale.
+    pub stable_clamped: i32,
+    pub panic_clamped: i32,
     pub over: bool,
     pub in_panic: bool,
+    /// The scale-down delay holds it up.
+    pub delayed: bool,
 }
 
 impl Decider {
@@ -54,14 +63,28 @@ impl Decider {
     /// (04-autoscaler §8): nothing falls while the windows refill.
     pub fn resume(scale: &RevisionScale, now_ms: u64, n_ready: u32, recorded: i32) -> Self {
         let held = to_i32(f64::from(n_ready)).max(recorded);
+        Self::taken_over(scale, (held > 0).then_some(now_ms), held.max(0))
+    }
+
+    /// A decider with this panic state; its maximum is the first entry of the delay window.
+    pub fn taken_over(scale: &RevisionScale, panic_since_ms: Option<u64>, max_panic: i32) -> Self {
         let mut delay = delay_of(scale);
-        if let Some(delay) = &mut delay {
-            delay.record(now_ms, held);
+        if let (Some(delay), Some(since_ms)) = (&mut delay, panic_since_ms) {
+            delay.record(since_ms, max_panic);
         }
         Self {
-            panic_since_ms: (held > 0).then_some(now_ms),
-            max_panic: held.max(0),
+            panic_since_ms,
+            max_panic,
             delay,
+        }
+    }
+
+    /// Moves every time by the difference of two clocks: the state was another owner's.
+    pub fn shift(&mut self, by_ms: i64) {
+        let shifted = |at: u64| at.saturating_add_signed(by_ms);
+        self.panic_since_ms = self.panic_since_ms.map(shifted);
+        if let Some(delay) = &mut self.delay {
+            delay.shift(by_ms);
         }
     }
 
@@ -102,26 +125,30 @@ impl Decider {
             true => clamped.max(scale.activation_scale),
             false => clamped,
         };
-        let stable = activate(stable_need, clamp(stable_need));
-        let panic = activate(panic_need, clamp(panic_need));
+        let stable_clamped = activate(stable_need, clamp(stable_need));
+        let panic_clamped = activate(panic_need, clamp(panic_need));
 
         let over = f64::from(panic_need) / ready >= scale.panic_threshold;
         self.move_panic(scale, observed.now_ms, over);
-        let mut desired = stable;
+        let mut decided = stable_clamped;
         if self.in_panic() {
-            self.max_panic = self.max_panic.max(stable.max(panic));
-            desired = self.max_panic;
+            self.max_panic = self.max_panic.max(stable_clamped).max(panic_clamped);
+            decided = self.max_panic;
         }
+        let mut desired = decided;
         if let Some(delay) = self.delay.as_mut().filter(|_| observed.reachable) {
             desired = delay.record(observed.now_ms, desired);
         }
         Some(Decision {
             desired,
-            excess_burst: excess_burst(scale, n_ready, observed.panic),
+            excess_burst: burst::excess(scale, n_ready, observed.panic),
             stable_need,
             panic_need,
+            stable_clamped,
+            panic_clamped,
             over,
             in_panic: self.in_panic(),
+            delayed: desired > decided,
         })
     }
 
@@ -144,16 +171,8 @@ fn delay_of(scale: &RevisionScale) -> Option<MaxWindow> {
     (scale.scale_down_delay_ms > 0).then(|| MaxWindow::new(scale.scale_down_delay_ms))
 }
 
-fn excess_burst(scale: &RevisionScale, n_ready: u32, panic: f64) -> f64 {
-    match scale.target_burst_capacity {
-        0.0 => 0.0,
-        unlimited if unlimited < 0.0 => -1.0,
-        reserve => (f64::from(n_ready) * scale.total - reserve - panic).floor(),
-    }
-}
-
 /// Floats to integers saturate.
-fn to_i32(number: f64) -> i32 {
+pub(crate) fn to_i32(number: f64) -> i32 {
     number.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i32
 }
 

@@ -21,6 +21,14 @@ pub struct Report {
 }
 
 impl Integrator {
+    /// One that has nothing in flight since `now_us`; the default one begins with its first event.
+    pub fn new(now_us: u64) -> Self {
+        Self {
+            last_us: Some(now_us),
+            ..Self::default()
+        }
+    }
+
     pub fn started(&mut self, now_us: u64) {
         self.advance(now_us);
         self.in_flight += 1;

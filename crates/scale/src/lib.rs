@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotations;
+pub mod burst;
 pub mod config;
 pub mod decider;
 pub mod fast;

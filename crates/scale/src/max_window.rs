@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Width of a slot: upstream's tick.
 const SLOT_MS: u64 = 2_000;
 
 /// Current = the largest value of the last `delay`; O(1) amortised.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaxWindow {
     slots: u64,
     /// Slot and value, values falling from front to back.
@@ -15,15 +17,32 @@ pub struct MaxWindow {
 
 impl MaxWindow {
     pub fn new(delay_ms: u64) -> Self {
+        Self::with_slots(delay_ms.div_ceil(SLOT_MS))
+    }
+
+    /// One of so many slots, at least 1.
+    pub fn with_slots(slots: u64) -> Self {
         Self {
-            slots: delay_ms.div_ceil(SLOT_MS).max(1),
+            slots: slots.max(1),
             entries: VecDeque::new(),
         }
     }
 
     /// Records a value and returns the maximum.
     pub fn record(&mut self, now_ms: u64, value: i32) -> i32 {
-        let slot = now_ms / SLOT_MS;
+        self.record_slot(now_ms / SLOT_MS, value)
+    }
+
+    /// Moves the slots by the difference of two clocks.
+    pub fn shift(&mut self, by_ms: i64) {
+        let by_slots = by_ms.div_euclid(SLOT_MS.cast_signed());
+        for (slot, _) in &mut self.entries {
+            *slot = slot.saturating_add_signed(by_slots);
+        }
+    }
+
+    /// Records a value in a slot, numbered in the order of time.
+    pub fn record_slot(&mut self, slot: u64, value: i32) -> i32 {
         while self.entries.back().is_some_and(|(_, last)| *last <= value) {
             self.entries.pop_back();
         }

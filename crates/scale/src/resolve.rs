@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use nihilo_types::meta::keys;
 use nihilo_types::time::parse_go_duration_ms;
 
-use crate::config::{Metric, ScaleConfig};
+use crate::config::{KPA_CLASS, Metric, ScaleConfig};
 use crate::window::Aggregation;
 
 /// Everything one revision's autoscaler needs, resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RevisionScale {
+    /// Another class than ours has no controller here.
+    pub class_is_served: bool,
     pub metric: Metric,
     pub aggregation: Aggregation,
     /// What one instance can carry, and what it should.
@@ -37,6 +39,7 @@ pub struct RevisionScale {
     pub max_scale: i32,
     pub progress_deadline_ms: u64,
     pub fast_scale: bool,
+    pub activator_capacity: f64,
 }
 
 /// Hyphenated and camel-case spellings of the annotations; the hyphenated one wins.
@@ -122,7 +125,7 @@ impl RevisionScale {
         let percentage = own
             .float("panic-window-percentage")
             .unwrap_or(config.panic_window_percentage);
-        let panic_seconds = (stable_window_ms as f64 / 1000.0 * percentage / 100.0).round();
+        let panic_window_ms = panic_window_ms(stable_window_ms, percentage);
         let initial = own.int("initial-scale").unwrap_or(config.initial_scale);
         let aggregation = match own.get("metric-aggregation-algorithm") {
             Some(("weighted-exponential" | "weightedExponential", _)) => {
@@ -130,7 +133,12 @@ impl RevisionScale {
             }
             _ => Aggregation::Linear,
         };
+        let class = own
+            .get("class")
+            .map_or(config.class.as_str(), |(class, _)| class);
+        let unserved = !class.is_empty() && class != KPA_CLASS;
         Self {
+            class_is_served: !unserved,
             metric,
             aggregation,
             total,
@@ -143,7 +151,7 @@ impl RevisionScale {
                 .float("target-burst-capacity")
                 .unwrap_or(config.target_burst_capacity),
             stable_window_ms,
-            panic_window_ms: (panic_seconds.max(1.0) * 1000.0) as u64,
+            panic_window_ms,
             panic_threshold: own
                 .float("panic-threshold-percentage")
                 .unwrap_or(config.panic_threshold_percentage)
@@ -169,10 +177,18 @@ impl RevisionScale {
                 .get(keys::PROGRESS_DEADLINE)
                 .and_then(|text| parse_go_duration_ms(text))
                 .unwrap_or(config.progress_deadline_ms),
-            fast_scale: annotations
-                .get("nihilo.dev/fast-scale")
-                .is_none_or(|text| text != "false"),
+            fast_scale: match annotations.get("nihilo.dev/fast-scale").map(String::as_str) {
+                Some("false") => false,
+                Some("true") => true,
+                _ => config.fast_scale,
+            },
+            activator_capacity: config.activator_capacity,
         }
+    }
+
+    /// Instances of a revision that nothing was decided for yet (04-autoscaler §6.1).
+    pub fn first_scale(&self) -> i32 {
+        self.min_scale.max(self.initial_scale)
     }
 
     pub fn stable_seconds(&self) -> u64 {
@@ -182,4 +198,10 @@ impl RevisionScale {
     pub fn panic_seconds(&self) -> u64 {
         self.panic_window_ms / 1000
     }
+}
+
+/// A part of the stable window, to a whole second, half away from zero, at least one.
+fn panic_window_ms(stable_window_ms: u64, percentage: f64) -> u64 {
+    let seconds = (stable_window_ms as f64 / 1000.0 * percentage / 100.0).round();
+    (seconds.max(1.0) * 1000.0) as u64
 }

@@ -37,6 +37,9 @@ pub struct Question {
     pub reachability: Reachability,
     /// Since when requests pass the activator; `None` = they do not.
     pub proxy_since_ms: Option<u64>,
+    /// Every gateway sends requests past the activator. Always true here: the home node's limiter
+    /// closes admission atomically, so nobody needs to be asked.
+    pub path_safe: bool,
 }
 
 /// Instances to have, and when to look again if nothing else happens.
@@ -46,6 +49,75 @@ pub struct Wanted {
     pub n: i32,
     pub apply: bool,
     pub look_again_ms: Option<u64>,
+    /// Only the path is missing; who watches it looks again.
+    pub waits_for_path: bool,
+    pub rule: Rule,
+}
+
+/// Which row of the way to zero has decided (04-autoscaler §6.1, §6.2), for those who ask why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing was decided yet.
+    Nothing,
+    /// The number between the bounds, above zero.
+    Bounds,
+    ScaleToZeroOff,
+    Activating,
+    ActivationTimedOut,
+    /// Active for less than a window: the last one stays.
+    LastOneStays,
+    /// Active for a window: the condition goes first.
+    GoesInactive,
+    PathUnsafe,
+    Retention,
+    Grace,
+    /// Zero.
+    Idle,
+}
+
+impl Rule {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rule::Nothing => "nothing decided",
+            Rule::Bounds => "bounds",
+            Rule::ScaleToZeroOff => "scale to zero is off",
+            Rule::Activating => "activating",
+            Rule::ActivationTimedOut => "activation timed out",
+            Rule::LastOneStays => "active for less than a window",
+            Rule::GoesInactive => "goes inactive",
+            Rule::PathUnsafe => "path is not safe",
+            Rule::Retention => "retention",
+            Rule::Grace => "grace",
+            Rule::Idle => "idle",
+        }
+    }
+}
+
+impl Wanted {
+    fn apply(n: i32, rule: Rule) -> Self {
+        Self {
+            n,
+            apply: true,
+            look_again_ms: None,
+            waits_for_path: false,
+            rule,
+        }
+    }
+
+    /// Answered, not applied.
+    fn hold(n: i32, rule: Rule) -> Self {
+        Self {
+            apply: false,
+            ..Self::apply(n, rule)
+        }
+    }
+
+    fn again_at(self, at_ms: u64) -> Self {
+        Self {
+            look_again_ms: Some(at_ms),
+            ..self
+        }
+    }
 }
 
 /// The least instances that count, before the way to zero is looked at.
@@ -59,6 +131,12 @@ pub fn minimum(scale: &RevisionScale, reachability: Reachability, initialized: b
     }
 }
 
+/// The bounds of a revision, 0 = no maximum (§6.1 rule 2).
+pub fn bounds(scale: &RevisionScale, reachability: Reachability, initialized: bool) -> (i32, i32) {
+    let min = minimum(scale, reachability, initialized);
+    (min, scale.max_scale)
+}
+
 /// Clamps a decision to the bounds and takes the step to zero, which is the only careful one.
 pub fn wanted(scale: &RevisionScale, question: Question) -> Wanted {
     let Question {
@@ -68,93 +146,69 @@ pub fn wanted(scale: &RevisionScale, question: Question) -> Wanted {
         ..
     } = question;
     if decided < 0 && active.status != ConditionStatus::Unknown {
-        return Wanted {
-            n: -1,
-            apply: false,
-            look_again_ms: None,
-        };
+        return Wanted::hold(-1, Rule::Nothing);
     }
-    let mut n = decided.max(minimum(scale, question.reachability, question.initialized));
-    if scale.max_scale > 0 {
-        n = n.min(scale.max_scale);
+    let (min, max) = bounds(scale, question.reachability, question.initialized);
+    let mut n = decided.max(min);
+    if max > 0 {
+        n = n.min(max);
     }
     if n > 0 {
-        return Wanted {
-            n,
-            apply: true,
-            look_again_ms: None,
-        };
+        return Wanted::apply(n, Rule::Bounds);
     }
     if !scale.enable_scale_to_zero {
-        return Wanted {
-            n: 1,
-            apply: true,
-            look_again_ms: None,
-        };
+        return Wanted::apply(1, Rule::ScaleToZeroOff);
     }
     let age_ms = now_ms.saturating_sub(active.since_ms);
-    let later = |n, wait_ms| Wanted {
-        n,
-        apply: n > 0,
-        look_again_ms: Some(now_ms + wait_ms),
-    };
     match active.status {
         ConditionStatus::Unknown => {
             let limit = scale.progress_deadline_ms + ACTIVATION_SLACK_MS;
-            match age_ms >= limit {
-                true => Wanted {
-                    n: 0,
-                    apply: true,
-                    look_again_ms: None,
-                },
-                false => later(-1, limit - age_ms),
+            match age_ms > limit {
+                true => Wanted::apply(0, Rule::ActivationTimedOut),
+                false => {
+                    let left_ms = (limit - age_ms).max(1);
+                    Wanted::hold(-1, Rule::Activating).again_at(now_ms + left_ms)
+                }
             }
         }
         ConditionStatus::True => match age_ms >= scale.stable_window_ms {
-            // Answered, not applied: the condition goes False first, the instances stay.
-            true => Wanted {
-                n: 0,
-                apply: false,
-                look_again_ms: Some(now_ms),
-            },
-            false => later(1, scale.stable_window_ms - age_ms),
+            // The condition goes False first, the instances stay; whoever moves it looks again.
+            true => Wanted::hold(0, Rule::GoesInactive),
+            false => {
+                let left_ms = scale.stable_window_ms - age_ms;
+                Wanted::apply(1, Rule::LastOneStays).again_at(now_ms + left_ms)
+            }
         },
         ConditionStatus::False => inactive(scale, question, age_ms),
     }
 }
 
-/// No traffic for a while: retention and grace decide when the last instance goes. The path needs
-/// no probing here: the home node's limiter closes admission atomically.
+/// No traffic for a while: the path, retention and grace decide when the last instance goes.
 fn inactive(scale: &RevisionScale, question: Question, age_ms: u64) -> Wanted {
     let now_ms = question.now_ms;
-    let zero = Wanted {
-        n: 0,
-        apply: true,
-        look_again_ms: None,
-    };
-    let wait = |ms| Wanted {
-        n: 0,
-        apply: false,
-        look_again_ms: Some(now_ms + ms),
-    };
+    if !question.path_safe {
+        return Wanted {
+            waits_for_path: true,
+            ..Wanted::hold(0, Rule::PathUnsafe)
+        };
+    }
     let retention = match question.reachability {
         Reachability::Unreachable => 0,
         Reachability::Reachable | Reachability::Unknown => scale.retention_ms,
     };
     if age_ms >= scale.grace_ms.max(retention) {
-        return zero;
+        return Wanted::apply(0, Rule::Idle);
     }
     if retention > 0 && age_ms < retention {
-        return wait(retention - age_ms);
+        return Wanted::hold(0, Rule::Retention).again_at(now_ms + retention - age_ms);
     }
     let in_proxy_ms = question
         .proxy_since_ms
         .map_or(0, |since| now_ms.saturating_sub(since));
     if in_proxy_ms >= scale.grace_ms {
-        zero
-    } else {
-        wait(scale.grace_ms - in_proxy_ms)
+        return Wanted::apply(0, Rule::Idle);
     }
+    Wanted::hold(0, Rule::Grace).again_at(now_ms + scale.grace_ms - in_proxy_ms)
 }
 
 /// The Active condition's next status and reason (§6.3, in exactly this order).
@@ -209,6 +263,7 @@ mod tests {
             initialized: true,
             reachability: Reachability::Reachable,
             proxy_since_ms: None,
+            path_safe: true,
         }
     }
 
@@ -223,7 +278,7 @@ mod tests {
             (
                 "active for a window",
                 ask(0, True, 60_000),
-                (0, false, Some(0)),
+                (0, false, None),
             ),
             (
                 "inactive, in the grace",
@@ -242,7 +297,7 @@ mod tests {
             ),
             (
                 "activation timed out",
-                ask(0, Unknown, 630_000),
+                ask(0, Unknown, 630_001),
                 (0, true, None),
             ),
             ("nothing decided", ask(-1, True, 1_000), (-1, false, None)),
@@ -250,15 +305,9 @@ mod tests {
         ];
         for (name, question, (n, apply, wait)) in cases {
             let look_again_ms = wait.map(|wait| question.now_ms + wait);
-            assert_eq!(
-                wanted(&scale(), question),
-                Wanted {
-                    n,
-                    apply,
-                    look_again_ms
-                },
-                "{name}"
-            );
+            let got = wanted(&scale(), question);
+            let got = (got.n, got.apply, got.look_again_ms);
+            assert_eq!(got, (n, apply, look_again_ms), "{name}");
         }
     }
 

@@ -3,8 +3,10 @@
 //! Source: knative/serving:pkg/autoscaler/aggregation/bucketing.go (TimedFloat64Buckets,
 //! WeightedFloat64Buckets).
 
+use serde::{Deserialize, Serialize};
+
 /// How the seconds of a window become one number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Aggregation {
     /// The mean; every second weighs the same.
     #[default]
@@ -21,7 +23,7 @@ const MIN_COEFFICIENT: f64 = 0.2;
 /// Sliding window over whole seconds. Linear: the divisor is the seconds since the first write
 /// until the window is full; trailing silence does not count, missing seconds inside count as
 /// zero.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     buckets: Vec<f64>,
     /// Kept by adding and subtracting, as upstream does: the order of additions is part of the
@@ -105,12 +107,48 @@ impl Window {
         }
         let span = self.last - first + 1;
         let passed = second.saturating_sub(self.last);
+        let divisor = span.min(self.seconds() - passed);
+        (self.sum(second) / divisor as f64 * 1e6).round() / 1e6 + 0.0
+    }
+
+    /// Sum of what is still inside the window at `second`; never −0.
+    pub fn sum(&self, second: u64) -> f64 {
+        if self.first.is_none() || second >= self.last + self.seconds() {
+            return 0.0;
+        }
         let mut rest = self.total;
-        for slid_out in self.last + 1..=self.last + passed {
+        for slid_out in self.last + 1..=second {
             rest -= self.buckets[self.slot(slid_out)];
         }
-        let divisor = span.min(self.seconds() - passed);
-        (rest / divisor as f64 * 1e6).round() / 1e6 + 0.0
+        rest + 0.0
+    }
+
+    /// The seconds of the window that ends at `second`, or at the newest write if that is later;
+    /// oldest first.
+    pub fn values(&self, second: u64) -> Vec<f64> {
+        let end = second.max(self.last);
+        let seconds = (0..self.seconds()).rev().map(|back| end.checked_sub(back));
+        let value = |at: Option<u64>| match at {
+            Some(at) if self.holds(at) => self.buckets[self.slot(at)],
+            _ => 0.0,
+        };
+        seconds.map(value).collect()
+    }
+
+    fn holds(&self, second: u64) -> bool {
+        self.first.is_some() && second <= self.last && second + self.seconds() > self.last
+    }
+
+    /// Moves every second by the difference of two clocks.
+    pub fn shift(&mut self, by_seconds: i64) {
+        let moved = |at: u64| at.saturating_add_signed(by_seconds);
+        let mut next = self.clone();
+        (next.last, next.first) = (moved(self.last), self.first.map(moved));
+        for back in 0..self.seconds().min(self.last + 1).min(next.last + 1) {
+            let slot = next.slot(next.last - back);
+            next.buckets[slot] = self.buckets[self.slot(self.last - back)];
+        }
+        *self = next;
     }
 
     fn weighted(&self, second: u64) -> f64 {

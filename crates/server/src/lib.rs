@@ -2,8 +2,11 @@
 //! theirs.
 
 pub mod admin;
+mod data_plane;
 pub mod demo_app;
 mod demo_ledger;
+pub mod entry;
+pub mod offline;
 pub mod peer;
 pub mod ports;
 pub mod wiring;

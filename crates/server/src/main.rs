@@ -1,23 +1,5 @@
-//! The `nihilo` binary: demo apps, node and command line in one file.
-
-use nihilo_cli::Hooks;
-use nihilo_server::{demo_app, wiring};
+//! The `nihilo` binary.
 
 fn main() {
-    let args: Vec<_> = std::env::args_os().collect();
-    let text: Vec<String> = args
-        .iter()
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .collect();
-    // Before anything else: it is on the cold-start path of instances.
-    if let [_, command, name] = text.as_slice()
-        && command == "demo-app"
-    {
-        std::process::exit(demo_app::run(name));
-    }
-    let hooks = Hooks {
-        node_start: wiring::run_node,
-        demo_app: demo_app::run,
-    };
-    std::process::exit(nihilo_cli::run(args, hooks));
+    std::process::exit(nihilo_server::entry::run());
 }

@@ -1,6 +1,5 @@
 //! Control's ports over this node's own parts, and over peers: local calls stay local.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +9,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use nihilo_control::Control;
 use nihilo_control::ports::{
-    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, KeepAlive,
+    AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, Handovers, KeepAlive,
     KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, LocalAgent, LocalGateway,
     OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat, StatReport,
     StateSource,
@@ -30,6 +29,7 @@ use nihilo_types::route_table::RouteTable;
 use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::follow;
 use crate::peer::remote::Remote;
 
@@ -89,12 +89,12 @@ impl LeaderView for RaftPort {
     }
 }
 
-/// Keep-alives to whichever member leads.
+/// Keep-alives to whichever member leads. What consensus wants to know of this node rides along.
 #[derive(Debug)]
 pub struct LeaderPort {
     pub net: Net,
     pub remote: Remote,
-    pub members: BTreeMap<u64, String>,
+    pub raft: RaftNode,
 }
 
 impl LeaderLink for LeaderPort {
@@ -104,9 +104,14 @@ impl LeaderLink for LeaderPort {
         message: KeepAlive,
     ) -> BoxFuture<'_, Result<KeepAliveAnswer, LinkError>> {
         async move {
-            let address = self.members.get(&leader.0);
+            let address = self.raft.peer_address(leader.0);
             let address = address.ok_or_else(|| LinkError(format!("no member {leader}")))?;
-            self.remote.keep_alive(address, message).await
+            let digest = self.raft.state().digests().last().copied();
+            let (answer, diverged_at) = self.remote.keep_alive(&address, message, digest).await?;
+            if let Some(at) = diverged_at {
+                self.raft.diverged_at(at);
+            }
+            Ok(answer)
         }
         .boxed()
     }
@@ -135,6 +140,7 @@ pub struct AgentsPort {
     pub node: NodeId,
     pub local: Agent,
     pub remote: Remote,
+    pub ledger: OwnerLedger,
 }
 
 impl AgentsPort {
@@ -163,6 +169,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         spec: InstanceSpec,
     ) -> BoxFuture<'_, Result<InstanceReport, CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -182,6 +189,7 @@ impl Agents for AgentsPort {
         instance: InstanceId,
         reason: &'static str,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -200,6 +208,7 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
         async move {
             match self.is_local(&to) {
                 true => self
@@ -217,6 +226,9 @@ impl Agents for AgentsPort {
         to: Arc<Session>,
         fences: Vec<CallFence>,
     ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>> {
+        for fence in &fences {
+            self.ledger.note(fence.shard, fence.epoch);
+        }
         async move {
             if !self.is_local(&to) {
                 return self.remote.list(&to, fences).await;
@@ -274,6 +286,23 @@ impl Owners for OwnersPort {
         report: StatReport,
     ) -> BoxFuture<'_, Result<(), OwnerError>> {
         async move { self.remote.report(&to, report).await }.boxed()
+    }
+
+    fn hand_over(
+        &self,
+        to: Arc<Session>,
+        handovers: Handovers,
+    ) -> BoxFuture<'_, Result<(), OwnerError>> {
+        async move {
+            if to.opened.node != self.node {
+                return self.remote.hand_over(&to, handovers).await;
+            }
+            if let Some(control) = self.local.get() {
+                control.hand_over_from_peer(handovers);
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn endpoints(

@@ -1,49 +1,53 @@
 //! Builds one node out of its parts, runs it, and takes it down in order.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
-use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_failpoint::{Bug, planted};
+use nihilo_gateway::{Gateway, LocalInstances};
 use nihilo_host::{Host, Listener};
 use nihilo_machine::Command;
-use nihilo_machine::command::{InitCluster, RequestKey, Roles};
-use nihilo_raft::{Identity, RaftConfig, RaftNode};
+use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
+use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::agent::OrderListener;
 use nihilo_runtime::fake::RequestListener;
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
-use nihilo_scale::config::ScaleConfig;
+use nihilo_scale::config::{ScaleConfig, unknown_keys};
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::cluster::ClusterApi;
+use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
+use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
 use crate::peer::remote::Remote;
 use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
-    ScaleUpPort,
 };
 
 /// Largest admin message (02-store §2.2).
@@ -56,7 +60,25 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Anything that keeps it from starting, with what to do about it.
-pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
+pub fn run_node(config: NodeConfig) -> Result<(), NodeFailure> {
+    run(config).map_err(|error| NodeFailure {
+        is_store_refused: is_store_refused(&error),
+        error,
+    })
+}
+
+fn is_store_refused(error: &anyhow::Error) -> bool {
+    let refused_at_open = matches!(
+        error.downcast_ref(),
+        Some(StartError::Open(
+            OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
+        ))
+    );
+    let was_removed = matches!(error.downcast_ref(), Some(StartError::Removed(_)));
+    refused_at_open || was_removed || error.is::<StoreReplaced>()
+}
+
+fn run(config: NodeConfig) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
         .unwrap_or_else(|_| "info,openraft=warn".into());
     // A second subscriber in one process is a test's business.
@@ -74,10 +96,25 @@ pub fn run_node(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config, Ground::default()).await?;
-        stop_signal().await?;
+        let node = Node::start(config.clone(), Ground::default()).await?;
+        let mut removal = node.raft.removal();
+        // A node that may not take part serves nothing either. Any may come first; all end in the
+        // same good order.
+        let ended = tokio::select! {
+            biased;
+            signal = stop_signal() => signal,
+            words = removal.wait_for(Option::is_some) => {
+                let words = words.ok().and_then(|words| words.clone());
+                let words = words.unwrap_or_default().to_string();
+                Err(anyhow::Error::new(StartError::Removed(words)))
+            }
+            Err(refused) = node.found(&config) => Err(refused),
+        };
+        if let Err(why) = &ended {
+            error!("{why}");
+        }
         node.stop().await;
-        Ok(())
+        ended
     })
 }
 
@@ -121,12 +158,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node on the caller's runtime; it runs until [`Self::stop`].
+    /// Starts a node on the caller's runtime; it runs until [`Self::stop`], and takes part once it
+    /// is [`Self::found`].
     ///
     /// # Errors
     /// Anything that keeps it from starting, with what to do about it.
     pub async fn start(config: NodeConfig, ground: Ground) -> anyhow::Result<Self> {
-        let scale = ScaleConfig::from_map(&config.autoscaler).context("autoscaler settings")?;
+        check_autoscaler(&config.autoscaler)?;
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
@@ -137,7 +175,7 @@ impl Node {
         let raft = start_raft(&config, ground).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = start_gateway(&config, &host, &local, &control_cell).await?;
+        let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
         let agent = start_agent(&config, &host, requests, orders, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -151,12 +189,13 @@ impl Node {
             leader_link: Arc::new(LeaderPort {
                 net: host.net.clone(),
                 remote: remote.clone(),
-                members: raft.members().clone(),
+                raft: raft.clone(),
             }),
             agents: Arc::new(AgentsPort {
                 node,
                 local: agent.clone(),
                 remote: remote.clone(),
+                ledger: OwnerLedger::open(&config.data_dir)?,
             }),
             owners: Arc::new(OwnersPort {
                 node,
@@ -166,7 +205,7 @@ impl Node {
             gateway: Arc::new(GatewayPort(gateway.clone())),
             agent: Arc::new(AgentPort(agent.clone())),
         };
-        let control = Control::spawn(control_config(&config, &raft, &scale), ports);
+        let control = Control::spawn(control_config(&config, &raft), ports);
         drop(control_cell.set(control.clone()));
         let node = Self {
             raft,
@@ -178,9 +217,8 @@ impl Node {
         };
         node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id);
-        node.serve_admin(admin, &config, scale, remote.channels);
+        node.serve_admin(admin, &config, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
-        node.found(&config).await?;
         info!(name = config.name, "node started");
         Ok(node)
     }
@@ -193,9 +231,13 @@ impl Node {
         &self.agent
     }
 
-    /// The founder makes the membership and the cluster's first entry; a cluster that has them
-    /// is left alone.
-    async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+    /// Takes part as soon as it may. The founder makes the membership and the cluster's first
+    /// entry; a cluster that has them is left alone.
+    ///
+    /// # Errors
+    /// This node may not take part, or Raft has stopped.
+    pub async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        self.raft.introduce().await?;
         if !config.is_founder() {
             return Ok(());
         }
@@ -208,6 +250,7 @@ impl Node {
             name: config.cluster.clone(),
             domain: config.domain.clone(),
             external_port: config.external_port.unwrap_or(config.gateway_port),
+            autoscaler: config.autoscaler.clone(),
         };
         let raft = self.raft.clone();
         nihilo_actors::task::spawn("found", async move {
@@ -242,12 +285,14 @@ impl Node {
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
             control: self.control.clone(),
+            raft: self.raft.clone(),
             node: NodeId(config.node_id),
             cluster_id,
         };
         let agent = AgentService {
             agent: self.agent.clone(),
             node_name: config.name.clone(),
+            session: self.control.session(),
         };
         let server = Server::builder()
             .tcp_nodelay(true)
@@ -265,13 +310,7 @@ impl Node {
         });
     }
 
-    fn serve_admin(
-        &self,
-        listener: Listener,
-        config: &NodeConfig,
-        scale: ScaleConfig,
-        channels: Channels,
-    ) {
+    fn serve_admin(&self, listener: Listener, config: &NodeConfig, channels: Channels) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -285,7 +324,7 @@ impl Node {
             raft: self.raft.clone(),
             control: self.control.clone(),
             agent: self.agent.clone(),
-            members: config.members.clone(),
+            configured: config.members.clone(),
             me,
             started: Instant::now(),
             channels: channels.clone(),
@@ -298,9 +337,11 @@ impl Node {
         };
         let serving = ServingApi {
             raft: self.raft.clone(),
-            scale,
         };
-        let raft = self.raft.clone();
+        let settings = ConfigApi {
+            raft: self.raft.clone(),
+        };
+        let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -312,14 +353,19 @@ impl Node {
                 Ok(reflection) => reflection,
                 Err(error) => return warn!(%error, "reflection"),
             };
-            let server = Server::builder()
-                .add_service(health_service)
+            let routes = Routes::new(health_service)
                 .add_service(reflection)
                 .add_service(
                     ServingServiceServer::new(serving).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
+                .add_service(
+                    ConfigServiceServer::new(settings).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
                 .add_service(ObserveServiceServer::new(observe))
-                .add_service(ClusterServiceServer::new(cluster))
+                .add_service(ClusterServiceServer::new(cluster));
+            let server = Server::builder()
+                .accept_http1(true)
+                .add_routes(crate::admin::metrics::add(routes, gateway))
                 .serve_with_incoming(incoming(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
@@ -330,6 +376,9 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     pub async fn stop(self) {
         info!("node stops");
+        if planted(Bug::LeavesFirst) {
+            self.control.leave(HANDOVER_LIMIT).await;
+        }
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
         tokio::join!(
@@ -358,19 +407,16 @@ async fn report_health(raft: RaftNode, health: tonic_health::server::HealthRepor
 }
 
 async fn bind(host: &Host, config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<Listener> {
-    let address = listen_address(config, port)?;
+    let text = format!("{}:{port}", config.listen);
+    let address = text
+        .parse()
+        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
     host.net.listen(address).await.with_context(|| {
         format!(
             "{what} address {address} cannot be used; see who listens there with `ss -ltnp 'sport = \
              :{port}'`, or set another `{what}-port`"
         )
     })
-}
-
-fn listen_address(config: &NodeConfig, port: u16) -> anyhow::Result<SocketAddr> {
-    let text = format!("{}:{port}", config.listen);
-    text.parse()
-        .with_context(|| format!("listen = `{}` is no address", config.listen))
 }
 
 async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftNode> {
@@ -383,30 +429,36 @@ async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftN
         cluster_id: config.cluster.clone(),
         node_id: config.node_id,
     };
+    if config.joined && nihilo_raft::is_blank(&config.data_dir) {
+        anyhow::bail!(
+            "data directory `{}` is empty, and node {} has joined with one that was not: what it \
+             had acknowledged is gone. Remove it with `nihilo cluster remove {}`, and join under a \
+             new id",
+            display(&config.data_dir),
+            config.node_id,
+            config.name
+        );
+    }
+    let founders = config.members.iter().map(|member| Founder {
+        id: NodeId(member.id),
+        name: member.name.clone(),
+        peer_address: member.peer.clone(),
+        admin_address: member.admin.clone(),
+    });
+    let founders = founders.filter(|_| !config.joined).collect();
     let raft = RaftConfig {
         identity,
         data_dir: config.data_dir.clone(),
         members,
+        founders,
         profile: config.profile,
-        snapshot_every: ground.snapshot_every,
+        snapshot_every: ground
+            .snapshot_every
+            .or_else(|| nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY")),
+        digest_every: None,
     };
     let Ground { host, disk, .. } = ground;
     Ok(RaftNode::start_on(raft, nihilo_raft::Ground { host, disk }).await?)
-}
-
-async fn start_gateway(
-    config: &NodeConfig,
-    host: &Host,
-    local: &LocalInstances,
-    control: &Arc<OnceLock<Control>>,
-) -> anyhow::Result<Gateway> {
-    let gateway = GatewayConfig {
-        listen: listen_address(config, config.gateway_port)?,
-        node: NodeId(config.node_id),
-        node_name: config.name.clone(),
-    };
-    let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&gateway, host, local.clone(), scale_up).await?)
 }
 
 fn start_agent(
@@ -443,7 +495,19 @@ fn display(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> ControlConfig {
+/// What `config-autoscaler` begins with must be valid, and hold nothing that nobody reads.
+fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    ScaleConfig::from_map(settings).context("autoscaler settings")?;
+    match unknown_keys(settings).into_iter().next() {
+        None => Ok(()),
+        Some((key, None)) => anyhow::bail!("autoscaler settings: unknown key `{key}`"),
+        Some((key, Some(near))) => {
+            anyhow::bail!("autoscaler settings: unknown key `{key}`, did you mean `{near}`?")
+        }
+    }
+}
+
+fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {
     let timing = raft.timing();
     ControlConfig {
         node: NodeId(config.node_id),
@@ -456,10 +520,8 @@ fn control_config(config: &NodeConfig, raft: &RaftNode, scale: &ScaleConfig) -> 
             capacity: config.capacity,
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
             kills_instances_on_exit: true,
+            store_id: raft.store_id().into(),
         },
-        settings: Arc::new(nihilo_entity::Settings {
-            scale: scale.clone(),
-        }),
         election_timeout_max_ms: timing.election_max_ms,
     }
 }

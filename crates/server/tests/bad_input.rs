@@ -16,6 +16,7 @@ const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
 const NOT_READY: i32 = 6;
 const UNREACHABLE: i32 = 7;
+const STORE_REFUSED: i32 = 65;
 
 /// A failed command, and every piece that its text must hold.
 fn fails(output: &Output, code: i32, pieces: &[&str]) {
@@ -257,7 +258,8 @@ fn a_data_directory_that_cannot_be_used_is_left_as_it_is() {
     // Another node's, or another cluster's.
     std::fs::write(&config, before.replace("cluster: dev", "cluster: other")).unwrap();
     let other = "belongs to node 1 of cluster `dev`, not to node 1 of cluster `other`";
-    fails(&start(&config), 1, &[other, "correct `data-dir`"]);
+    let pieces = [other, "correct `data-dir`"];
+    fails(&start(&config), STORE_REFUSED, &pieces);
 
     // No directory at all.
     let file = cluster.path().join("a-file");
@@ -298,7 +300,7 @@ fn a_damaged_store_is_refused_and_named() {
     let refused = start(&cluster.config(0));
     fails(
         &refused,
-        1,
+        STORE_REFUSED,
         &["log-damaged", "CURRENT", "join under a new id"],
     );
     let dev = cluster.start_missing();

@@ -395,6 +395,23 @@ async fn a_node_that_stops_takes_its_instances_along() {
     .await;
 }
 
+/// Its session ends next, and with it the count of what runs here: nothing may outlive it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_time_is_up_kills_what_a_request_holds() {
+    each_driver(async |harness| {
+        let spec = spec("demo/hello", 1);
+        let _events = harness.ready(&spec).await;
+        let _request = harness.admission.admit(&spec.id).unwrap();
+        harness.agent.shutdown(Duration::from_millis(50)).await;
+        let left = harness.agent.instances();
+        assert!(
+            left.iter().all(|(report, _)| !report.state.is_counted()),
+            "{left:?}"
+        );
+    })
+    .await;
+}
+
 // Real programs only.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,10 @@
-//! A node that is killed takes its instances along; what got away goes with its next start.
+//! A node that is killed takes its instances along; what got away goes with its next start. A node
+//! that lost its disk does not come back as if nothing had happened.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
-use common::{Cluster, is_alive, kill, must, wait_for};
+use common::{Cluster, is_alive, kill, must, run, text, wait_for};
 use rustix::process::Signal;
 
 #[test]
@@ -48,6 +49,31 @@ fn instances_do_not_outlive_their_node() {
             .log(node)
             .contains("killed what an earlier process of this node left running")
     );
+}
+
+#[test]
+fn a_node_whose_disk_was_wiped_is_refused_under_its_old_id() {
+    let cluster = Cluster::start(7);
+    must(cluster.cli(&["service", "create", "kept", "--image", "demo/hello"]));
+    let (leader, _) = cluster.leader();
+    let wiped = (0..3).find(|i| *i != leader).unwrap();
+    let pid = cluster.pid(wiped);
+    kill(pid, Signal::KILL);
+    wait_for("end of the node", || (!is_alive(pid)).then_some(()));
+    let config = cluster.config(wiped);
+    let kept = std::fs::read(&config).unwrap();
+    std::fs::remove_dir_all(cluster.node_dir(wiped)).unwrap();
+    std::fs::create_dir(cluster.node_dir(wiped)).unwrap();
+    std::fs::write(&config, kept).unwrap();
+
+    let refused = run(&["node", "start", "--config", config.to_str().unwrap()]);
+    let shown = text(&refused);
+    assert_eq!(refused.status.code(), Some(65), "{shown}");
+    for piece in ["store-replaced", "under a new id"] {
+        assert!(shown.contains(piece), "`{piece}` in {shown}");
+    }
+    let listed = must(cluster.cli(&["service", "list", "-o", "name"]));
+    assert!(text(&listed).contains("kept"), "{}", text(&listed));
 }
 
 /// The process that started `pid`.

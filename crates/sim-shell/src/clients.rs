@@ -138,10 +138,13 @@ async fn deploy(stage: &Stage, net: &Net, plan: &Plan) -> Result<(), String> {
     let until = tokio::time::Instant::now() + DEPLOY_LIMIT;
     for name in LOADED {
         let service = services::service(name, Some(plan.max_scale));
-        client
-            .apply_service(&service)
-            .await
-            .map_err(|error| format!("{name}: {error}"))?;
+        // Before the cluster's first entry, services are judged by other settings than its own.
+        while let Err(error) = client.apply_service(&service).await {
+            if tokio::time::Instant::now() > until {
+                return Err(format!("{name}: {error}"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         loop {
             let found = client.service(NAMESPACE, name).await;
             match found {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -153,19 +153,42 @@ fn apply(families: &mut Families, change: Change) {
 #[derive(Debug)]
 pub(crate) struct SimDisk(pub(crate) Arc<Platter>);
 
-impl Rows for SimDisk {
+impl Rows for Platter {
     fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let state = self.0.0.lock();
+        let state = self.0.lock();
         let rows = state.durable.get(family);
         Ok(rows.and_then(|rows| rows.get(key)).cloned())
     }
 
-    fn scan(&self, family: &str, row: &mut Visit<'_>) -> Result<(), String> {
-        let state = self.0.0.lock();
-        for (key, value) in state.durable.get(family).into_iter().flatten() {
-            row(key, value)?;
+    fn scan(&self, family: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String> {
+        let state = self.0.lock();
+        let Some(rows) = state.durable.get(family) else {
+            return Ok(());
+        };
+        for (key, value) in rows.range(from.to_vec()..) {
+            if row(key, value)?.is_break() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    fn has_family(&self, family: &str) -> bool {
+        keys::FAMILIES.contains(&family)
+    }
+}
+
+impl Rows for SimDisk {
+    fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        self.0.get(family, key)
+    }
+
+    fn scan(&self, family: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String> {
+        self.0.scan(family, from, row)
+    }
+
+    fn has_family(&self, family: &str) -> bool {
+        self.0.has_family(family)
     }
 }
 
@@ -203,6 +226,11 @@ impl Disk for SimDisk {
         self.write_in_time(batch, sync).boxed()
     }
 
+    fn reader(&self) -> Weak<dyn Rows + Send + Sync> {
+        let rows: Arc<dyn Rows + Send + Sync> = self.0.clone();
+        Arc::downgrade(&rows)
+    }
+
     fn mark(&self) -> Mark {
         self.0.0.lock().mark
     }
@@ -221,6 +249,8 @@ impl Disk for SimDisk {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
 
     fn put(key: u8) -> Batch {
@@ -238,9 +268,9 @@ mod tests {
     fn keys_of(platter: &Arc<Platter>) -> Vec<u8> {
         let mut found = Vec::new();
         let disk = SimDisk(platter.clone());
-        disk.scan(keys::LOG, &mut |key, _| {
+        disk.scan(keys::LOG, &[], &mut |key, _| {
             found.push(key[0]);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
         .unwrap();
         found

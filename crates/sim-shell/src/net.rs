@@ -103,6 +103,10 @@ impl GivenListener for SimListener {
         }
         .boxed()
     }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 /// Both directions of one connection's link.
@@ -167,6 +171,10 @@ impl GivenStream for SimStream {
     ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.gate.poll_incoming(context))?;
         self.stream.poll_peek(context, head)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
     }
 }
 

@@ -12,7 +12,7 @@ use nihilo_runtime::fake::{RequestListener, RequestStep};
 use nihilo_server::wiring::{Ground, Node};
 use nihilo_sim::checker::single_owner::AgentCommand;
 use nihilo_sim::history::ledger::{InstanceRecord, InstanceStep};
-use nihilo_types::node_config::{BootDelay, DriverKind, Member, NodeConfig};
+use nihilo_types::node_config::{BootDelay, DriverKind, GatewaySettings, Member, NodeConfig};
 use parking_lot::Mutex;
 
 use crate::book::{Book, now_ns};
@@ -68,6 +68,10 @@ impl Site {
                         raft: node.raft().clone(),
                         agent: node.agent().clone(),
                     });
+                    if let Err(refused) = node.found(&self.config()).await {
+                        self.book
+                            .found(&self.name(), format!("may not take part: {refused:#}"));
+                    }
                     std::future::pending::<()>().await;
                 }
                 Err(error) if n_starts >= MAX_STARTS => {
@@ -158,6 +162,7 @@ impl Site {
             admin_port: ADMIN_PORT,
             peer_port: PEER_PORT,
             members: (0..N_NODES).map(member).collect(),
+            joined: false,
             cluster: "sim".into(),
             domain: "localhost".into(),
             external_port: None,
@@ -171,6 +176,7 @@ impl Site {
             }),
             instance_ports: 20_000,
             shutdown_grace: 30,
+            gateway: GatewaySettings::default(),
         }
     }
 }

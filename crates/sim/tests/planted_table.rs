@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use nihilo_sim::world::Plant;
+
 const DOCUMENT: &str = include_str!("../../../docs/reliability.md");
 const PREFIX: &str = "planted_";
 
@@ -40,4 +42,31 @@ fn every_planted_bug_is_in_the_table_and_has_its_test() {
         .map(str::to_owned)
         .collect();
     assert_eq!(documented, tests);
+}
+
+/// Rows of the table of bugs planted in the product, as (name, where).
+fn product_rows() -> BTreeSet<(String, String)> {
+    let begin = DOCUMENT
+        .find("## Bugs planted in the product")
+        .expect("the section is there");
+    let section = &DOCUMENT[begin..];
+    let end = section[3..]
+        .find("\n## ")
+        .map_or(section.len(), |end| end + 3);
+    let rows = section[..end].lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let (name, _) = cells.next()?.split_once('`')?;
+        Some((name.to_owned(), cells.next()?.to_owned()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_bug_of_the_world_is_in_the_table_of_the_product() {
+    let of_world = |row: &(String, String)| row.1 == "world";
+    let rows = product_rows().into_iter().filter(of_world);
+    let documented: BTreeSet<String> = rows.map(|(name, _)| name).collect();
+    let plants = Plant::ALL.iter().map(|plant| plant.as_str().to_owned());
+    assert_eq!(documented, plants.collect());
+    assert!(documented.len() >= 24, "{}", documented.len());
 }

@@ -40,17 +40,11 @@ fn a_seed_is_a_run() {
     assert_eq!(hashes.len(), 3, "different seeds are different runs");
 }
 
-/// Bugs that no seed of the first 400 shows: what they break is mended by something else before an
-/// invariant sees it. A hole in what the generator can make, named so that it is not forgotten.
-const NOT_REACHED: [Plant; 3] = [
-    Plant::FloorForgotten,
-    Plant::ReopenAfterSigterm,
-    Plant::DemandOnce,
-];
-
-/// Runs seeds with the bug planted until an invariant breaks.
-fn is_found(plant: Plant, within: u64) {
-    let found = (0..within).find_map(|seed| run(seed, Some(plant), Detail::Hash).violation);
+/// Runs seeds with the bug planted until an invariant breaks. `from` leaves out those for which a
+/// debug build would take too long; `nihilo-sim plants` begins with seed 0.
+fn is_found(plant: Plant, within: u64, from: u64) {
+    let found =
+        (from..from + within).find_map(|seed| run(seed, Some(plant), Detail::Hash).violation);
     assert!(
         found.is_some(),
         "`{plant}` is not found within {within} seeds"
@@ -58,15 +52,15 @@ fn is_found(plant: Plant, within: u64) {
 }
 
 macro_rules! planted {
-    ($($name:ident: $plant:ident within $seeds:literal,)*) => {
+    ($($name:ident: $plant:ident within $seeds:literal from $from:literal,)*) => {
         mod planted {
             use super::*;
-            $(#[test] fn $name() { is_found(Plant::$plant, $seeds); })*
+            $(#[test] fn $name() { is_found(Plant::$plant, $seeds, $from); })*
 
             #[test]
             fn every_planted_bug_has_its_test() {
                 let tested = [$(Plant::$plant,)*];
-                let known = |plant: &&Plant| !tested.contains(plant) && !NOT_REACHED.contains(plant);
+                let known = |plant: &&Plant| !tested.contains(plant);
                 let missing: Vec<_> = Plant::ALL.iter().filter(known).collect();
                 assert!(missing.is_empty(), "{missing:?}");
             }
@@ -75,20 +69,34 @@ macro_rules! planted {
 }
 
 planted! {
-    epoch_ignored: EpochIgnored within 40,
-    seq_ignored: SeqIgnored within 40,
-    adoption_forgets: AdoptionForgets within 10,
-    keeper_does_not_wait: KeeperDoesNotWait within 20,
-    reload_forgets_starts: ReloadForgetsStarts within 20,
-    reload_resets_counter: ReloadResetsCounter within 10,
-    second_session: SecondSession within 60,
-    no_list_on_join: NoListOnJoin within 20,
-    drain_cuts_requests: DrainCutsRequests within 10,
-    stale_endpoints: StaleEndpoints within 20,
-    post_retried: PostRetried within 20,
-    ready_too_early: ReadyTooEarly within 20,
-    entry_skipped: EntrySkipped within 3,
-    streams_hang: StreamsHang within 40,
-    waiter_lost: WaiterLost within 10,
-    place_leaks: PlaceLeaks within 5,
+    epoch_ignored: EpochIgnored within 40 from 0,
+    seq_ignored: SeqIgnored within 40 from 0,
+    floor_forgotten: FloorForgotten within 60 from 8,
+    adoption_forgets: AdoptionForgets within 10 from 0,
+    keeper_does_not_wait: KeeperDoesNotWait within 20 from 0,
+    reload_forgets_starts: ReloadForgetsStarts within 20 from 0,
+    reload_resets_counter: ReloadResetsCounter within 10 from 0,
+    second_session: SecondSession within 60 from 5,
+    no_list_on_join: NoListOnJoin within 20 from 6,
+    reopen_after_sigterm: ReopenAfterSigterm within 60 from 0,
+    drain_cuts_requests: DrainCutsRequests within 10 from 0,
+    stale_endpoints: StaleEndpoints within 20 from 0,
+    post_retried: PostRetried within 20 from 0,
+    ready_too_early: ReadyTooEarly within 20 from 0,
+    entry_skipped: EntrySkipped within 3 from 0,
+    streams_hang: StreamsHang within 40 from 0,
+    waiter_lost: WaiterLost within 10 from 0,
+    place_leaks: PlaceLeaks within 5 from 0,
+    demand_once: DemandOnce within 20 from 0,
+    row_after_start: RowAfterStart within 10 from 0,
+    fence_ignored: FenceIgnored within 40 from 0,
+    opens_behind: OpensBehind within 120 from 35,
+    leaves_first: LeavesFirst within 20 from 0,
+    snapshot_short: SnapshotShort within 60 from 17,
+    index_behind: IndexBehind within 10 from 0,
+    apply_reads_clock: ApplyReadsClock within 3 from 0,
+    wrong_waiter: WrongWaiter within 10 from 0,
+    resize_drops: ResizeDrops within 10 from 0,
+    limit_ignored: LimitIgnored within 10 from 0,
+    reservation_leaks: ReservationLeaks within 10 from 0,
 }

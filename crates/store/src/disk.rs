@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::ControlFlow;
+use std::sync::Weak;
 
 use futures_util::future::BoxFuture;
 
@@ -30,8 +32,8 @@ pub enum Change {
 /// Changes that take effect together, in order, or not at all.
 pub type Batch = Vec<Change>;
 
-/// Is shown a key and its value; an error ends the scan.
-pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), String> + 'a;
+/// Is shown a key and its value, and says whether it wants more; an error ends the scan too.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, String> + 'a;
 
 /// What stands on a disk.
 pub trait Rows {
@@ -39,11 +41,15 @@ pub trait Rows {
     /// A damaged file, in words.
     fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
 
-    /// Calls `row` with each key and value of a family, in the order of keys, until it fails.
+    /// Calls `row` with each key from `from` on and its value, in the order of keys, until it has
+    /// had enough.
     ///
     /// # Errors
     /// A damaged file, or what `row` said.
-    fn scan(&self, family: &str, row: &mut Visit<'_>) -> Result<(), String>;
+    fn scan(&self, family: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String>;
+
+    /// What an older build made does not have all families.
+    fn has_family(&self, family: &str) -> bool;
 }
 
 /// What the log's writer writes to. It is the only one, and writes nothing after an error.
@@ -51,6 +57,9 @@ pub trait Disk: Rows + Debug + Send + 'static {
     /// Returns when the batch is written; with `sync`, when it and all batches before it are
     /// durable.
     fn write(&mut self, batch: Batch, sync: bool) -> BoxFuture<'_, Result<(), String>>;
+
+    /// The same rows for readers beside the writer; gone when the disk is.
+    fn reader(&self) -> Weak<dyn Rows + Send + Sync>;
 
     /// What was ever acknowledged, kept apart from the rows.
     fn mark(&self) -> Mark;

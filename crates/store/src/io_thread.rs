@@ -2,16 +2,20 @@
 //! collects; there is no linger.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use nihilo_failpoint::{Bug, Point, fails, hit, hit_if, planted};
 use nihilo_host::Threads;
 use nihilo_machine::RowChange;
+use nihilo_types::id::LogIndex;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
+use crate::changes::{self, ChangeRow};
 use crate::disk::{Batch, Change, Disk, Mark};
 use crate::keys;
 use crate::type_config::{TypeConfig, Vote};
@@ -20,6 +24,10 @@ use crate::type_config::{TypeConfig, Vote};
 pub(crate) const QUEUE: usize = 4_096;
 /// Operations merged into one batch, at most.
 const MAX_MERGED: usize = 1_024;
+/// What is said where a test has ended the store.
+const KILL_POINT: &str = "ended at a kill point";
+/// How long an entry of the planted bug `ack-before-sync` is in memory only.
+const UNSYNCED_FOR: Duration = Duration::from_millis(100);
 /// Newest fsync durations kept for statistics.
 const MAX_SAMPLES: usize = 65_536;
 
@@ -54,18 +62,54 @@ pub(crate) enum Op {
     /// Rows of applied entries with the position they bring the state to.
     State {
         rows: Vec<RowChange>,
+        changes: Vec<ChangeRow>,
+        /// Changes up to here are dropped.
+        trim: Option<LogIndex>,
         applied: Vec<u8>,
+        /// The index that `applied` stands at.
+        at: LogIndex,
     },
-    /// Replaces the whole state in one durable batch.
-    Install {
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Empties the generation that is not read.
+    Clear {
+        generation: u64,
+    },
+    /// Rows of a state that is being installed, into the generation that is not read: as few bytes
+    /// at a time as a vote or an append may have to wait for.
+    Load {
+        generation: u64,
+        rows: Vec<ChangeRow>,
+        changes: Vec<ChangeRow>,
+    },
+    /// Makes a loaded generation the one that is read, durably and with everything that was loaded.
+    Flip {
+        generation: u64,
+        /// The changes are complete after this entry.
+        changes_after: LogIndex,
         applied: Vec<u8>,
+        at: LogIndex,
         done: Done,
     },
     Identity {
         bytes: Vec<u8>,
         done: Done,
     },
+}
+
+impl Op {
+    /// The index that the state in the database stands at after this.
+    fn stands_at(&self) -> Option<LogIndex> {
+        match self {
+            Op::State { at, .. } | Op::Flip { at, .. } => Some(*at),
+            Op::Append { .. }
+            | Op::Vote { .. }
+            | Op::Truncate { .. }
+            | Op::Committed { .. }
+            | Op::Purge { .. }
+            | Op::Clear { .. }
+            | Op::Load { .. }
+            | Op::Identity { .. } => None,
+        }
+    }
 }
 
 pub(crate) type Done = oneshot::Sender<Result<(), io::Error>>;
@@ -88,6 +132,11 @@ pub(crate) struct IoHandle {
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     pub(crate) failure: Failure,
     pub(crate) stats: Arc<Mutex<IoStats>>,
+    /// The index that the state in the database stands at.
+    pub(crate) written: watch::Receiver<LogIndex>,
+    /// Writes until the thread fails as if the process had been killed there; tests count it down
+    /// from every place that they want to end at.
+    pub(crate) writes_left: Arc<AtomicI64>,
 }
 
 /// Ends the thread, and with it the database, when the last handle goes: a process that exits
@@ -111,15 +160,25 @@ impl Drop for IoThread {
 }
 
 impl IoHandle {
-    pub(crate) fn spawn(disk: Box<dyn Disk>, threads: Threads) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        disk: Box<dyn Disk>,
+        threads: Threads,
+        applied: LogIndex,
+        generation: u64,
+    ) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let (failed, failure) = watch::channel(None);
         let failed = Arc::new(failed);
         let stats = Arc::new(Mutex::new(IoStats::default()));
+        let (written, follow_written) = watch::channel(applied);
+        let writes_left = Arc::new(AtomicI64::new(i64::MAX));
         let writer = Writer {
             disk,
             failed: failed.clone(),
             stats: stats.clone(),
+            written,
+            generation,
+            writes_left: writes_left.clone(),
         };
         let thread = match threads {
             Threads::Own => Some(own_thread(writer, receiver)?),
@@ -137,6 +196,8 @@ impl IoHandle {
             failed,
             failure,
             stats,
+            written: follow_written,
+            writes_left,
         })
     }
 
@@ -150,6 +211,16 @@ impl IoHandle {
         let closed = || io::Error::other("the store has been closed");
         let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
         queue.send(op).await.map_err(|_| closed())
+    }
+
+    /// As [`Self::send`], outside of a runtime's tasks.
+    pub(crate) fn blocking_send(&self, op: Op) -> io::Result<()> {
+        let closed = || io::Error::other("the store has been closed");
+        if self.failure.borrow().is_some() {
+            return Err(io::Error::other("the store has failed"));
+        }
+        let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
+        queue.blocking_send(op).map_err(|_| closed())
     }
 
     /// Hands an operation over and waits until it is durable.
@@ -172,6 +243,24 @@ fn own_thread(
         .spawn(move || runtime.block_on(writer.run(queue)))
 }
 
+/// Ends the store of this process from outside of it; does not keep it open.
+#[derive(Debug, Clone)]
+pub struct Poisoner(Weak<watch::Sender<Option<Arc<str>>>>);
+
+impl Poisoner {
+    pub fn poison(&self, cause: &str) {
+        if let Some(failed) = self.0.upgrade() {
+            poison(&failed, cause);
+        }
+    }
+}
+
+impl IoHandle {
+    pub(crate) fn poisoner(&self) -> Poisoner {
+        Poisoner(Arc::downgrade(&self.failed))
+    }
+}
+
 /// The first cause stays: what fails after it fails because of it.
 fn poison(failed: &watch::Sender<Option<Arc<str>>>, cause: &str) {
     failed.send_if_modified(|known| {
@@ -187,6 +276,11 @@ struct Writer {
     disk: Box<dyn Disk>,
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     stats: Arc<Mutex<IoStats>>,
+    written: watch::Sender<LogIndex>,
+    /// Of the state that is read.
+    generation: u64,
+    /// See [`IoHandle::writes_left`].
+    writes_left: Arc<AtomicI64>,
 }
 
 enum Answer {
@@ -215,17 +309,24 @@ impl Writer {
         let mut sync = false;
         let mut n_entries = 0;
         let marks = Marks::of(self.disk.mark(), &ops);
+        let stands_at = ops.iter().filter_map(Op::stands_at).max();
         for op in ops {
             n_entries += match &op {
                 Op::Append { entries, .. } => entries.len() as u64,
                 _ => 0,
             };
-            if let Some(answer) = stage(op, &mut batch) {
+            if let Some(answer) = stage(op, &mut self.generation, &mut batch) {
                 sync = true;
                 answers.push(answer);
             }
         }
+        if planted(Bug::AckBeforeSync) {
+            std::thread::sleep(UNSYNCED_FOR);
+        }
         let result = self.write(batch, sync, n_entries, &marks).await;
+        if let (Ok(()), Some(at)) = (&result, stands_at) {
+            self.written.send_replace(at);
+        }
         for answer in answers {
             let result = result
                 .as_ref()
@@ -250,6 +351,10 @@ impl Writer {
         if let Some(cause) = self.failed.borrow().as_ref() {
             return Err(format!("store failed earlier: {cause}"));
         }
+        if self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            poison(&self.failed, KILL_POINT);
+            return Err(KILL_POINT.into());
+        }
         let started = Instant::now();
         let result = self.write_both(batch, sync, marks).await;
         if let Err(cause) = &result {
@@ -272,16 +377,22 @@ impl Writer {
         if marks.lowest != self.disk.mark() {
             self.disk.lower_mark(marks.lowest).map_err(of_mark)?;
         }
+        if sync && fails(Point::BeforeSync) {
+            return Err("failpoint: input/output error".to_owned());
+        }
         self.disk.write(batch, sync).await?;
+        hit_if(Point::AfterSync, || sync);
         if marks.after != self.disk.mark() {
             self.disk.raise_mark(marks.after).map_err(of_mark)?;
+            hit(Point::AfterMark);
         }
         Ok(())
     }
 }
 
-/// Puts one operation into the batch; returns who must hear of its durability.
-fn stage(op: Op, batch: &mut Batch) -> Option<Answer> {
+/// Puts one operation into the batch; returns who must hear of its durability. `generation` is that
+/// of the state that is read.
+fn stage(op: Op, generation: &mut u64, batch: &mut Batch) -> Option<Answer> {
     match op {
         Op::Append { entries, callback } => {
             for (index, bytes) in entries {
@@ -313,39 +424,49 @@ fn stage(op: Op, batch: &mut Batch) -> Option<Answer> {
             batch.push(put(keys::META, keys::PURGED, bytes));
             None
         }
-        Op::State { rows, applied } => {
-            for row in rows {
-                batch.push(match row.value {
-                    Some(value) => Change::Put {
-                        family: keys::STATE,
-                        key: row.key,
-                        value,
-                    },
-                    None => Change::Delete {
-                        family: keys::STATE,
-                        key: row.key,
-                    },
-                });
-            }
+        Op::State {
+            rows,
+            changes,
+            trim,
+            applied,
+            at: _,
+        } => {
+            batch.extend(put_all(keys::CHANGES, changes));
+            batch.extend(trim.into_iter().flat_map(drop_changes));
+            let family = keys::state_family(*generation);
+            batch.extend(rows.into_iter().map(|row| row_change(family, row)));
             batch.push(put(keys::STATE_META, keys::APPLIED, applied));
             None
         }
-        Op::Install {
-            rows,
-            applied,
-            done,
-        } => {
+        Op::Clear { generation } => {
             batch.push(Change::DeleteRange {
-                family: keys::STATE,
+                family: keys::state_family(generation),
                 from: vec![0],
                 to: vec![0xff],
             });
-            batch.extend(rows.into_iter().map(|(key, value)| Change::Put {
-                family: keys::STATE,
-                key,
-                value,
-            }));
+            None
+        }
+        Op::Load {
+            generation,
+            rows,
+            changes,
+        } => {
+            batch.extend(put_all(keys::state_family(generation), rows));
+            batch.extend(put_all(keys::CHANGES, changes));
+            None
+        }
+        Op::Flip {
+            generation: next,
+            changes_after,
+            applied,
+            at: _,
+            done,
+        } => {
+            batch.extend(drop_changes(changes_after));
+            let number = next.to_be_bytes().to_vec();
+            batch.push(put(keys::STATE_META, keys::GENERATION, number));
             batch.push(put(keys::STATE_META, keys::APPLIED, applied));
+            *generation = next;
             Some(Answer::Done(done))
         }
         Op::Identity { bytes, done } => {
@@ -358,6 +479,32 @@ fn stage(op: Op, batch: &mut Batch) -> Option<Answer> {
 fn put(family: &'static str, key: &[u8], value: Vec<u8>) -> Change {
     let key = key.to_vec();
     Change::Put { family, key, value }
+}
+
+fn put_all(family: &'static str, rows: Vec<ChangeRow>) -> impl Iterator<Item = Change> {
+    let put = move |(key, value)| Change::Put { family, key, value };
+    rows.into_iter().map(put)
+}
+
+fn row_change(family: &'static str, row: RowChange) -> Change {
+    let key = row.key;
+    match row.value {
+        Some(value) => Change::Put { family, key, value },
+        None => Change::Delete { family, key },
+    }
+}
+
+/// Changes up to `floor` go, and it is written that they are complete only after it.
+fn drop_changes(floor: LogIndex) -> [Change; 2] {
+    let after = floor.0.to_be_bytes().to_vec();
+    [
+        Change::DeleteRange {
+            family: keys::CHANGES,
+            from: vec![0],
+            to: changes::key_after(floor),
+        },
+        put(keys::STATE_META, keys::CHANGES_AFTER, after),
+    ]
 }
 
 /// Where the high-water mark goes with one batch.
@@ -385,7 +532,9 @@ impl Marks {
                 Op::Committed { .. }
                 | Op::Purge { .. }
                 | Op::State { .. }
-                | Op::Install { .. }
+                | Op::Clear { .. }
+                | Op::Load { .. }
+                | Op::Flip { .. }
                 | Op::Identity { .. } => {}
             }
         }

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_wire::internal as pb;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -130,6 +131,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        hit(Point::VoteSaved);
         self.log.lock().vote = Some(*vote);
         let bytes = convert::vote_to(vote).encode_to_vec();
         let vote = *vote;
@@ -158,6 +160,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        hit(Point::LogAppended);
         let mut encoded = Vec::new();
         {
             let mut log = self.log.lock();
@@ -166,6 +169,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 log.entries.insert(entry.log_id.index, entry);
             }
         }
+        let callback = match planted(Bug::AckBeforeSync) {
+            true => {
+                callback.io_completed(Ok(()));
+                IOFlushed::noop()
+            }
+            false => callback,
+        };
         self.io
             .send(Op::Append {
                 entries: encoded,
@@ -175,6 +185,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        hit(Point::LogTruncated);
         let from = last.map_or(0, |id| id.index + 1);
         let to = {
             let mut log = self.log.lock();
@@ -193,6 +204,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        hit(Point::LogPurged);
         {
             let mut log = self.log.lock();
             log.entries = log.entries.split_off(&(upto.index + 1));

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rocksdb::{ColumnFamily, DB, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 
 use crate::disk::{Batch, Change, Disk, Mark, Rows, Visit};
 use crate::high_water::HighWater;
@@ -35,12 +35,19 @@ impl Rows for DB {
             .map_err(|error| error.to_string())
     }
 
-    fn scan(&self, name: &str, row: &mut Visit<'_>) -> Result<(), String> {
-        for found in self.iterator_cf(family(self, name)?, IteratorMode::Start) {
+    fn scan(&self, name: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String> {
+        let from = IteratorMode::From(from, Direction::Forward);
+        for found in self.iterator_cf(family(self, name)?, from) {
             let (key, value) = found.map_err(|error| error.to_string())?;
-            row(&key, &value)?;
+            if row(&key, &value)?.is_break() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    fn has_family(&self, name: &str) -> bool {
+        self.cf_handle(name).is_some()
     }
 }
 
@@ -49,8 +56,12 @@ impl Rows for RocksDisk {
         Rows::get(self.db.as_ref(), name, key)
     }
 
-    fn scan(&self, name: &str, row: &mut Visit<'_>) -> Result<(), String> {
-        self.db.scan(name, row)
+    fn scan(&self, name: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String> {
+        self.db.scan(name, from, row)
+    }
+
+    fn has_family(&self, name: &str) -> bool {
+        self.db.has_family(name)
     }
 }
 
@@ -86,6 +97,11 @@ impl Disk for RocksDisk {
     /// Blocks: it runs on the writer's own thread.
     fn write(&mut self, batch: Batch, sync: bool) -> BoxFuture<'_, Result<(), String>> {
         async move { self.write_now(batch, sync) }.boxed()
+    }
+
+    fn reader(&self) -> Weak<dyn Rows + Send + Sync> {
+        let rows: Arc<dyn Rows + Send + Sync> = self.db.clone();
+        Arc::downgrade(&rows)
     }
 
     fn mark(&self) -> Mark {

@@ -1,113 +1,227 @@
-//! Snapshots as a logical dump of rows, independent of RocksDB's version.
+//! Snapshots as files (format: [`crate::dump`]), and the directory they lie in.
 //!
-//! `NHSNAP01`, then per row two big-endian `u32` lengths, key and value, then a trailer: a zero
-//! key length, the number of rows as `u64`, and the crc32c of everything before it.
+//! A snapshot is written aside, synced, renamed and its directory synced: under its name it is whole.
+//! The newest one stays over a restart, so that a node with a purged log need not make one to start.
 
-use bytes::Bytes;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-const MAGIC: &[u8; 8] = b"NHSNAP01";
+use nihilo_machine::{ObjectEvent, State};
+use nihilo_types::id::LogIndex;
+use nihilo_wire::internal as pb;
+use tracing::warn;
 
-/// Key and value of one row.
-pub type Row = (Vec<u8>, Vec<u8>);
+use crate::changes;
+use crate::convert;
+use crate::dump::{DumpError, Family, Reader, Writer};
+use crate::type_config::SnapshotMeta;
 
-/// A dump that is not whole.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("damaged snapshot: {0}")]
-pub struct Damaged(&'static str);
+const DIR: &str = "snapshots";
+const WHOLE: &str = "snap";
+const UNFINISHED: &str = "tmp";
 
-/// The dump of one state, and where in the log it stands (in the meta beside it).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dump(pub Bytes);
+/// One whole snapshot; cheap to clone. The file goes with its last handle once a newer one has
+/// taken its place.
+#[derive(Debug, Clone)]
+pub struct DumpFile(Arc<Inner>);
 
-impl Dump {
-    pub fn write(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
-        let mut bytes = MAGIC.to_vec();
-        let mut n_rows: u64 = 0;
-        for (key, value) in rows {
-            for part in [&key, &value] {
-                let length = u32::try_from(part.len()).expect("rows are at most a few MiB");
-                bytes.extend_from_slice(&length.to_be_bytes());
-            }
-            bytes.extend_from_slice(&key);
-            bytes.extend_from_slice(&value);
-            n_rows += 1;
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    length: u64,
+    is_replaced: AtomicBool,
+    /// A reader of it says that it is not whole.
+    is_damaged: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.is_replaced.load(Ordering::Relaxed) {
+            // What stays behind is removed at the next start.
+            drop(std::fs::remove_file(&self.path));
         }
-        bytes.extend_from_slice(&0u32.to_be_bytes());
-        bytes.extend_from_slice(&n_rows.to_be_bytes());
-        let crc = crc32c::crc32c(&bytes);
-        bytes.extend_from_slice(&crc.to_be_bytes());
-        Self(bytes.into())
+    }
+}
+
+impl DumpFile {
+    pub fn path(&self) -> &Path {
+        &self.0.path
     }
 
-    /// Reads and proves the whole dump.
+    /// Bytes of the file.
+    pub fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// Whoever received it found it damaged: another one must be made.
+    pub fn mark_damaged(&self) {
+        self.0.is_damaged.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.0.is_damaged.load(Ordering::Relaxed)
+    }
+
+    /// Another one has taken its place.
+    pub(crate) fn replace(&self) {
+        self.0.is_replaced.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reader(&self) -> Result<Reader<BufReader<File>>, DumpError> {
+        Reader::new(BufReader::new(File::open(&self.0.path)?))
+    }
+}
+
+/// Where snapshots are made, received and kept.
+#[derive(Debug, Clone)]
+pub struct SnapshotDir {
+    dir: Arc<Path>,
+    next: Arc<AtomicU64>,
+}
+
+/// A snapshot on its way to be one.
+#[derive(Debug)]
+pub struct Unfinished {
+    pub file: File,
+    path: PathBuf,
+    dir: Arc<Path>,
+}
+
+impl SnapshotDir {
+    /// Finds the newest whole snapshot, and removes what was left unfinished or is older.
+    pub(crate) fn open(data_dir: &Path) -> io::Result<(Self, Option<(SnapshotMeta, DumpFile)>)> {
+        let dir: Arc<Path> = data_dir.join(DIR).into();
+        std::fs::create_dir_all(&dir)?;
+        let snapshots = Self {
+            dir: dir.clone(),
+            next: Arc::default(),
+        };
+        let mut newest: Option<(SnapshotMeta, DumpFile)> = None;
+        for found in std::fs::read_dir(&dir)? {
+            let path = found?.path();
+            let kept = newest.as_ref().and_then(|(meta, _)| meta.last_log_id);
+            let taken = match read_meta(&path) {
+                Some(meta) if meta.last_log_id > kept => Some(meta),
+                _ => None,
+            };
+            let Some(meta) = taken else {
+                std::fs::remove_file(&path)?;
+                continue;
+            };
+            if let Some((_, older)) = newest.replace((meta, file_of(path)?)) {
+                older.replace();
+            }
+        }
+        Ok((snapshots, newest))
+    }
+
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn begin(&self) -> io::Result<Unfinished> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}.{UNFINISHED}", std::process::id());
+        let path = self.dir.join(name);
+        Ok(Unfinished {
+            file: File::options()
+                .create_new(true)
+                .read(true)
+                .write(true)
+                .open(&path)?,
+            path,
+            dir: self.dir.clone(),
+        })
+    }
+}
+
+impl Unfinished {
+    /// Makes it durable and gives it its name. Whether it is a whole dump the caller knows.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn finish(self) -> io::Result<DumpFile> {
+        self.file.sync_all()?;
+        let path = self.path.with_extension(WHOLE);
+        std::fs::rename(&self.path, &path)?;
+        File::open(&self.dir)?.sync_all()?;
+        file_of(path)
+    }
+
+    /// Reads all of it: is it a whole dump?
     ///
     /// # Errors
     /// Anything missing, cut or changed.
-    pub fn rows(&self) -> Result<Vec<Row>, Damaged> {
-        let cut = || Damaged("it is cut");
-        let (body, crc) = self.0.split_last_chunk::<4>().ok_or_else(cut)?;
-        if crc32c::crc32c(body).to_be_bytes() != *crc {
-            return Err(Damaged("checksum does not match"));
+    pub fn prove(&self) -> Result<(), DumpError> {
+        let reader = Reader::new(BufReader::new(File::open(&self.path)?))?;
+        reader.prove().map(drop)
+    }
+
+    /// What was begun is not wanted.
+    pub fn abandon(self) {
+        // What stays behind is removed at the next start.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+fn file_of(path: PathBuf) -> io::Result<DumpFile> {
+    let length = std::fs::metadata(&path)?.len();
+    Ok(DumpFile(Arc::new(Inner {
+        path,
+        length,
+        is_replaced: AtomicBool::new(false),
+        is_damaged: AtomicBool::new(false),
+    })))
+}
+
+/// What a finished file says of itself; `None` for everything else.
+fn read_meta(path: &Path) -> Option<SnapshotMeta> {
+    if path.extension().is_none_or(|extension| extension != WHOLE) {
+        return None;
+    }
+    let reader = File::open(path).map_err(DumpError::from);
+    match reader.and_then(|file| Reader::new(BufReader::new(file))) {
+        Ok(reader) => convert::snapshot_meta_from(reader.header.meta).ok(),
+        Err(error) => {
+            warn!(file = %path.display(), %error, "an old snapshot is not used");
+            None
         }
-        let mut rest = body
-            .strip_prefix(MAGIC.as_slice())
-            .ok_or(Damaged("unknown format"))?;
-        let mut rows = Vec::new();
-        loop {
-            let key_length = take_u32(&mut rest).ok_or_else(cut)?;
-            if key_length == 0 {
-                break;
+    }
+}
+
+/// Everything that goes into one snapshot: a state between two applies, with the newest changes.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) state: State,
+    pub(crate) changes_after: LogIndex,
+    pub(crate) changes: Vec<ObjectEvent>,
+}
+
+impl Contents {
+    /// Walks the state once; takes as long as that and the disk take.
+    pub(crate) fn write(&self, dir: &SnapshotDir) -> io::Result<DumpFile> {
+        let header = pb::DumpHeader {
+            cluster_version: self.state.cluster_version(),
+            meta: Some(convert::snapshot_meta_to(&self.meta)),
+            wall_ms: self.state.clock().wall_ms,
+            changes_after: self.changes_after.0,
+            ..pb::DumpHeader::default()
+        };
+        let unfinished = dir.begin()?;
+        let mut writer = Writer::new(BufWriter::new(&unfinished.file), &header)?;
+        let mut result = Ok(());
+        self.state.visit_rows(&mut |row| {
+            if let (true, Some(value)) = (result.is_ok(), row.value) {
+                result = writer.row(Family::State, &row.key, &value);
             }
-            let value_length = take_u32(&mut rest).ok_or_else(cut)?;
-            let key = take(&mut rest, key_length).ok_or_else(cut)?;
-            let value = take(&mut rest, value_length).ok_or_else(cut)?;
-            rows.push((key, value));
+        });
+        result?;
+        for (key, value) in changes::encode(&self.changes) {
+            writer.row(Family::Changes, &key, &value)?;
         }
-        if rest != (rows.len() as u64).to_be_bytes() {
-            return Err(Damaged("row count does not match"));
-        }
-        Ok(rows)
-    }
-}
-
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
-    let (head, tail) = rest.split_first_chunk::<4>()?;
-    *rest = tail;
-    Some(u32::from_be_bytes(*head))
-}
-
-fn take(rest: &mut &[u8], length: u32) -> Option<Vec<u8>> {
-    let (head, tail) = rest.split_at_checked(length as usize)?;
-    *rest = tail;
-    Some(head.to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dump() -> Dump {
-        Dump::write([(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), Vec::new())])
-    }
-
-    #[test]
-    fn a_dump_reads_back() {
-        let rows = dump().rows().unwrap();
-        assert_eq!(
-            rows,
-            vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), Vec::new())]
-        );
-        assert_eq!(Dump::write([]).rows().unwrap(), vec![]);
-    }
-
-    #[test]
-    fn any_flipped_or_missing_byte_is_found() {
-        let whole = dump().0;
-        for i in 0..whole.len() {
-            let mut flipped = whole.to_vec();
-            flipped[i] ^= 1;
-            assert!(Dump(flipped.into()).rows().is_err(), "byte {i}");
-            assert!(Dump(whole.slice(..i)).rows().is_err(), "cut at {i}");
-        }
+        drop(writer.finish()?);
+        unfinished.finish()
     }
 }

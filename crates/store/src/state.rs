@@ -1,29 +1,44 @@
 //! The replicated state behind openraft's state machine trait, and the handle everyone reads by.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::{Stream, TryStreamExt};
+use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::ObjectEvent;
 use nihilo_machine::{Applied, RowChange, State};
 use nihilo_types::id::LogIndex;
 use nihilo_wire::{codec, internal as pb};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
 use tracing::error;
 
+use crate::changes::{self, ChangeLog, ChangeRow, Changes, Compacted, Place};
 use crate::convert;
+use crate::disk::Rows;
+use crate::dump::{Family, Reader};
 use crate::io_thread::{IoHandle, Op};
-use crate::snapshot::Dump;
+use crate::snapshot::{Contents, DumpFile, SnapshotDir};
 use crate::type_config::{ApplyReply, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// Events kept for watches; older ones are compacted.
-pub const MAX_EVENTS: usize = 8_192;
+/// The digest of the state is taken after every entry whose index is a multiple of this, on every
+/// node: so they can be compared.
+pub const DIGEST_EVERY: u64 = 10_000;
+/// Newest digests that are kept.
+const MAX_DIGESTS: usize = 4;
+
+/// What a state came to, and the entry that it was the state after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateDigest {
+    pub at: u64,
+    pub digest: u64,
+}
 
 /// Reads of the applied state, from anywhere.
 #[derive(Debug, Clone)]
@@ -32,7 +47,9 @@ pub struct StateHandle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: RwLock<AppliedState>,
-    events: RwLock<EventRing>,
+    changes: RwLock<ChangeLog>,
+    pages: Pages,
+    digests: Mutex<VecDeque<StateDigest>>,
     applied: watch::Sender<LogIndex>,
 }
 
@@ -41,31 +58,29 @@ struct Shared {
 struct AppliedState {
     state: State,
     at: LogIndex,
+    last: Option<LogId>,
 }
 
-/// The newest events, and the index after which they are complete.
-#[derive(Debug, Default)]
-struct EventRing {
-    events: VecDeque<ObjectEvent>,
-    complete_after: LogIndex,
-}
-
-/// The version asked for is too old to follow on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("versions up to {oldest} are compacted")]
-pub struct Compacted {
-    pub oldest: LogIndex,
+impl AppliedState {
+    fn stand_at(&mut self, log_id: LogId) {
+        self.at = LogIndex(log_id.index);
+        self.last = Some(log_id);
+    }
 }
 
 impl StateHandle {
-    pub(crate) fn new(state: State, applied: LogIndex) -> Self {
+    pub(crate) fn new(state: State, applied: &Position, changes: ChangeLog, pages: Pages) -> Self {
+        let index = applied.index();
         Self(Arc::new(Shared {
-            state: RwLock::new(AppliedState { state, at: applied }),
-            events: RwLock::new(EventRing {
-                events: VecDeque::new(),
-                complete_after: applied,
+            state: RwLock::new(AppliedState {
+                state,
+                at: applied.index(),
+                last: applied.last,
             }),
-            applied: watch::Sender::new(applied),
+            changes: RwLock::new(changes),
+            pages,
+            digests: Mutex::default(),
+            applied: watch::Sender::new(index),
         }))
     }
 
@@ -83,52 +98,126 @@ impl StateHandle {
         (at, state.digest())
     }
 
+    /// The newest digests that were taken at multiples of [`DIGEST_EVERY`], oldest first.
+    pub fn digests(&self) -> Vec<StateDigest> {
+        self.0.digests.lock().iter().copied().collect()
+    }
+
+    /// Takes the digest of the state as it is now, aside: it reads everything.
+    fn take_digest(&self) {
+        let (at, state) = {
+            let applied = self.0.state.read();
+            (applied.at.0, applied.state.clone())
+        };
+        let shared = Arc::downgrade(&self.0);
+        // Nobody waits for it.
+        drop(tokio::task::spawn_blocking(move || {
+            let digest = state.digest();
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let mut digests = shared.digests.lock();
+            digests.push_back(StateDigest { at, digest });
+            if digests.len() > MAX_DIGESTS {
+                digests.pop_front();
+            }
+        }));
+    }
+
     /// The newest applied index; published after the state shows it.
     pub fn applied(&self) -> watch::Receiver<LogIndex> {
         self.0.applied.subscribe()
     }
 
-    /// Every event after `index`, in order.
+    /// Every event after `index`, in order, of those that memory holds.
+    ///
+    /// # Errors
+    /// When memory does not hold some of them: they may still be in the database.
+    pub fn changes_since(&self, index: LogIndex) -> Result<Vec<ObjectEvent>, Compacted> {
+        match self.0.changes.read().find(index)? {
+            Place::Memory(events) => Ok(events),
+            Place::Database { upto } => Err(Compacted { oldest: upto }),
+        }
+    }
+
+    /// The events after `index`, in order, out of memory or the database; a page of them where
+    /// there are many, and up to where they are all.
     ///
     /// # Errors
     /// When some of them are not kept any more.
-    pub fn changes_since(&self, index: LogIndex) -> Result<Vec<ObjectEvent>, Compacted> {
-        let ring = self.0.events.read();
-        if index < ring.complete_after {
-            return Err(Compacted {
-                oldest: ring.complete_after,
-            });
-        }
-        let first = ring.events.partition_point(|event| event.index <= index);
-        Ok(ring.events.range(first..).cloned().collect())
-    }
-
-    fn remember(&self, events: Vec<ObjectEvent>) {
-        let mut ring = self.0.events.write();
-        ring.events.extend(events);
-        while ring.events.len() > MAX_EVENTS {
-            let Some(dropped) = ring.events.pop_front() else {
-                break;
-            };
-            // The rest of that index's events go too: all or none of an entry is shown.
-            ring.complete_after = dropped.index;
-            while ring
-                .events
-                .front()
-                .is_some_and(|event| event.index == dropped.index)
-            {
-                ring.events.pop_front();
+    pub async fn changes_after(&self, index: LogIndex) -> Result<Changes, Compacted> {
+        // Before the look: what memory shows then is complete up to here.
+        let applied = *self.0.applied.borrow();
+        let place = self.0.changes.read().find(index)?;
+        let upto = match place {
+            Place::Memory(events) => {
+                let last = events.last().map_or(index, |event| event.index);
+                let upto = applied.max(last).max(index);
+                return Ok(Changes { events, upto });
             }
+            Place::Database { upto } => upto,
+        };
+        let page = self.0.pages.page(index, upto).await;
+        // What was dropped while it was read may be missing from it.
+        let floor = self.0.changes.read().floor();
+        match page {
+            Some(page) if index >= floor => Ok(page),
+            _ => Err(Compacted {
+                oldest: floor.max(upto),
+            }),
         }
     }
 
-    fn replace(&self, state: State, applied: LogIndex) {
-        let mut ring = self.0.events.write();
-        *ring = EventRing {
-            events: VecDeque::new(),
-            complete_after: applied,
+    /// Takes the events of applied entries in; returns their rows, and what to drop for them.
+    fn remember(&self, events: Vec<ObjectEvent>) -> (Vec<ChangeRow>, Option<LogIndex>) {
+        let mut changes = self.0.changes.write();
+        (changes.push(events), changes.trim())
+    }
+
+    fn replace(&self, state: State, position: &Position, changes: ChangeLog) {
+        *self.0.changes.write() = changes;
+        *self.0.state.write() = AppliedState {
+            state,
+            at: position.index(),
+            last: position.last,
         };
-        *self.0.state.write() = AppliedState { state, at: applied };
+    }
+
+    /// The state as it is now, and the entry that it is the state after. Cheap: objects are shared.
+    pub fn capture(&self) -> (Option<LogId>, State) {
+        let applied = self.0.state.read();
+        (applied.last, applied.state.clone())
+    }
+}
+
+/// Reads of the database beside its only writer. It does not keep the database open.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    pub(crate) rows: Weak<dyn Rows + Send + Sync>,
+    /// The index that the state in the database stands at.
+    pub(crate) written: watch::Receiver<LogIndex>,
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages").finish_non_exhaustive()
+    }
+}
+
+impl Pages {
+    /// One page of changes; `None` when the store is closed or cannot be read.
+    async fn page(&self, from: LogIndex, upto: LogIndex) -> Option<Changes> {
+        // What memory has let go may still be on its way to the database.
+        let mut written = self.written.clone();
+        written.wait_for(|at| *at >= upto).await.ok()?;
+        let rows = self.rows.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let rows = rows.upgrade()?;
+            let page = changes::read_page(rows.as_ref(), from, upto);
+            page.map_err(|text| error!(text, "change log not read"))
+                .ok()
+        });
+        read.await.ok()?
     }
 }
 
@@ -138,7 +227,15 @@ pub struct StateMachine {
     pub(crate) handle: StateHandle,
     pub(crate) io: IoHandle,
     pub(crate) position: Position,
-    pub(crate) snapshot: Option<(SnapshotMeta, Dump)>,
+    snapshots: Option<SnapshotDir>,
+    /// The newest snapshot; shared with whoever makes the next one.
+    current: Current,
+    /// Of the state's rows in the database.
+    generation: u64,
+    /// [`DIGEST_EVERY`], but for tests.
+    pub digest_every: u64,
+    /// Since when the change log is complete stands in the database.
+    floor_is_written: bool,
 }
 
 /// Where in the log the state stands; stored with the rows that bring it there.
@@ -176,25 +273,53 @@ impl Position {
 }
 
 impl StateMachine {
-    pub(crate) fn new(handle: StateHandle, io: IoHandle, position: Position) -> Self {
-        let mut machine = Self {
+    pub(crate) fn new(
+        handle: StateHandle,
+        io: IoHandle,
+        position: Position,
+        generation: u64,
+    ) -> Self {
+        Self {
             handle,
             io,
             position,
-            snapshot: None,
-        };
-        if machine.position.last.is_some() {
-            // A restarted leader must be able to serve those that lag behind its purged log.
-            let builder = machine.builder();
-            machine.snapshot = Some((builder.meta.clone(), builder.dump()));
+            snapshots: None,
+            current: Current::default(),
+            generation,
+            digest_every: DIGEST_EVERY,
+            floor_is_written: false,
         }
-        machine
     }
 
+    pub(crate) fn with_snapshots(
+        mut self,
+        dir: SnapshotDir,
+        current: Option<(SnapshotMeta, DumpFile)>,
+    ) -> Self {
+        self.snapshots = Some(dir);
+        *self.current.lock() = current;
+        self
+    }
+
+    /// Whether a node is a voter by the newest configuration that was applied here.
+    pub fn votes(&self, node: u64) -> bool {
+        let membership = self.position.membership.membership();
+        let voters = membership.get_joint_config().last();
+        voters.is_some_and(|voters| voters.contains(&node))
+    }
+
+    /// Between two applies: what is applied later is not in it.
     fn builder(&self) -> Builder {
+        let (changes_after, changes) = self.handle.0.changes.read().for_snapshot();
         Builder {
-            meta: self.position.meta(),
-            state: self.handle.read(State::clone),
+            contents: Arc::new(Contents {
+                meta: self.position.meta(),
+                state: self.handle.read(State::clone),
+                changes_after,
+                changes,
+            }),
+            dir: self.snapshots.clone(),
+            current: self.current.clone(),
         }
     }
 
@@ -208,28 +333,32 @@ impl StateMachine {
         let log_id = entry.log_id;
         let reply = match entry.payload {
             EntryPayload::Blank => {
-                self.handle.0.state.write().at = LogIndex(log_id.index);
+                self.handle.0.state.write().stand_at(log_id);
                 ApplyReply(None)
             }
             EntryPayload::Membership(membership) => {
-                self.handle.0.state.write().at = LogIndex(log_id.index);
+                self.handle.0.state.write().stand_at(log_id);
                 self.position.membership = StoredMembership::new(Some(log_id), membership);
                 ApplyReply(None)
             }
             EntryPayload::Normal(bytes) => {
-                let applied = self.apply_command(LogIndex(log_id.index), &bytes.0)?;
+                let applied = self.apply_command(log_id, &bytes.0)?;
                 rows.extend(applied.rows);
                 events.extend(applied.events);
                 ApplyReply(Some(applied.reply))
             }
         };
         self.position.last = Some(log_id);
+        if log_id.index.is_multiple_of(self.digest_every) {
+            self.handle.take_digest();
+        }
         Ok(reply)
     }
 
     /// An entry that this build cannot apply, and a panic in doing so, stop the store: skipping
     /// would make this replica another one.
-    fn apply_command(&self, index: LogIndex, bytes: &[u8]) -> io::Result<Applied> {
+    fn apply_command(&self, log_id: LogId, bytes: &[u8]) -> io::Result<Applied> {
+        let index = LogIndex(log_id.index);
         let poisoned = |cause: String| {
             error!(cause, "store-failed");
             self.io.poison(&cause);
@@ -240,13 +369,13 @@ impl StateMachine {
         let mut applied = self.handle.0.state.write();
         let made = catch_unwind(AssertUnwindSafe(|| applied.state.apply(index, &envelope)))
             .map_err(|_| poisoned(format!("applying log entry {index} panicked")))?;
-        applied.at = index;
+        applied.stand_at(log_id);
         Ok(made)
     }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = Dump;
+    type SnapshotData = DumpFile;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -257,6 +386,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        hit(Point::BeforeApply);
         let (mut rows, mut events, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((entry, responder)) = entries.try_next().await? {
             let reply = self.apply_one(entry, &mut rows, &mut events)?;
@@ -264,15 +394,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 replies.push((responder, reply));
             }
         }
+        let index = self.position.index();
+        let (changes, mut trim) = self.handle.remember(events);
+        if !self.floor_is_written {
+            trim = Some(self.handle.0.changes.read().floor());
+            self.floor_is_written = true;
+        }
         // Not waited for: the log is durable at a quorum; the FIFO queue keeps rows behind it.
         self.io
             .send(Op::State {
                 rows,
+                changes,
+                trim,
                 applied: self.position.encode(),
+                at: index,
             })
             .await?;
-        self.handle.remember(events);
-        let index = self.position.index();
+        hit(Point::AfterApply);
         self.handle.0.applied.send_replace(index);
         for (responder, reply) in replies {
             responder.send(reply);
@@ -287,74 +425,156 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: Dump,
+        snapshot: DumpFile,
     ) -> Result<(), io::Error> {
-        let rows = snapshot.rows().map_err(io::Error::other)?;
-        let state = State::from_rows(rows.iter().cloned()).map_err(io::Error::other)?;
+        hit(Point::SnapshotInstalled);
         let position = Position {
             last: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
-        let applied = position.encode();
+        let (at, applied) = (position.index(), position.encode());
+        let generation = self.generation + 1;
+        // What an install that did not come to its end has left.
+        self.io.send(Op::Clear { generation }).await?;
+        let (io, file) = (self.io.clone(), snapshot.clone());
+        let loading = tokio::task::spawn_blocking(move || load(&file, &io, generation));
+        let loaded = loading.await.map_err(io::Error::other)??;
+        let changes_after = LogIndex(loaded.changes_after);
         self.io
-            .durable(|done| Op::Install {
-                rows,
+            .durable(|done| Op::Flip {
+                generation,
+                changes_after,
                 applied,
+                at,
                 done,
             })
             .await?;
+        let before = std::mem::replace(&mut self.generation, generation);
         self.position = position;
-        let index = self.position.index();
-        self.handle.replace(state, index);
-        self.handle.0.applied.send_replace(index);
-        self.snapshot = Some((meta.clone(), snapshot));
+        self.floor_is_written = true;
+        let changes = ChangeLog::new(at, changes_after, loaded.blocks);
+        self.handle.replace(loaded.state, &self.position, changes);
+        self.handle.0.applied.send_replace(at);
+        self.io.send(Op::Clear { generation: before }).await?;
+        take_place(&self.current, meta.clone(), snapshot);
         Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, Dump>>, io::Error> {
-        // Made on demand of what is applied now: the state is durable by itself, so there is
-        // always one, and never an old one.
-        if self.position.last.is_none() {
-            return Ok(None);
+    ) -> Result<Option<openraft::alias::SnapshotOf<TypeConfig, DumpFile>>, io::Error> {
+        let current = self.current.lock().clone();
+        match current {
+            None => Ok(None),
+            Some((_, file)) if file.is_damaged() => self.builder().build_snapshot().await.map(Some),
+            Some((meta, snapshot)) => Ok(Some(Snapshot { meta, snapshot })),
         }
-        if self
-            .snapshot
-            .as_ref()
-            .is_none_or(|(meta, _)| meta.last_log_id != self.position.last)
-        {
-            let builder = self.builder();
-            self.snapshot = Some((builder.meta.clone(), builder.dump()));
-        }
-        let current = self.snapshot.clone();
-        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
+}
+
+type Current = Arc<Mutex<Option<(SnapshotMeta, DumpFile)>>>;
+
+/// The file of the one before goes with its last reader.
+fn take_place(current: &Current, meta: SnapshotMeta, file: DumpFile) {
+    if let Some((_, before)) = current.lock().replace((meta, file)) {
+        before.replace();
+    }
+}
+
+/// Bytes of rows that are handed to the writer at once.
+const LOAD_BYTES: usize = 1024 * 1024;
+
+/// A state that was read out of a snapshot and handed to the writer.
+struct Loaded {
+    state: State,
+    changes_after: u64,
+    blocks: VecDeque<changes::Block>,
+}
+
+/// Reads a snapshot frame by frame into a generation that nobody reads yet.
+fn load(file: &DumpFile, io: &IoHandle, generation: u64) -> io::Result<Loaded> {
+    let mut reader = file.reader().map_err(io::Error::other)?;
+    let changes_after = reader.header.changes_after;
+    let mut counted = ChangeLog::new(LogIndex(0), LogIndex(0), VecDeque::new());
+    let mut failure = None;
+    let frames = std::iter::from_fn(|| match next_frame(&mut reader, io, generation) {
+        Ok(Some((rows, changes))) => {
+            counted.count_rows(&changes);
+            Some(rows)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    });
+    let state = State::from_rows(frames.flatten());
+    match (failure, state) {
+        (Some(error), _) => Err(error),
+        (None, Err(error)) => Err(io::Error::other(error)),
+        (None, Ok(state)) => Ok(Loaded {
+            state,
+            changes_after,
+            blocks: counted.into_blocks(),
+        }),
+    }
+}
+
+type Frames = (Vec<ChangeRow>, Vec<ChangeRow>);
+
+/// Frames of about [`LOAD_BYTES`], on their way to the writer: rows of the state, and changes.
+fn next_frame<R: io::Read>(
+    reader: &mut Reader<R>,
+    io: &IoHandle,
+    generation: u64,
+) -> io::Result<Option<Frames>> {
+    let (mut rows, mut changes, mut n_bytes) = (Vec::new(), Vec::new(), 0);
+    let mut is_end = false;
+    while n_bytes < LOAD_BYTES {
+        let Some(frame) = reader.rows().map_err(io::Error::other)? else {
+            is_end = true;
+            break;
+        };
+        for row in frame {
+            n_bytes += row.key.len() + row.value.len();
+            match row.family {
+                Family::State => rows.push((row.key, row.value)),
+                Family::Changes => changes.push((row.key, row.value)),
+            }
+        }
+    }
+    if is_end && rows.is_empty() && changes.is_empty() {
+        return Ok(None);
+    }
+    io.blocking_send(Op::Load {
+        generation,
+        rows: rows.clone(),
+        changes: changes.clone(),
+    })?;
+    Ok(Some((rows, changes)))
 }
 
 /// One snapshot in the making: a state between two applies, and its position.
 #[derive(Debug)]
 pub struct Builder {
-    meta: SnapshotMeta,
-    state: State,
-}
-
-impl Builder {
-    fn dump(&self) -> Dump {
-        let rows = self.state.rows().into_iter();
-        Dump::write(rows.filter_map(|row| Some((row.key, row.value?))))
-    }
+    contents: Arc<Contents>,
+    dir: Option<SnapshotDir>,
+    current: Current,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Dump;
+    type SnapshotData = DumpFile;
 
     async fn build_snapshot(
         &mut self,
-    ) -> Result<openraft::alias::SnapshotOf<TypeConfig, Dump>, io::Error> {
-        Ok(Snapshot {
-            meta: self.meta.clone(),
-            snapshot: self.dump(),
-        })
+    ) -> Result<openraft::alias::SnapshotOf<TypeConfig, DumpFile>, io::Error> {
+        hit(Point::SnapshotBuilt);
+        let (contents, dir) = (self.contents.clone(), self.dir.clone());
+        let dir = dir.ok_or_else(|| io::Error::other("no place for snapshots"))?;
+        let writing = tokio::task::spawn_blocking(move || contents.write(&dir));
+        let snapshot = writing.await.map_err(io::Error::other)??;
+        let meta = self.contents.meta.clone();
+        take_place(&self.current, meta.clone(), snapshot.clone());
+        Ok(Snapshot { meta, snapshot })
     }
 }

@@ -37,6 +37,7 @@ fn entry(index: u64) -> Entry {
             name: "n".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }),
     };
     openraft::Entry {

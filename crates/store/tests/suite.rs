@@ -10,7 +10,7 @@ use nihilo_wire::codec;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
-use openraft::{EntryPayload, RaftLogReader, StorageError};
+use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
 use tempfile::TempDir;
 
 fn identity() -> Identity {
@@ -61,6 +61,7 @@ fn entry(term: u64, index: u64) -> nihilo_store::type_config::Entry {
             name: "n".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }),
     };
     let payload = EntryPayload::Normal(EntryBytes(codec::encode_entry(&envelope)));
@@ -117,12 +118,16 @@ async fn a_snapshot_carries_the_state_and_survives_a_restart() {
     append(&mut source, vec![entry(1, 1)]).await;
     let stream = futures_util::stream::iter([Ok((entry(1, 1), None))]);
     source.machine.apply(stream).await.unwrap();
-    let snapshot = source
-        .machine
-        .get_current_snapshot()
-        .await
-        .unwrap()
-        .unwrap();
+    assert!(
+        source
+            .machine
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let mut builder = source.machine.get_snapshot_builder().await;
+    let snapshot = builder.build_snapshot().await.unwrap();
 
     let other = tempfile::tempdir().unwrap();
     let mut target = open(other.path()).await;

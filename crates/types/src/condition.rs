@@ -9,6 +9,8 @@ pub mod types {
     pub const ROUTES_READY: &str = "RoutesReady";
     pub const RESOURCES_AVAILABLE: &str = "ResourcesAvailable";
     pub const CONTAINER_HEALTHY: &str = "ContainerHealthy";
+    /// Info: the container ends again and again.
+    pub const RESTARTING: &str = "Restarting";
     pub const ACTIVE: &str = "Active";
     pub const ALL_TRAFFIC_ASSIGNED: &str = "AllTrafficAssigned";
     pub const INGRESS_READY: &str = "IngressReady";

@@ -81,14 +81,16 @@ pub enum Kind {
     Configuration,
     Revision,
     Route,
+    ConfigMap,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 5] = [
         Kind::Service,
         Kind::Configuration,
         Kind::Revision,
         Kind::Route,
+        Kind::ConfigMap,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -97,6 +99,7 @@ impl Kind {
             Kind::Configuration => "Configuration",
             Kind::Revision => "Revision",
             Kind::Route => "Route",
+            Kind::ConfigMap => "ConfigMap",
         }
     }
 }

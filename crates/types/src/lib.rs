@@ -7,6 +7,7 @@
 
 pub mod autoscaler;
 pub mod condition;
+pub mod config_map;
 pub mod configuration;
 pub mod defaults;
 pub mod endpoint;
@@ -14,12 +15,14 @@ pub mod fence;
 pub mod id;
 pub mod image;
 pub mod instance;
+pub mod join_token;
 pub mod manifest;
 pub mod meta;
 pub mod names;
 pub mod node_config;
 pub mod node_env;
 pub mod revision;
+pub mod rollout;
 pub mod route;
 pub mod route_table;
 pub mod service;

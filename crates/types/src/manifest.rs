@@ -4,6 +4,8 @@
 
 use serde::Deserialize;
 
+use crate::config_map::ConfigMap;
+use crate::meta::ObjectMeta;
 use crate::names::nearest;
 use crate::service::Service;
 
@@ -11,7 +13,7 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
-const FIELDS: [&str; 34] = [
+const FIELDS: [&str; 37] = [
     "apiVersion",
     "kind",
     "metadata",
@@ -46,12 +48,31 @@ const FIELDS: [&str; 34] = [
     "resourceVersion",
     "generation",
     "status",
+    "data",
+    "binaryData",
+    "immutable",
 ];
 
 /// Why a manifest was not understood; names the file, and the line where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ManifestError(pub String);
+
+/// One object that a manifest asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    Service(Box<Service>),
+    ConfigMap(Box<ConfigMap>),
+}
+
+impl Document {
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Document::Service(service) => &service.metadata,
+            Document::ConfigMap(config_map) => &config_map.metadata,
+        }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,7 +87,7 @@ struct Head {
 ///
 /// # Errors
 /// The first thing that is wrong, with its place and the nearest known word.
-pub fn parse(text: &str, file: &str) -> Result<Vec<Service>, ManifestError> {
+pub fn parse(text: &str, file: &str) -> Result<Vec<Document>, ManifestError> {
     if text.len() > MAX_BYTES {
         return Err(ManifestError(format!(
             "{file}: larger than {MAX_BYTES} bytes"
@@ -78,7 +99,7 @@ pub fn parse(text: &str, file: &str) -> Result<Vec<Service>, ManifestError> {
             "{file}: more than {MAX_DOCUMENTS} documents"
         )));
     }
-    let mut services = Vec::new();
+    let mut parsed = Vec::new();
     for (first_line, document) in documents {
         if document
             .lines()
@@ -86,12 +107,12 @@ pub fn parse(text: &str, file: &str) -> Result<Vec<Service>, ManifestError> {
         {
             continue;
         }
-        services.push(parse_one(document, file, first_line)?);
+        parsed.push(parse_one(document, file, first_line)?);
     }
-    if services.is_empty() {
+    if parsed.is_empty() {
         return Err(ManifestError(format!("{file}: no document in it")));
     }
-    Ok(services)
+    Ok(parsed)
 }
 
 /// Documents with the number of lines before each.
@@ -110,19 +131,26 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     documents
 }
 
-fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Service, ManifestError> {
+fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, ManifestError> {
     let fail = |error: serde_saphyr::Error| located(&error, document, file, first_line);
     let head: Head = serde_saphyr::from_str(document).map_err(fail)?;
+    if head.kind == "ConfigMap" && head.api_version == "v1" {
+        return serde_saphyr::from_str(document)
+            .map(|map| Document::ConfigMap(Box::new(map)))
+            .map_err(fail);
+    }
     if head.kind != "Service" || !head.api_version.starts_with("serving.knative.dev/") {
         return Err(ManifestError(format!(
             "{file}:{}: kind `{}` of `{}` is not supported; this version reads kind `Service` of \
-             `serving.knative.dev/v1`",
+             `serving.knative.dev/v1` and kind `ConfigMap` of `v1`",
             first_line + 1,
             head.kind,
             head.api_version
         )));
     }
-    serde_saphyr::from_str(document).map_err(fail)
+    serde_saphyr::from_str(document)
+        .map(|service| Document::Service(Box::new(service)))
+        .map_err(fail)
 }
 
 fn located(
@@ -174,7 +202,7 @@ mod tests {
 
     #[test]
     fn reads_one_or_many_documents() {
-        assert_eq!(parse(HELLO, "a.yaml").unwrap()[0].metadata.name, "hello");
+        assert_eq!(parse(HELLO, "a.yaml").unwrap()[0].metadata().name, "hello");
         let two = format!("{HELLO}---\n{HELLO}");
         assert_eq!(parse(&two, "a.yaml").unwrap().len(), 2);
     }

@@ -17,12 +17,24 @@ pub mod keys {
     pub const CONFIGURATION_UID: &str = "serving.knative.dev/configurationUID";
     pub const CONFIGURATION_GENERATION: &str = "serving.knative.dev/configurationGeneration";
     pub const ROUTING_STATE: &str = "serving.knative.dev/routingState";
+    pub const ROUTING_STATE_MODIFIED: &str = "serving.knative.dev/routingStateModified";
+    pub const NO_GC: &str = "serving.knative.dev/no-gc";
+    pub const ROLLOUT_DURATION: &str = "serving.knative.dev/rollout-duration";
+    /// Upstream's older spelling.
+    pub const ROLLOUT_DURATION_OLD: &str = "serving.knative.dev/rolloutDuration";
+    /// Names the revision that `nihilo traffic ramp` moves traffic to by steps.
+    pub const RAMP: &str = "nihilo.dev/ramp";
     pub const ROUTES: &str = "serving.knative.dev/routes";
     pub const CREATOR: &str = "serving.knative.dev/creator";
     pub const LAST_MODIFIER: &str = "serving.knative.dev/lastModifier";
     pub const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
     pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
     pub const SERVING_PREFIX: &str = "serving.knative.dev/";
+    /// Label: who may use a Service's or Route's hosts.
+    pub const VISIBILITY: &str = "networking.knative.dev/visibility";
+    pub const CLUSTER_LOCAL: &str = "cluster-local";
+    /// Requests of a revision that may wait at one gateway.
+    pub const QUEUE_DEPTH: &str = "nihilo.dev/queue-depth";
     pub const OURS_PREFIX: &str = "nihilo.dev/";
 }
 

@@ -1,6 +1,8 @@
 //! Names: what they may look like, how derived ones are made, and the nearest known one.
 
 /// Longest DNS label.
+/// Longest subdomain.
+pub const MAX_SUBDOMAIN: usize = 253;
 pub const MAX_LABEL: usize = 63;
 
 /// Returns the name of the revision that a configuration's `generation` makes:
@@ -36,6 +38,20 @@ pub fn check_dns1035(name: &str) -> Result<(), String> {
         "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with \
          an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
          'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+            .into(),
+    )
+}
+
+/// # Errors
+/// What a DNS-1123 subdomain must look like.
+pub fn check_dns1123_subdomain(name: &str) -> Result<(), String> {
+    let ok = name.len() <= MAX_SUBDOMAIN && name.split('.').all(|part| check_dns1123(part).is_ok());
+    if ok {
+        return Ok(());
+    }
+    Err(
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+         or '.', and must start and end with an alphanumeric character"
             .into(),
     )
 }

@@ -32,8 +32,13 @@ pub struct NodeConfig {
     pub admin_port: u16,
     #[serde(default = "peer_port")]
     pub peer_port: u16,
-    /// The founding members, the same list on every node.
+    /// The founding members, the same list on every one of them; of a node that joined later, who
+    /// was a member then.
     pub members: Vec<Member>,
+    /// This node was let in by a token: `members` are those that it found, and it founds nothing.
+    /// Its data directory was made when it joined, and it does not start on another one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
     /// Name of the cluster; also decides its id at founding. Default `nihilo`.
     #[serde(default = "cluster_name")]
     pub cluster: String,
@@ -64,6 +69,47 @@ pub struct NodeConfig {
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
+    /// Further listeners of the gateway, whom it believes, and its log.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gateway: GatewaySettings,
+}
+
+/// What a gateway does beside answering on `gateway-port`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GatewaySettings {
+    /// `address:port` that also serves hosts of this cluster only. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_listen: Option<String>,
+    /// `address:port` for TLS; needs `certificates`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_listen: Option<String>,
+    /// Directory of `NAME.crt` and `NAME.key`, read again when it changes; the pair called
+    /// `default` is for clients that name no host of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<PathBuf>,
+    /// Address ranges whose `Forwarded` and `X-Forwarded-*` are kept. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
+    /// Address ranges that must begin each connection with a PROXY header. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_from: Vec<String>,
+    /// `off`, `stdout` or `file`: `access.log` in the data directory. Default `file`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub access_log: AccessLogTo,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessLogTo {
+    Off,
+    Stdout,
+    #[default]
+    File,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +228,10 @@ impl NodeConfig {
                 self.capacity
             ));
         }
+        let has_tls = self.gateway.tls_listen.is_some();
+        if has_tls != self.gateway.certificates.is_some() {
+            return Err("gateway: `tls-listen` and `certificates` go together".into());
+        }
         self.check_fake_boot()
     }
 
@@ -202,7 +252,7 @@ impl NodeConfig {
     }
 
     /// Every default, and no members yet.
-    pub(crate) fn of_one(name: String, node_id: u64, data_dir: PathBuf) -> Self {
+    pub fn of_one(name: String, node_id: u64, data_dir: PathBuf) -> Self {
         Self {
             name,
             node_id,
@@ -213,6 +263,7 @@ impl NodeConfig {
             admin_port: admin_port(),
             peer_port: peer_port(),
             members: Vec::new(),
+            joined: false,
             cluster: cluster_name(),
             domain: loopback_domain(),
             external_port: None,
@@ -223,6 +274,7 @@ impl NodeConfig {
             fake_boot: None,
             instance_ports: instance_ports(),
             shutdown_grace: shutdown_grace(),
+            gateway: GatewaySettings::default(),
         }
     }
 
@@ -247,9 +299,9 @@ impl NodeConfig {
         format!("{}:{}", self.host(), self.gateway_port)
     }
 
-    /// The lowest member founds the cluster.
+    /// The lowest of the founding members founds the cluster.
     pub fn is_founder(&self) -> bool {
-        self.members.iter().map(|member| member.id).min() == Some(self.node_id)
+        !self.joined && self.members.iter().map(|member| member.id).min() == Some(self.node_id)
     }
 }
 
@@ -314,6 +366,9 @@ mod tests {
         );
         let fake = NodeConfig::parse(&format!("{boot}driver: fake\n"), "node.yaml").unwrap();
         assert_eq!(fake.driver, DriverKind::Fake);
+        let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
+        let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
+        assert!(tls.contains("`certificates`"), "{tls}");
         let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
         assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Conditions;
 use crate::meta::{ObjectMeta, is_zero};
+use crate::rollout::Rollout;
 use crate::service::{Address, is_default};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +88,9 @@ pub struct RouteStatus {
     /// The assignment that the route table serves: revisions only, percents summing to 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficTarget>,
+    /// Targets whose newest revision does not have its whole share yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollouts: Vec<Rollout>,
     /// Index of the entry that made `traffic`; the route is ready once every live gateway has
     /// swapped in a table at or above it. 0 = nothing assigned yet.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -6,11 +6,23 @@ use std::sync::Arc;
 use crate::id::{LogIndex, ObjectKey, ShardId};
 
 /// Hosts to revisions as of one [`LogIndex`]. A change clones the map of `Arc`s, not the entries.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTable {
     pub index: LogIndex,
+    /// Last labels of the hosts that are not one's own: `name.namespace.domain`.
+    pub domain: Arc<str>,
     /// Key: lower-case host without port and trailing dot.
     pub hosts: BTreeMap<Arc<str>, Arc<HostEntry>>,
+}
+
+impl Default for RouteTable {
+    fn default() -> Self {
+        Self {
+            index: LogIndex::default(),
+            domain: Arc::from(""),
+            hosts: BTreeMap::new(),
+        }
+    }
 }
 
 /// One host: the main host of a route, or that of one of its tags.
@@ -21,10 +33,20 @@ pub struct HostEntry {
     pub index: LogIndex,
     /// Set on a tag's host.
     pub tag: Option<Arc<str>>,
+    pub visibility: Visibility,
     /// Shares with percent > 0, in the order of `status.traffic`; they sum to 100.
     pub split: Vec<Share>,
     /// Tag to revision, for the header `Knative-Serving-Tag` on the main host.
     pub tags: BTreeMap<Arc<str>, Arc<RevisionTarget>>,
+}
+
+/// Who may use a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Visibility {
+    #[default]
+    Public,
+    /// Unknown on public listeners.
+    ClusterLocal,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,4 +71,8 @@ pub struct RevisionTarget {
     pub idle_timeout_ms: u64,
     /// The instance speaks HTTP/2 by prior knowledge.
     pub h2c: bool,
+    /// Requests that may wait per gateway; 0 = the gateway's own limit.
+    pub queue_depth: u32,
+    /// 0 = no limit.
+    pub max_scale: u32,
 }

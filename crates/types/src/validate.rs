@@ -9,7 +9,7 @@ use crate::names::{MAX_LABEL, check_dns1035, check_dns1123, nearest};
 use crate::route::TrafficTarget;
 use crate::service::Service;
 use crate::template::{Container, RevisionSpec, RevisionTemplate};
-use crate::time::parse_go_duration_ms;
+use crate::time::{parse_go_duration_ms, parse_go_duration_ns};
 
 pub const MAX_TRAFFIC_TARGETS: usize = 100;
 pub const MAX_ENV: usize = 1_000;
@@ -20,11 +20,15 @@ pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
-const OUR_KEYS: [&str; 3] = [
+const OUR_KEYS: [&str; 5] = [
     "nihilo.dev/fast-scale",
     "nihilo.dev/max-scale-on-partition",
+    keys::QUEUE_DEPTH,
+    "nihilo.dev/ramp",
     "nihilo.dev/termination-grace-period",
 ];
+/// Waiting requests per revision and gateway that may be asked for.
+pub const MAX_QUEUE_DEPTH: u32 = 10_000;
 
 /// One complaint: what is wrong, where, and more about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +145,25 @@ fn metadata(meta: &ObjectMeta, invalid: &mut Invalid) {
         );
     }
     annotations(&meta.annotations, "metadata.annotations", invalid);
+    rollout_duration(meta, invalid);
+}
+
+/// Whole seconds, from 0 on; in upstream's words.
+fn rollout_duration(meta: &ObjectMeta, invalid: &mut Invalid) {
+    for key in [keys::ROLLOUT_DURATION, keys::ROLLOUT_DURATION_OLD] {
+        let Some(text) = meta.annotation(key) else {
+            continue;
+        };
+        let message = match parse_go_duration_ns(text) {
+            None => format!("invalid value: {text}"),
+            Some(ns) if ns % 1_000_000_000 != 0 => {
+                format!("rollout-duration={text} is not at second precision")
+            }
+            Some(ns) if ns < 0 => format!("rollout-duration={text} must be positive"),
+            Some(_) => continue,
+        };
+        invalid.add(message, format!("metadata.annotations.{key}"));
+    }
 }
 
 fn annotations(annotations: &BTreeMap<String, String>, path: &str, invalid: &mut Invalid) {
@@ -180,6 +203,10 @@ fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
             return invalid.add(text, path);
         }
         "nihilo.dev/max-scale-on-partition" => value == "replace",
+        keys::QUEUE_DEPTH => value
+            .parse::<u32>()
+            .is_ok_and(|depth| (1..=MAX_QUEUE_DEPTH).contains(&depth)),
+        keys::RAMP => check_dns1035(value).is_ok(),
         unknown => {
             let hint = nearest(unknown, OUR_KEYS).map(|near| format!("did you mean `{near}`?"));
             let text = format!("invalid key name {unknown:?}");

@@ -1,7 +1,7 @@
 //! Bytes of log entries, commands and replies.
 
 use bytes::Bytes;
-use nihilo_machine::command::RequestKey;
+use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
 use nihilo_machine::{Command, Envelope, Reply};
 use prost::Message;
 
@@ -20,6 +20,11 @@ pub enum DecodeError {
     Message(#[from] prost::DecodeError),
     #[error("log entry has format {0}, this build reads {FORMAT}")]
     Format(u32),
+    #[error(
+        "log entry was written for cluster version {0}, this build knows {CLUSTER_VERSION}; start \
+         the node with the build that the others run"
+    )]
+    ClusterVersion(u32),
     #[error("JSON inside does not decode")]
     Json(#[from] serde_json::Error),
 }
@@ -44,6 +49,9 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Envelope, DecodeError> {
     let entry = LogEntry::decode(bytes)?;
     if entry.format != FORMAT {
         return Err(DecodeError::Format(entry.format));
+    }
+    if entry.cluster_version > CLUSTER_VERSION {
+        return Err(DecodeError::ClusterVersion(entry.cluster_version));
     }
     Ok(Envelope {
         cluster_version: entry.cluster_version,

@@ -5,8 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::jepsen::target_directory;
-use crate::run::{cargo, root};
+use crate::run::{cargo, root, target_dir};
 
 /// Seeds of the gate.
 const N_SEEDS: u64 = 2_000;
@@ -39,7 +38,7 @@ pub(crate) fn sim(seed: Option<u64>, n_seeds: Option<u64>, trace: bool) -> anyho
 pub(crate) fn shell(seed: Option<u64>, n_seeds: Option<u64>, trace: bool) -> anyhow::Result<()> {
     // With the features that the tests have, so that nothing is built twice.
     cargo(&["test", "--locked", "--quiet", "--workspace", "--no-run"])?;
-    let directory = target_directory()?.join("debug");
+    let directory = target_dir()?.join("debug");
     let range = format!("0..{}", n_seeds.unwrap_or(N_SHELL_SEEDS));
     let seed = seed.map(|seed| seed.to_string());
     let mut program = Command::new(directory.join("nihilo-sim-shell"));

@@ -5,16 +5,23 @@
 //! of the platform that can be had from somewhere else.
 
 pub mod backend;
+pub mod canary;
 pub mod clock;
+pub mod failpoints;
 pub mod gateway_client;
+pub mod headline;
 pub mod instance_ledger;
 pub mod judge;
 pub mod matrix;
 pub mod nemesis;
 pub mod probe;
 pub mod proc_scan;
+pub mod proxy;
 pub mod record;
 pub mod report;
 pub mod seed;
+pub mod settled;
+pub mod soak;
+pub mod tally;
 pub mod trial;
 pub mod workload;

@@ -1,17 +1,24 @@
 //! The command line: `matrix`, `run`, `list`.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nihilo_failpoint::{BUG_ENV, Bug, Point};
 use nihilo_jepsen_lite::backend::Place;
+use nihilo_jepsen_lite::canary;
+use nihilo_jepsen_lite::failpoints::Switchboard;
+use nihilo_jepsen_lite::headline;
 use nihilo_jepsen_lite::matrix::{self, Cell};
 use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
 use nihilo_jepsen_lite::trial::{Options, Trial};
-use nihilo_jepsen_lite::workload::{from_zero, register};
-use nihilo_jepsen_lite::{instance_ledger, probe, report};
+use nihilo_jepsen_lite::workload::Workload;
+use nihilo_jepsen_lite::workload::from_zero::Kind;
+use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
 use nihilo_types::node_config::Profile;
@@ -36,7 +43,7 @@ enum Command {
     },
     /// Puts one workload under one nemesis.
     Run {
-        /// `from-zero`, `steps` or `register`.
+        /// See `list`.
         #[arg(long, default_value = "from-zero")]
         workload: String,
         /// See `list`.
@@ -48,11 +55,47 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// One cluster for a long time: all workloads side by side, one fault after the other.
+    Soak {
+        #[arg(long, default_value_t = 60.0)]
+        minutes: f64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Kills leader and owner exactly at each step of a cold start, and at random moments.
+    Headline {
+        /// `fN:leader`, `fN:owner`, …; `steps` for f1 to f8, `random` for any moment on the binary
+        /// that is shipped.
+        #[arg(long, default_value = "steps,random")]
+        cells: String,
+        /// How often each cell, on a cluster of its own each time.
+        #[arg(long, default_value_t = 1)]
+        rounds: u64,
+        /// Appends one line for each trial: cell, seed, verdict.
+        #[arg(long)]
+        log: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Plants bugs in the product, one by one; each must be found by its trial.
+    Canary {
+        /// Only these, with commas.
+        #[arg(long, default_value = "*")]
+        bugs: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Fails when a point of the chaos build was passed in none of the trials that were given
+    /// `--failpoints` with this directory.
+    Points {
+        #[arg(long)]
+        failpoints: PathBuf,
+    },
     /// Names workloads, nemeses, stages and parts.
     List,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Common {
     /// Everything random follows from it.
     #[arg(long)]
@@ -69,21 +112,37 @@ struct Common {
     /// Raft timing: `auto`, `calm`, `balanced` or `fast`.
     #[arg(long, default_value = "auto")]
     profile: String,
+    /// Plant a bug of the chaos build in every node.
+    #[arg(long)]
+    bug: Option<Bug>,
+    /// Run the chaos build, with many snapshots, and note here which points it passes.
+    #[arg(long)]
+    failpoints: Option<PathBuf>,
 }
+
+/// Entries between two snapshots where points are to be passed.
+const OFTEN: u64 = 20;
 
 /// What one trial does.
 #[derive(Debug, Clone)]
 enum Plan {
     Matrix(Vec<Cell>),
-    Load(from_zero::Kind, Nemesis, Duration),
-    Register(Nemesis, Duration),
+    Run(Workload, Nemesis, Duration),
+    Soak(Duration),
+    Headline(headline::Cell),
 }
 
 impl Plan {
+    fn needs_failpoints(&self) -> bool {
+        matches!(self, Plan::Headline(cell) if cell.needs_failpoints())
+    }
+
     fn place(&self) -> Place {
         match self {
-            Plan::Matrix(_) => Place::Loopback,
-            Plan::Load(_, nemesis, _) | Plan::Register(nemesis, _) => nemesis.place(),
+            Plan::Matrix(_) | Plan::Headline(_) => Place::Loopback,
+            // By itself, if the machine allows a network.
+            Plan::Soak(_) => Place::Network,
+            Plan::Run(_, nemesis, _) => nemesis.place(),
         }
     }
 }
@@ -121,6 +180,18 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             let command = format!("matrix --cells '{cells}'");
             trials(&Plan::Matrix(wanted), &common, &command).await
         }
+        Command::Headline {
+            cells,
+            rounds,
+            log,
+            common,
+        } => {
+            let wanted = headline::Cell::parse_list(&cells);
+            let wanted = wanted.ok_or(format!("no cell is `{cells}`; see `list`"))?;
+            all_rounds(&wanted, rounds, log.as_deref(), &common).await
+        }
+        Command::Points { failpoints } => points(&failpoints),
+        Command::Canary { bugs, common } => canaries(&bugs, &common).await,
         Command::Run {
             workload,
             nemesis,
@@ -129,24 +200,110 @@ async fn dispatch(command: Command) -> Result<Class, String> {
         } => {
             let fault = Nemesis::parse(&nemesis);
             let fault = fault.ok_or(format!("no nemesis is `{nemesis}`; see `list`"))?;
-            let length = Duration::try_from_secs_f64(minutes * 60.0);
-            let length = length.map_err(|error| error.to_string())?;
-            let plan = match workload.as_str() {
-                "from-zero" => Plan::Load(from_zero::Kind::FromZero, fault, length),
-                "steps" => Plan::Load(from_zero::Kind::Steps, fault, length),
-                "register" => Plan::Register(fault, length),
-                other => return Err(format!("no workload is `{other}`; see `list`")),
-            };
+            let length = length(minutes)?;
+            let load = Workload::parse(&workload);
+            let load = load.ok_or(format!("no workload is `{workload}`; see `list`"))?;
+            let plan = Plan::Run(load, fault, length);
             let command =
                 format!("run --workload {workload} --nemesis {nemesis} --minutes {minutes}");
             trials(&plan, &common, &command).await
         }
+        Command::Soak { minutes, common } => {
+            let plan = Plan::Soak(length(minutes)?);
+            trials(&plan, &common, &format!("soak --minutes {minutes}")).await
+        }
     }
+}
+
+fn length(minutes: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| error.to_string())
+}
+
+/// Runs every cell `rounds` times, and tells how many of each passed.
+async fn all_rounds(
+    cells: &[headline::Cell],
+    rounds: u64,
+    log: Option<&Path>,
+    common: &Common,
+) -> Result<Class, String> {
+    let first = common.seed.unwrap_or_else(|| fresh() >> 32);
+    let mut worst = Class::Pass;
+    let mut passed: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..rounds {
+        for (number, cell) in (0..).zip(cells) {
+            let seed = first + round * cells.len() as u64 + number;
+            let one = Common {
+                seed: Some(seed),
+                trials: 1,
+                ..common.clone()
+            };
+            let command = format!("headline --cells {cell}");
+            let class = trials(&Plan::Headline(*cell), &one, &command).await?;
+            worst = worst.max(class);
+            *passed.entry(cell.to_string()).or_default() += u64::from(class == Class::Pass);
+            if let Some(log) = log {
+                append(log, &format!("{cell} {seed} {class}")).map_err(|e| e.to_string())?;
+            }
+        }
+    }
+    for (cell, n) in passed {
+        say(&format!("{cell}: {n} of {rounds} passed"));
+    }
+    Ok(worst)
+}
+
+fn append(log: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)?;
+    writeln!(file, "{line}")
+}
+
+/// Every planted bug must be found within its number of trials.
+async fn canaries(bugs: &str, common: &Common) -> Result<Class, String> {
+    let mut worst = Class::Pass;
+    for canary in canary::chosen(bugs).ok_or(format!("no bug is among `{bugs}`"))? {
+        let first = common.seed.unwrap_or_else(|| fresh() >> 32);
+        let mut found_by = None;
+        for number in 0..canary::MAX_TRIALS {
+            let one = Common {
+                seed: Some(first + number),
+                trials: 1,
+                bug: Some(canary.bug),
+                ..common.clone()
+            };
+            let workload = match canary.workload {
+                canary::Workload::Register => Workload::Register,
+                canary::Workload::Load(Kind::FromZero) => Workload::FromZero,
+                canary::Workload::Load(Kind::Steps) => Workload::Steps,
+            };
+            let plan = Plan::Run(workload, canary.nemesis, canary.length);
+            let command = format!("canary --bugs {}", canary.bug);
+            if trials(&plan, &one, &command).await? == Class::Violation {
+                found_by = Some(number + 1);
+                break;
+            }
+        }
+        match found_by {
+            Some(n) => say(&format!("FOUND {} in trial {n}", canary.bug)),
+            None => {
+                say(&format!("MISSED {}", canary.bug));
+                worst = Class::Violation;
+            }
+        }
+    }
+    Ok(worst)
 }
 
 /// Runs the trials; the worst class is the answer.
 async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, String> {
-    let binary = probe::binary().map_err(|error| format!("{error:#}"))?;
+    let is_chaos = plan.needs_failpoints() || common.bug.is_some() || common.failpoints.is_some();
+    let binary = match is_chaos {
+        true => probe::chaos_binary(),
+        false => probe::binary(),
+    };
+    let binary = binary.map_err(|error| format!("{error:#}"))?;
     let profile = profile(&common.profile)?;
     let out = common.out.clone().unwrap_or_else(|| default_out(&binary));
     let first = common.seed.unwrap_or_else(|| fresh() >> 32);
@@ -171,6 +328,7 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             folder: folder.clone(),
             profile,
             place: plan.place(),
+            variables: variables(common).map_err(|error| format!("{error:#}"))?,
         };
         let verdict = trial(plan, options, &again).await;
         say(&verdict.to_string());
@@ -193,7 +351,22 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         report.add("harness", Verdict::harness_fault(format!("{error:#}")));
         report
     };
+    if let Plan::Soak(length) = plan {
+        let report = soak::run(options, *length, again).await;
+        return report.unwrap_or_else(void);
+    }
     let mut random = Random::from_seed(options.seed);
+    let mut options = options;
+    let board = match plan.needs_failpoints() {
+        true => match Switchboard::create(&options.folder.join("failpoints")) {
+            Ok(board) => Some(board),
+            Err(error) => return void(error),
+        },
+        false => None,
+    };
+    if let Some(board) = &board {
+        options.variables.push(board.variable());
+    }
     let mut trial = match Trial::start(options).await {
         Ok(trial) => trial,
         Err(error) => return void(error),
@@ -202,14 +375,15 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Plan::Matrix(cells) => matrix::run(&mut trial, cells, &mut random)
             .await
             .map(|()| Report::default()),
-        Plan::Load(kind, nemesis, length) => {
-            from_zero::run(&mut trial, *kind, *nemesis, *length, &mut random)
+        Plan::Run(workload, nemesis, length) => {
+            workload
+                .run(&mut trial, *nemesis, *length, &mut random)
                 .await
-                .map(|()| Report::default())
         }
-        Plan::Register(nemesis, length) => {
-            register::run(&mut trial, *nemesis, *length, &mut random).await
-        }
+        Plan::Headline(cell) => headline::run(&mut trial, *cell, board.as_ref(), &mut random)
+            .await
+            .map(|()| Report::default()),
+        Plan::Soak(_) => Ok(Report::default()),
     };
     let mut report = match trial.judge().await {
         Ok(report) => report,
@@ -219,7 +393,7 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Ok(extra) => report.checks.extend(extra.checks),
         Err(error) => report.checks.extend(void(error).checks),
     }
-    if matches!(plan, Plan::Register(..)) {
+    if matches!(plan, Plan::Run(workload, ..) if !workload.makes_requests()) {
         // No request was made: nothing is not a verdict about requests.
         report
             .checks
@@ -240,6 +414,39 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         say(&format!("the report is not written: {error}"));
     }
     report
+}
+
+/// What every node finds in its environment.
+fn variables(common: &Common) -> anyhow::Result<Vec<(String, String)>> {
+    let mut variables = vec![("NIHILO_COMMAND_LEDGER".to_owned(), "1".to_owned())];
+    if let Some(bug) = common.bug {
+        variables.push((BUG_ENV.to_owned(), bug.to_string()));
+    }
+    if let Some(dir) = &common.failpoints {
+        variables.push(Switchboard::create(dir)?.variable());
+        variables.push(("NIHILO_SNAPSHOT_EVERY".to_owned(), OFTEN.to_string()));
+    }
+    Ok(variables)
+}
+
+/// Tells which points were passed, and fails on one that was not.
+fn points(dir: &Path) -> Result<Class, String> {
+    let board = Switchboard::create(dir).map_err(|error| format!("{error:#}"))?;
+    let seen = board.seen();
+    let missing: Vec<_> = Point::ALL.iter().filter(|p| !seen.contains(p)).collect();
+    for point in &missing {
+        say(&format!("never passed: {point}"));
+    }
+    say(&format!(
+        "{} of {} points passed",
+        seen.len(),
+        Point::ALL.len()
+    ));
+    Ok(if missing.is_empty() {
+        Class::Pass
+    } else {
+        Class::Violation
+    })
 }
 
 fn about_requests(checker: &str) -> bool {
@@ -263,11 +470,15 @@ fn default_out(binary: &Path) -> PathBuf {
 }
 
 fn list() {
-    say("workloads: from-zero, steps, register");
-    let nemeses: Vec<_> = Nemesis::ALL.iter().map(ToString::to_string).collect();
+    let workloads: Vec<_> = Workload::ALL.iter().map(ToString::to_string).collect();
+    say(&format!("workloads: {}", workloads.join(", ")));
+    let nemeses: Vec<_> = Nemesis::all().iter().map(ToString::to_string).collect();
     say(&format!("nemeses: {}", nemeses.join(", ")));
     for cell in Cell::all() {
         say(&format!("cell {}:{}", cell.stage, cell.role));
+    }
+    for cell in headline::Cell::all() {
+        say(&format!("headline cell {cell}"));
     }
 }
 

@@ -16,6 +16,8 @@ const INSTANCE_PORTS_PER_NODE: u16 = 1_000;
 const INSTANCE_SLOTS: u16 = 10;
 /// The binary under test, if it is not beside this one.
 pub const BINARY_ENV: &str = "NIHILO_BIN";
+/// The build with failpoints, if it is not beside this one.
+pub const CHAOS_BINARY_ENV: &str = "NIHILO_CHAOS_BIN";
 
 /// Ports of one cluster, reserved as long as this lives.
 #[derive(Debug)]
@@ -71,24 +73,32 @@ impl Slot {
 /// # Errors
 /// There is none; with the command that makes one.
 pub fn binary() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os(BINARY_ENV) {
+    find("nihilo", BINARY_ENV)
+}
+
+/// Finds the build with failpoints: `NIHILO_CHAOS_BIN`, else the one beside this program.
+///
+/// # Errors
+/// There is none; with the command that makes one.
+pub fn chaos_binary() -> anyhow::Result<PathBuf> {
+    find("nihilo-chaos", CHAOS_BINARY_ENV)
+}
+
+fn find(name: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
         let absolute = path.canonicalize();
-        return absolute.with_context(|| format!("{BINARY_ENV}={}", path.display()));
+        return absolute.with_context(|| format!("{variable}={}", path.display()));
     }
     let own = std::env::current_exe()?;
     // Tests lie one directory below programs.
-    let beside = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("nihilo"));
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
     beside
         .into_iter()
         .find(|path| path.is_file())
         .with_context(|| {
             format!(
-                "no `nihilo` beside {}: cargo build --bin nihilo",
+                "no `{name}` beside {}: cargo xtask jepsen builds it",
                 own.display()
             )
         })

@@ -87,6 +87,11 @@ impl Scan {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.clone()
     }
+
+    pub fn forget(&self) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.clear();
+    }
 }
 
 impl Drop for Scan {

@@ -53,6 +53,29 @@ pub enum Outcome {
     Hung,
 }
 
+impl Outcome {
+    /// A good answer of the app itself.
+    pub fn is_good(&self) -> bool {
+        matches!(self, Outcome::Answered(answered)
+            if (200..300).contains(&answered.status) && answered.mistake.is_empty())
+    }
+
+    /// Short, and the same for all outcomes that are counted together.
+    pub fn name(&self) -> String {
+        match self {
+            Outcome::Open => "open".into(),
+            Outcome::Answered(answered) if answered.reason.is_empty() => {
+                format!("{}", answered.status)
+            }
+            Outcome::Answered(answered) => format!("{} {}", answered.status, answered.reason),
+            Outcome::Cut { .. } => "cut".into(),
+            Outcome::Refused { .. } => "no connection".into(),
+            Outcome::Broken { .. } => "broken".into(),
+            Outcome::Hung => "hung".into(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
     pub status: u16,
@@ -138,6 +161,19 @@ impl Recorder {
         drop(file.flush());
         let kept = self.kept();
         (kept.requests.clone(), kept.faults.clone())
+    }
+
+    /// Forgets all that is over, in the trial's folder too.
+    ///
+    /// # Errors
+    /// The files cannot be emptied.
+    pub fn forget(&self) -> std::io::Result<()> {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.flush()?;
+        // Opened for appending: the next line is the first.
+        requests.get_ref().set_len(0)?;
+        *self.kept() = Kept::default();
+        Ok(())
     }
 
     fn write(&self, request: &RequestRecord) {

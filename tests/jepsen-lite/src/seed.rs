@@ -46,6 +46,15 @@ impl Random {
         items.get(index)
     }
 
+    /// Another order, each as likely.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let n = u64::try_from(last + 1).unwrap_or(u64::MAX);
+            let with = usize::try_from(self.between(0, n)).unwrap_or(0);
+            items.swap(last, with);
+        }
+    }
+
     /// A time of up to `longest`, whole milliseconds.
     pub fn within(&mut self, longest: Duration) -> Duration {
         let ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);

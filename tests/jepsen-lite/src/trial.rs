@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nihilo_client::Client;
+use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{DeclaredDown, SeenEmpty};
+use nihilo_sim::checker::instance_bound::{NodeRecords, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
@@ -16,7 +17,7 @@ use nihilo_types::node_config::Profile;
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
-use crate::backend::{LocalCluster, NodeIndex, Place};
+use crate::backend::{LocalCluster, Manner, NodeIndex, Place, log_of};
 use crate::clock::{self, boottime_ns};
 use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
 use crate::proc_scan::{self, Scan};
@@ -25,15 +26,17 @@ use crate::workload::load::{Clients, Wanted};
 use crate::workload::services::NAMESPACE;
 
 /// A node that comes back: process start, log replay, session, shards, on a machine that other
-/// work shares (the goal on a quiet one is 15 s).
-const BACK_LIMIT: Duration = Duration::from_secs(60);
+/// work shares (the goal on a quiet one is 15 s). How long it took is told; what is judged by this
+/// is that it comes back at all.
+const BACK_LIMIT: Duration = Duration::from_secs(180);
 /// From the last request to no instance: a stable window of 6 s, after a fault one more in panic,
 /// the grace of 6 s, the last drain.
 const ZERO_LIMIT: Duration = Duration::from_secs(60);
 /// Instances of a killed node die with it; the kernel needs a moment.
 const EMPTY_LIMIT: Duration = Duration::from_secs(5);
-/// A cluster at rest writes nothing, so that its replicas meet at one index.
-const EQUAL_LIMIT: Duration = Duration::from_secs(5);
+/// A cluster at rest writes nothing, so that its replicas meet at one index; a follower that came
+/// back late in a soak has some way to go.
+const EQUAL_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_SLOWLY: Duration = Duration::from_millis(200);
 /// Until nothing of a fault can be felt: declared down, re-homed, reconciled, and a request that
@@ -49,6 +52,8 @@ pub struct Options {
     pub folder: PathBuf,
     pub profile: Profile,
     pub place: Place,
+    /// What the nodes find in their environment.
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -62,8 +67,6 @@ pub struct Trial {
     pub evidences: Evidences,
     scan: Scan,
     down: BTreeMap<NodeIndex, u64>,
-    /// Session of each node before the last fault that a process lives through.
-    sessions: BTreeMap<String, u64>,
     started: Instant,
 }
 
@@ -83,7 +86,8 @@ impl Trial {
         let recorder = Arc::new(Recorder::create(folder)?);
         let nodes = folder.join("nodes");
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster = LocalCluster::start(&nodes, binary, profile, options.place).await?;
+        let cluster =
+            LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
         Ok(Self {
@@ -95,9 +99,34 @@ impl Trial {
             ledger,
             evidences: Evidences::default(),
             down: BTreeMap::new(),
-            sessions: BTreeMap::new(),
             started: Instant::now(),
         })
+    }
+
+    /// Forgets what was seen so far: what comes is judged by itself. Only while nothing runs.
+    ///
+    /// # Errors
+    /// A record cannot be emptied.
+    pub fn begin_window(&mut self) -> anyhow::Result<()> {
+        let size = |(name, dir): (String, PathBuf)| {
+            let log = std::fs::metadata(log_of(&dir));
+            (name, log.map_or(0, |log| log.len()))
+        };
+        self.evidences = Evidences {
+            since_ns: boottime_ns(),
+            log_from: self.nodes().into_iter().map(size).collect(),
+            ..Evidences::default()
+        };
+        self.recorder.forget()?;
+        self.scan.forget();
+        for ledger in std::fs::read_dir(&self.ledger)? {
+            std::fs::remove_file(ledger?.path())?;
+        }
+        Ok(())
+    }
+
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Tells the reader how it goes.
@@ -119,11 +148,47 @@ impl Trial {
     /// # Errors
     /// It cannot be killed.
     pub async fn kill(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        self.kill_and(node, || Ok(())).await
+    }
+
+    /// As [`Self::kill`], with something to do as soon as the process is gone.
+    ///
+    /// # Errors
+    /// It cannot be killed, or what follows fails.
+    pub async fn kill_and(
+        &mut self,
+        node: NodeIndex,
+        then: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("kill -9", Some(node));
         self.gone(node, at_ns);
         let childless_ns = self.cluster.kill(node).await?;
+        then()?;
         self.until_empty(node, childless_ns).await;
         Ok(())
+    }
+
+    /// The trial proves nothing unless this fault happens.
+    pub fn expect_fault(&mut self, fault: String) {
+        self.evidences.coverage.required.push(Required {
+            must_hit_leader: fault.ends_with(":leader"),
+            fault,
+            at_least: 1,
+        });
+    }
+
+    pub fn fault_happened(&mut self, fault: String, hit_leader: bool) {
+        self.evidences.coverage.injected.push(Injected {
+            fault,
+            at_ns: boottime_ns(),
+            result: InjectionResult::Installed,
+            hit_leader,
+        });
+    }
+
+    /// A panic with this text is the trial's own doing.
+    pub fn expect_panic(&mut self, text: &str) {
+        self.evidences.expected_panics.push(text.to_owned());
     }
 
     /// SIGTERM; returns when the node has ended.
@@ -156,8 +221,7 @@ impl Trial {
     ///
     /// # Errors
     /// It does not run.
-    pub async fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        self.sessions = self.cluster.sessions().await?;
+    pub fn pause(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         let at_ns = self.recorder.fault("pause", Some(node));
         self.gone(node, at_ns);
         self.cluster.nodes[node].pause()
@@ -170,55 +234,93 @@ impl Trial {
     pub async fn resume(&mut self, node: NodeIndex) -> anyhow::Result<()> {
         self.recorder.fault("resume", Some(node));
         self.cluster.nodes[node].resume()?;
-        self.heard_again(node).await
+        self.whole().await
     }
 
-    /// Cuts links, each from one node to another; `node` is the one that is cut off by it.
+    /// Books that `nodes` are cut off from now on; new requests go elsewhere.
+    pub fn cut_off(&mut self, nodes: &[NodeIndex], how: &str) {
+        for node in nodes {
+            let at_ns = self.recorder.fault(how, Some(*node));
+            self.gone(*node, at_ns);
+        }
+    }
+
+    /// Cuts one way between two nodes.
     ///
     /// # Errors
     /// The nodes have no network of their own.
-    pub async fn cut(
-        &mut self,
-        node: NodeIndex,
-        links: &[(NodeIndex, NodeIndex)],
-    ) -> anyhow::Result<()> {
-        self.sessions = self.cluster.sessions().await?;
-        let at_ns = self.recorder.fault("cut off", Some(node));
-        self.gone(node, at_ns);
+    pub fn cut(&self, (from, to): (NodeIndex, NodeIndex), manner: Manner) -> anyhow::Result<()> {
         let network = self.cluster.network()?;
-        tokio::task::block_in_place(|| {
-            let mut links = links.iter();
-            links.try_for_each(|(from, to)| network.cut(*from, *to))
-        })
+        tokio::task::block_in_place(|| network.cut(from, to, manner))
+    }
+
+    /// Undoes one cut.
+    ///
+    /// # Errors
+    /// It was not made.
+    pub fn join(&self, (from, to): (NodeIndex, NodeIndex), manner: Manner) -> anyhow::Result<()> {
+        let network = self.cluster.network()?;
+        tokio::task::block_in_place(|| network.join(from, to, manner))
     }
 
     /// Undoes every cut, and waits until the cluster is whole.
     ///
     /// # Errors
     /// The nodes have no network of their own.
-    pub async fn mend(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        self.recorder.fault("mend", Some(node));
+    pub async fn mend(&mut self) -> anyhow::Result<()> {
+        self.recorder.fault("mend", None);
         let network = self.cluster.network()?;
         tokio::task::block_in_place(|| network.mend())?;
-        self.heard_again(node).await
+        self.whole().await
     }
 
-    /// Waits until the cluster is whole, and books who was declared down meanwhile: a node that
-    /// has another session now.
-    async fn heard_again(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let at_ns = self.down.get(&node).copied();
-        let at_ns = at_ns.with_context(|| format!("node{} was not cut off", node + 1))?;
-        self.whole().await?;
-        let heard_again_ns = Some(boottime_ns());
-        for (node, session) in self.cluster.sessions().await? {
-            if self.sessions.get(&node) != Some(&session) {
-                self.evidences.declared_down.push(DeclaredDown {
-                    node,
-                    at_ns,
-                    heard_again_ns,
-                    adopts: false,
-                });
-            }
+    /// Books a fault of a node whose gateway owes its clients everything all the same.
+    pub fn hurt(&mut self, node: NodeIndex, how: &str) {
+        let at_ns = self.recorder.fault(how, Some(node));
+        self.evidences.faults.push(Fault {
+            from_ns: at_ns,
+            until_ns: u64::MAX,
+            graceful: false,
+        });
+    }
+
+    /// The fault is over; waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub async fn unhurt(&mut self, node: NodeIndex, how: &str) -> anyhow::Result<()> {
+        self.recorder.fault(how, Some(node));
+        self.whole().await
+    }
+
+    /// Takes the power from `nodes` at once: their processes end, and what their disks had not
+    /// synced is gone.
+    ///
+    /// # Errors
+    /// The nodes have no disks of their own, or the kernel refuses.
+    pub async fn lose_power(&mut self, nodes: &[NodeIndex]) -> anyhow::Result<()> {
+        for node in nodes {
+            let at_ns = self.recorder.fault("power loss", Some(*node));
+            self.gone(*node, at_ns);
+        }
+        for node in nodes {
+            // The checkers want what happened, not what the disk remembers of it.
+            let data_dir = &self.cluster.nodes[*node].config.data_dir;
+            let records = judge::start_stop_records(data_dir)?;
+            self.evidences.saved_records.push(NodeRecords {
+                node: node_name(*node),
+                records,
+            });
+            let disk = self.cluster.disk(*node)?;
+            tokio::task::block_in_place(|| disk.lose_power())?;
+        }
+        for node in nodes {
+            let childless_ns = self.cluster.kill(*node).await?;
+            self.until_empty(*node, childless_ns).await;
+        }
+        for node in nodes {
+            let disk = self.cluster.disk(*node)?;
+            tokio::task::block_in_place(|| disk.come_back())?;
         }
         Ok(())
     }
@@ -392,10 +494,13 @@ impl Trial {
         let client = self.admin()?;
         let deadline = Instant::now() + EQUAL_LIMIT;
         let n_nodes = self.cluster.running().len();
-        let mut n_told = n_nodes;
+        let mut n_told = 0;
         while Instant::now() < deadline {
             let at_ns = boottime_ns();
-            let told = client.digests().await?;
+            let Ok(told) = client.digests().await else {
+                clock::pause(LOOK_SLOWLY).await;
+                continue;
+            };
             n_told = told.len();
             let indexes: BTreeSet<u64> = told.iter().map(|node| node.applied).collect();
             let are_equal = told.len() == n_nodes && indexes.len() == 1;

@@ -86,6 +86,8 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         data_dir: args.dir.clone(),
         members: members.clone(),
         profile: args.profile,
+        founders: Vec::new(),
+        digest_every: None,
         snapshot_every: None,
     })
     .await?;
@@ -94,6 +96,7 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .add_service(node.peer_server().into_service())
         .serve_with_incoming(TcpListenerStream::new(listener));
     let server = tokio::spawn(server);
+    node.introduce().await?;
     if members.keys().next() == Some(&args.id) {
         node.initialize().await?;
     }

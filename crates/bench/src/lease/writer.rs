@@ -41,7 +41,13 @@ impl Writes {
                 self.n_acked += 1;
                 self.latency.add(took);
             }
-            Ok(_) | Err(ProposeError::TooLarge { .. }) => self.n_rejected += 1,
+            Ok(_)
+            | Err(
+                ProposeError::TooLarge { .. }
+                | ProposeError::TooNew { .. }
+                | ProposeError::Split { .. }
+                | ProposeError::Refused(_),
+            ) => self.n_rejected += 1,
             Err(ProposeError::NoLeader) => self.n_no_leader += 1,
             Err(ProposeError::Overloaded) => self.n_overloaded += 1,
             Err(ProposeError::Unanswered(_)) => self.n_unanswered += 1,
@@ -85,6 +91,7 @@ pub(crate) fn command(member: u64, writer: u64, n: u64) -> Command {
         capacity: 100,
         t_self_ms: 900,
         kills_instances_on_exit: true,
+        store_id: String::new(),
     })
 }
 

@@ -124,6 +124,7 @@ impl Client {
                     cluster_id: CLUSTER.into(),
                     from_node: 0,
                     target_node: *leader,
+                    ..pb::Identity::default()
                 };
                 Client::Ours(Box::new(RaftClient::new(channel)), identity)
             }
@@ -174,6 +175,7 @@ fn command(client: u64, n: u64) -> Command {
         capacity: 1,
         t_self_ms: 900,
         kills_instances_on_exit: true,
+        store_id: String::new(),
     })
 }
 

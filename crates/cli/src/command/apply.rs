@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use nihilo_client::Change;
-use nihilo_types::manifest;
+use nihilo_types::manifest::{self, Document};
 use nihilo_types::service::Service;
 
-use super::worst;
+use super::{configmap, worst};
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output;
@@ -24,13 +24,19 @@ pub(crate) struct ApplyArgs {
 /// All files are read before anything is changed; then each object is applied even if another
 /// one fails, and the worst outcome decides the exit code.
 pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
-    let mut services = Vec::new();
+    let mut documents = Vec::new();
     for file in &args.file {
-        services.extend(read(file)?);
+        documents.extend(read(file)?);
     }
     let mut failures = Vec::new();
-    for service in services {
-        if let Err(failure) = apply(context, service, &args.wait).await {
+    // What services may need comes first.
+    documents.sort_by_key(|document| matches!(document, Document::Service(_)));
+    for document in documents {
+        let applied = match document {
+            Document::Service(service) => apply(context, *service, &args.wait).await,
+            Document::ConfigMap(map) => configmap::apply(context, *map, "").await,
+        };
+        if let Err(failure) = applied {
             if failure.code == exit::INTERRUPTED {
                 return Err(failure);
             }
@@ -40,7 +46,7 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
     worst(failures)
 }
 
-fn read(file: &str) -> Result<Vec<Service>> {
+fn read(file: &str) -> Result<Vec<Document>> {
     // One byte more than is allowed, so that the parser sees that it is too much.
     let limit = u64::try_from(manifest::MAX_BYTES)
         .unwrap_or(u64::MAX)

@@ -1,11 +1,15 @@
-//! `nihilo cluster status|digests|transfer-leader`.
+//! `nihilo cluster …`: status and leadership here, the rest in its own files.
 
 use clap::Subcommand;
 use nihilo_types::time;
 use nihilo_wire::cluster as pb;
 use serde::Serialize;
 
+use super::backup::{BackupArgs, RestoreArgs};
 use super::digests;
+use super::join::JoinArgs;
+use super::members::{self, TokenCommand, WaitArgs};
+use super::recover::RecoverArgs;
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output::{self, OutputArgs};
@@ -35,6 +39,32 @@ pub(crate) enum ClusterCommand {
     },
     /// Hand leadership over, to NODE or to any follower that is up to date.
     TransferLeader { node: Option<String> },
+    /// Everybody who is or was a member, and what consensus makes of each.
+    Members {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Permissions for other nodes to join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Join a cluster as a new node, and run it.
+    Join(JoinArgs),
+    /// Make a learner a voter, as soon as it has caught up.
+    Promote { node: String },
+    /// Take a node out for good; its id is never used again.
+    Remove {
+        node: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Write the whole state to FILE while the cluster serves.
+    Backup(BackupArgs),
+    /// Make the first node of a new cluster out of a backup.
+    Restore(RestoreArgs),
+    /// Make a one-voter cluster of this node, when the majority is lost for good.
+    Recover(RecoverArgs),
+    /// Let every node use what this build brings; older builds cannot take part any more.
+    FinalizeVersion,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,6 +112,15 @@ pub(crate) async fn run(context: &Context, command: ClusterCommand) -> Result<()
         ClusterCommand::Status { output } => status(context, output).await,
         ClusterCommand::Digests { output } => digests::run(context, output).await,
         ClusterCommand::TransferLeader { node } => transfer(context, node.as_deref()).await,
+        ClusterCommand::Members { output } => members::list(context, output).await,
+        ClusterCommand::Token(command) => members::token(context, command).await,
+        ClusterCommand::Promote { node } => members::promote(context, &node).await,
+        ClusterCommand::Remove { node, wait } => members::remove(context, &node, wait).await,
+        ClusterCommand::FinalizeVersion => members::finalize_version(context).await,
+        ClusterCommand::Join(_)
+        | ClusterCommand::Backup(_)
+        | ClusterCommand::Restore(_)
+        | ClusterCommand::Recover(_) => unreachable!("dispatched before"),
     }
 }
 

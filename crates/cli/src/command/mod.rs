@@ -1,14 +1,20 @@
 //! One file per command; this one finds it and gives it a runtime.
 
 pub(crate) mod apply;
+pub(crate) mod autoscaler;
+pub(crate) mod backup;
 pub(crate) mod cluster;
+pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod health;
 pub(crate) mod instance;
+pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod members;
 pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod recover;
 pub(crate) mod revision;
 pub(crate) mod route;
 pub(crate) mod service;
@@ -27,7 +33,16 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
     match cli.command {
         Command::Dev(args) => dev::run(&args, hooks),
         Command::Node(command) => node::run(command, hooks),
+        Command::Cluster(cluster::ClusterCommand::Join(args)) => join::run(global, args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Restore(args)) => backup::restore(args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Recover(args)) => recover::run(&args, hooks),
+        Command::Cluster(cluster::ClusterCommand::Backup(args)) => {
+            talk(global, Path::new(DEFAULT_DATA_DIR), async |context| {
+                backup::run(&context, &args, hooks).await
+            })
+        }
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
+        Command::Autoscaler(command) => autoscaler::run(&command),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
@@ -56,10 +71,12 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Instance(command) => instance::run(context, command).await,
         Command::Ps(args) => ps::run(context, &args).await,
         Command::Logs(args) => logs::run(context, args).await,
+        Command::ConfigMap(command) => configmap::run(context, command).await,
         Command::Why(command) => why::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Dev(_)
         | Command::Demo(_)
+        | Command::Autoscaler(_)
         | Command::Node(_)
         | Command::Health(_)
         | Command::DemoApp { .. }

@@ -38,10 +38,7 @@ pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
         parent,
         own_session,
     } = command;
-    let config = match config {
-        Some(file) => read(&file)?,
-        None => unnamed(&std::env::vars().collect())?,
-    };
+    let config = config_of(config.as_deref())?;
     if let Some(parent) = parent {
         die_with(parent)?;
     }
@@ -55,13 +52,27 @@ pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
 /// Runs the node; its error chain becomes the explanation.
 pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
     let name = config.name.clone();
-    (hooks.node_start)(config).map_err(|error| {
-        let failure = Failure::new(exit::OTHER, format!("{name} failed: {error}"));
-        error
+    (hooks.node_start)(config).map_err(|ended| {
+        let code = if ended.is_store_refused {
+            exit::STORE_REFUSED
+        } else {
+            exit::OTHER
+        };
+        let failure = Failure::new(code, format!("{name} failed: {}", ended.error));
+        ended
+            .error
             .chain()
             .skip(1)
             .fold(failure, |failure, cause| failure.because(cause.to_string()))
     })
+}
+
+/// The configuration in a file, or where none is named.
+pub(crate) fn config_of(file: Option<&Path>) -> Result<NodeConfig> {
+    match file {
+        Some(file) => read(file),
+        None => unnamed(&std::env::vars().collect()),
+    }
 }
 
 /// The configuration of a node that no file was named for.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nihilo_types::node_config::{DriverKind, Member, NodeConfig, Profile};
+use nihilo_types::node_config::{DriverKind, GatewaySettings, Member, NodeConfig, Profile};
 
 use crate::command::node;
 use crate::failure::{Failure, Result, exit};
@@ -139,6 +139,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         admin_port: ADMIN + peers(number),
         peer_port: PEER + peers(number),
         members: (1..=nodes).map(member).collect(),
+        joined: false,
         cluster: CLUSTER.into(),
         domain: "localhost".into(),
         // Every node must name the same URL, whichever writes it down.
@@ -150,6 +151,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         fake_boot: None,
         instance_ports: instance_ports(above(number), offset),
         shutdown_grace: 30,
+        gateway: GatewaySettings::default(),
     }
 }
 

@@ -1,45 +1,66 @@
 //! The Autoscaler's decision in numbers, for those who ask why.
 
+use nihilo_scale::burst;
 use nihilo_scale::decider::Decision;
+use nihilo_scale::to_zero::{self, Wanted};
 
-use super::AutoscalerActor;
+use super::{AutoscalerActor, Seen};
+use crate::decision::{DecisionRecord, Kpa};
 use crate::effect::{Effect, Outputs};
+use crate::gateways::Silence;
+use crate::table::View;
+
+/// What a turn has decided, and on what.
+pub(super) struct Explained<'a> {
+    pub(super) occasion: &'static str,
+    pub(super) now_ms: u64,
+    pub(super) decision: Option<&'a Decision>,
+    pub(super) wanted: &'a Wanted,
+    pub(super) silence: Silence,
+    pub(super) degraded: bool,
+    pub(super) seen: Seen,
+}
 
 impl AutoscalerActor {
     /// The decision with its inputs, for `nihilo why`.
-    pub(super) fn explain(
-        &self,
-        decision: Option<&Decision>,
-        n_ready: u32,
-        degraded: bool,
-        now_ms: u64,
-        outputs: &mut Outputs,
-    ) {
-        let second = now_ms / 1000;
-        let (needs, excess, in_panic) = decision.map_or(((0, 0), 0.0, false), |d| {
-            ((d.stable_need, d.panic_need), d.excess_burst, d.in_panic)
-        });
-        let report = format!(
-            "{{\"revision\":\"{}\",\"want\":{},\"ready\":{n_ready},\"stable\":{},\"panic\":{},\
-             \"target\":{},\"stableNeed\":{},\"panicNeed\":{},\"inPanic\":{in_panic},\
-             \"excessBurst\":{excess},\"fastFloor\":{},\"degraded\":{degraded},\"active\":\"{:?}\",\
-             \"reason\":\"{}\",\"dataPath\":\"{:?}\"}}",
-            self.key,
-            self.want,
-            self.stable.average(second),
-            self.panic.average(second),
-            self.settings.target,
-            needs.0,
-            needs.1,
-            self.floor.at(now_ms),
-            self.active.status,
-            self.active.reason,
-            self.path,
-        );
-        let revision = self.key.clone();
+    pub(super) fn explain(&mut self, view: View<'_>, of: Explained<'_>, outputs: &mut Outputs) {
+        let settings = &self.settings;
+        let (min, max) = to_zero::bounds(settings, of.seen.reachability, self.initialized);
+        let (in_flight, queued) = self.gateways.requests();
+        let record = DecisionRecord {
+            at_ms: of.now_ms,
+            occasion: of.occasion,
+            epoch: view.table.epoch,
+            stable: self.stable.average(self.closed_second),
+            panic: self.panic.average(self.closed_second),
+            stable_window_ms: settings.stable_window_ms,
+            panic_window_ms: settings.panic_window_ms,
+            held: of.silence.held,
+            unknown: of.silence.unknown,
+            given_up: of.silence.given_up,
+            ready: of.seen.is_complete.then_some(of.seen.n_ready),
+            target: settings.target,
+            total: settings.total,
+            kpa: of.decision.map(Kpa::from),
+            panic_since_ms: self.decider.panic_since_ms(),
+            max_panic: self.decider.max_panic(),
+            in_flight,
+            queued,
+            fast_floor: self.floor.at(of.now_ms),
+            degraded: of.degraded,
+            min,
+            max,
+            rule: of.wanted.rule.as_str(),
+            want: self.want,
+            data_path: self.path,
+            activators: burst::activators(settings, of.seen.n_ready),
+            active: self.active.status,
+            reason: self.active.reason,
+            takeover: self.takeover.take(),
+        };
         outputs.effect(Effect::Explain {
-            revision,
-            report: report.into(),
+            revision: self.key.clone(),
+            record: Box::new(record),
         });
     }
 }

@@ -1,5 +1,7 @@
 //! The Autoscaler actor: what gateways say and agents report in, wanted instances out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use nihilo_entity::autoscaler::AutoscalerActor;
 use nihilo_entity::table::{Heard, StatRow};
 use nihilo_entity::{Effect, Event, Outputs};
@@ -18,7 +20,10 @@ struct Play {
     actor: AutoscalerActor,
     tick_at_ms: Option<u64>,
     look_at_ms: Option<u64>,
-    seq: u64,
+    /// The newest batch of each gateway.
+    seq: BTreeMap<SessionId, u64>,
+    /// Gateways whose batches do not arrive.
+    silent: BTreeSet<SessionId>,
     /// `(ms since the start, instances told)`, changes only.
     told: Vec<(u64, u32)>,
 }
@@ -31,7 +36,8 @@ impl Play {
             actor,
             tick_at_ms: None,
             look_at_ms: None,
-            seq: 0,
+            seq: BTreeMap::new(),
+            silent: BTreeSet::new(),
             told: Vec::new(),
         }
     }
@@ -83,11 +89,16 @@ impl Play {
 
     /// One gateway's second: so much concurrency, and as many requests still under way.
     fn reports(&mut self, gateway: SessionId, concurrency: f64) {
-        self.seq += 1;
+        self.reports_over(gateway, concurrency, 1);
+    }
+
+    /// One batch that stands for several seconds.
+    fn reports_over(&mut self, gateway: SessionId, concurrency: f64, seconds: u64) {
+        let seq = self.seq.get(&gateway).copied().unwrap_or(0) + 1;
         let row = StatRow {
-            seq: self.seq,
-            area_us: (concurrency * 1e6) as u64,
-            used_us: 1_000_000,
+            seq,
+            area_us: (concurrency * 1e6) as u64 * seconds,
+            used_us: 1_000_000 * seconds,
             n_started: concurrency as u64,
             in_flight: concurrency as u64,
             queued: 0,
@@ -105,38 +116,65 @@ impl Play {
 
     /// A batch that lists nothing, or the one that a report came in.
     fn heard(&mut self, gateway: SessionId) {
+        let seq = self.seq.entry(gateway).or_default();
+        *seq += 1;
         let heard = Heard {
-            seq: self.seq,
+            seq: *seq,
             at_ms: self.stage.now_ms,
         };
         self.stage.keeper.table.heard.insert(gateway, heard);
     }
 
-    /// Lets time pass, firing timers when they are due, `late_ms` late.
+    /// Lets time pass, firing timers when they are due, `late_ms` late, and with an empty batch of
+    /// every gateway each second.
     fn wait(&mut self, ms: u64, late_ms: u64) {
+        self.wait_but(ms, late_ms, None);
+    }
+
+    /// The same, but for what `busy` says by itself at the end.
+    fn wait_but(&mut self, ms: u64, late_ms: u64, busy: Option<SessionId>) {
         let end = self.stage.now_ms + ms;
         loop {
-            let timers = [(self.tick_at_ms, "tick"), (self.look_at_ms, "look")];
+            let next_second = (self.stage.now_ms / 1_000 + 1) * 1_000;
+            let timers = [
+                (self.tick_at_ms.map(|at| at + late_ms), "tick"),
+                (self.look_at_ms.map(|at| at + late_ms), "look"),
+                (Some(next_second), "batch"),
+            ];
             let due = timers
                 .into_iter()
                 .filter_map(|(at, name)| Some((at?, name)));
-            let Some((at_ms, name)) = due.min().filter(|(at, _)| at + late_ms <= end) else {
+            let Some((at_ms, name)) = due.min().filter(|(at, _)| *at <= end) else {
                 break;
             };
+            self.stage.now_ms = at_ms.max(self.stage.now_ms);
             match name {
+                "batch" => {
+                    self.batches(busy);
+                    self.turn(Event::Changed);
+                    continue;
+                }
                 "tick" => self.tick_at_ms = None,
                 _ => self.look_at_ms = None,
             }
-            self.stage.now_ms = (at_ms + late_ms).max(self.stage.now_ms);
             self.turn(Event::Timer { name });
         }
         self.stage.now_ms = end;
     }
 
+    fn batches(&mut self, busy: Option<SessionId>) {
+        let open: Vec<_> = self.stage.state.sessions().map(|s| s.id).collect();
+        for gateway in open {
+            if !self.silent.contains(&gateway) && busy != Some(gateway) {
+                self.heard(gateway);
+            }
+        }
+    }
+
     /// Seconds of steady load at gateway [`ONE`]; what is told is what is ready.
     fn serve(&mut self, seconds: u64, load: f64) {
         for _ in 0..seconds {
-            self.wait(1_000, 0);
+            self.wait_but(1_000, 0, Some(ONE));
             self.reports(ONE, load);
             self.turn(Event::Changed);
         }
@@ -199,8 +237,6 @@ fn a_floor_that_was_not_real_ends_with_its_hold() {
     play.turn(Event::Changed);
     for _ in 0..3 {
         play.wait(1_000, 0);
-        play.seq += 1;
-        play.heard(ONE);
     }
     // Not below half of what is ready at a time.
     assert_eq!(play.told[1], (1_000, 2));
@@ -231,8 +267,6 @@ fn idle_goes_to_zero_by_the_window_and_the_grace() {
     play.turn(Event::Changed);
     for _ in 0..60 {
         play.wait(1_000, 0);
-        play.seq += 1;
-        play.heard(ONE);
         play.turn(Event::Changed);
     }
     // In panic for the window after a takeover; with the path in Proxy since then, the grace of
@@ -261,6 +295,7 @@ fn every_step_to_zero_leaves_its_record() {
         records.extend(record.map(|text| (at_ms, text.clone())));
     };
     for _ in 0..80 {
+        play.batches(None);
         let outputs = play.turn(Event::Timer { name: "tick" });
         keep(&outputs, play.stage.now_ms - START_MS);
         // What is written shows in the log before the next look.
@@ -325,6 +360,7 @@ fn until_all_agents_have_answered_nothing_falls_and_demand_counts() {
     play.turn(Event::Changed);
     play.wait(60_000, 0);
     assert_eq!(play.told, [(0, 3)]);
+    play.stage.keeper.table.instances.clear();
     play.demand(ONE, 500);
     assert_eq!(play.want(), 8);
     play.wait(10_000, 0);
@@ -355,6 +391,7 @@ fn a_gateway_that_is_not_heard_is_unknown_not_zero() {
     play.serve(10, 30.0);
     assert_eq!(play.want(), 3);
     // Not one batch more, while its session stays open: held, then unknown, then given up.
+    play.silent.insert(ONE);
     play.wait(60_000, 0);
     assert_eq!(play.want(), 3, "{:?}", play.told);
     play.wait(30_000, 0);
@@ -362,8 +399,12 @@ fn a_gateway_that_is_not_heard_is_unknown_not_zero() {
     // Others may raise it all the time.
     let mut play = Play::taken_over(annotations, 3);
     play.serve(10, 30.0);
-    play.wait(20_000, 0);
-    play.demand(TWO, 60);
+    play.silent.insert(ONE);
+    for _ in 0..20 {
+        play.wait_but(1_000, 0, Some(TWO));
+        play.reports(TWO, 60.0);
+        play.turn(Event::Changed);
+    }
     assert_eq!(play.want(), 9);
 }
 
@@ -378,8 +419,6 @@ fn a_batch_that_lists_nothing_says_zero() {
     play.serve(10, 30.0);
     for _ in 0..20 {
         play.wait(1_000, 0);
-        play.seq += 1;
-        play.heard(ONE);
         play.turn(Event::Changed);
     }
     assert!(play.want() < 3, "{:?}", play.told);
@@ -398,6 +437,7 @@ fn the_load_of_an_ended_gateway_ends_with_it() {
     play.turn(Event::Changed);
     assert_eq!(play.want(), 1);
     // Neither in a later floor, though its last rows are still in the table…
+    play.stage.keeper.table.instances.clear();
     play.demand(ONE, 20);
     assert_eq!(play.want(), 2);
     // … nor as a reason to stay awake.
@@ -424,7 +464,7 @@ fn late_ticks_leave_no_second_out() {
     play.wait(980, 0);
     for i in 0..200 {
         // Reports come now before, now after the full second; every timer is late.
-        play.wait(if i % 2 == 0 { 1_030 } else { 970 }, 60);
+        play.wait_but(if i % 2 == 0 { 1_030 } else { 970 }, 60, Some(ONE));
         play.reports(ONE, 60.0);
         play.turn(Event::Changed);
     }
@@ -438,7 +478,7 @@ fn a_stall_is_filled_and_a_sleep_is_not() {
     play.serve(70, 10.0);
     // The owner is stopped for 20 s; the load goes on.
     play.stage.now_ms += 20_000;
-    play.reports(ONE, 10.0);
+    play.reports_over(ONE, 10.0, 20);
     play.turn(Event::Changed);
     play.serve(5, 10.0);
     assert_eq!(play.want(), 10, "{:?}", play.told);
@@ -571,6 +611,53 @@ fn a_revision_that_is_routed_to_again_gets_its_minimum_at_once() {
 }
 
 #[test]
+fn a_planned_move_goes_on_where_the_old_owner_stopped() {
+    let annotations = &[("target", "10"), ("target-utilization-percentage", "100")];
+    let mut play = Play::taken_over(annotations, 4);
+    play.serve(70, 35.0);
+    assert_eq!(play.want(), 4);
+    let old = play.actor.hand_over(play.stage.now_ms).unwrap();
+    // The new owner's clock shows something else; it resumes in panic until it is told.
+    play.stage.now_ms += 500_000;
+    play.actor = load(&play.stage);
+    play.turn(Event::Windows(Box::new(old)));
+    play.serve(3, 12.0);
+    let outputs = play.turn(Event::Timer { name: "tick" });
+    let record = outputs.effects.iter().find_map(|effect| match effect {
+        Effect::Explain { record, .. } => Some(record),
+        _ => None,
+    });
+    let record = record.unwrap();
+    assert_eq!(record.panic_since_ms, None, "{record:?}");
+    assert!(
+        record.stable > 30.0,
+        "the windows are the old ones: {record:?}"
+    );
+    assert_eq!(play.want(), 4);
+}
+
+#[test]
+fn a_batch_that_is_late_counts_in_its_own_second() {
+    let annotations = &[("target", "1"), ("target-utilization-percentage", "100")];
+    let mut play = Play::taken_over(annotations, 10);
+    play.serve(70, 10.0);
+    // Two batches are delayed, and come together: nothing is lost, nothing counted twice.
+    let rows = play.stage.keeper.table.stats.clone();
+    play.wait_but(2_000, 0, Some(ONE));
+    play.stage.keeper.table.stats = rows;
+    play.reports(ONE, 10.0);
+    play.reports(ONE, 10.0);
+    play.turn(Event::Changed);
+    play.serve(70, 10.0);
+    assert_eq!(
+        play.told.iter().map(|(_, n)| *n).collect::<Vec<_>>(),
+        [10],
+        "{:?}",
+        play.told
+    );
+}
+
+#[test]
 fn a_deleted_revision_lets_its_autoscaler_go() {
     let mut play = Play::taken_over(&[], 2);
     play.turn(Event::Changed);
@@ -607,7 +694,7 @@ fn a_failed_activation_is_given_up_after_its_deadline() {
     play.wait(34_000, 0);
     assert_eq!(play.told, [(0, 1)]);
     play.wait(2_000, 0);
-    assert_eq!(play.told, [(0, 1), (35_000, 0)]);
+    assert_eq!(play.told, [(0, 1), (35_001, 0)]);
 }
 
 proptest::proptest! {

@@ -263,3 +263,69 @@ fn a_route_that_is_gone_asks_for_nothing() {
     assert_eq!(proposes(&stage), [""; 0]);
     assert!(RouteActor::load(&key("hello")).may_passivate(stage.view()));
 }
+
+/// Turns until nothing is proposed any more, each proposal applied a second after the last.
+fn follow(stage: &mut Stage, actor: &mut RouteActor, until: usize) -> Vec<Vec<(String, u32)>> {
+    let mut seen = Vec::new();
+    let mut event = Event::Changed;
+    for _ in 0..until {
+        let outputs = actor.turn(stage.view(), &event);
+        let proposed = outputs.effects.into_iter().find_map(|effect| match effect {
+            nihilo_entity::Effect::Propose(command) => Some(*command),
+            _ => None,
+        });
+        event = match proposed {
+            Some(command) => {
+                stage.apply(command);
+                Event::Proposed {
+                    outcome: ProposalOutcome::Applied(LogIndex(1)),
+                }
+            }
+            None if outputs.timers.is_empty() => break,
+            None => Event::Timer { name: "rollout" },
+        };
+        // Every gateway serves what is assigned.
+        stage.keeper.table.acknowledged = LogIndex(1_000_000);
+        let traffic = &stage.state.route(&key("hello")).unwrap().status.traffic;
+        let shown: Vec<_> = traffic
+            .iter()
+            .map(|t| (t.revision_name.clone(), t.share()))
+            .collect();
+        if seen.last() != Some(&shown) {
+            seen.push(shown);
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_new_latest_revision_takes_over_by_steps() {
+    let mut stage = Stage::with_settings(&[], |settings| {
+        settings.network.rollout_duration_s = 20;
+    });
+    stage.mark_ready("hello-00001");
+    stage.mark_latest_ready("hello-00001");
+    let mut actor = RouteActor::load(&key("hello"));
+    // The first one has nobody to take over from.
+    let first = follow(&mut stage, &mut actor, 20);
+    assert_eq!(first.last().unwrap(), &[("hello-00001".to_owned(), 100)]);
+    stage.put("demo/echo");
+    stage.mark_ready("hello-00002");
+    stage.mark_latest_ready("hello-00002");
+    let said = words(&RouteActor::load(&key("hello")).turn(stage.view(), &Event::Changed));
+    assert!(
+        said[0].starts_with("assign [hello-00001! 99%, hello-00002! 1%]"),
+        "{said:?}"
+    );
+    let seen = follow(&mut stage, &mut RouteActor::load(&key("hello")), 200);
+    let newest: Vec<u32> = seen.iter().map(|shares| shares.last().unwrap().1).collect();
+    assert!(newest.is_sorted() && newest.len() > 4, "{newest:?}");
+    assert_eq!(seen.last().unwrap(), &[("hello-00002".to_owned(), 100)]);
+    let route = stage.state.route(&key("hello")).unwrap();
+    assert!(route.status.rollouts.is_empty());
+    assert!(
+        route.status.conditions.is_true(types::READY),
+        "{:?}",
+        route.status.conditions
+    );
+}

@@ -180,3 +180,41 @@ fn a_refused_proposal_is_decided_anew() {
     };
     assert_eq!(say(&rejected), first);
 }
+
+#[test]
+fn revisions_that_nobody_needs_are_collected_and_those_in_use_stay() {
+    let mut stage = Stage::with_settings(&[], |settings| {
+        settings.gc.min_non_active = 1;
+        settings.gc.max_non_active = Some(2);
+        settings.gc.since_create_ms = None;
+        settings.gc.since_active_ms = None;
+    });
+    for image in ["demo/echo", "demo/sleep", "demo/hello", "demo/echo"] {
+        stage.put(image);
+    }
+    for n in 1..=5 {
+        stage.mark_ready(&format!("hello-0000{n}"));
+    }
+    stage.mark_latest_ready("hello-00005");
+    // All but the last are in reserve once it has the traffic.
+    route_ready(&mut stage, "hello-00005");
+    let mut actor = ServiceActor::load(&key("hello"));
+    let mut event = Event::Changed;
+    for _ in 0..5 {
+        let outputs = actor.turn(stage.view(), &event);
+        for effect in outputs.effects {
+            if let nihilo_entity::Effect::Propose(command) = effect {
+                stage.apply(*command);
+            }
+        }
+        event = Event::Proposed {
+            outcome: ProposalOutcome::Applied(LogIndex(1)),
+        };
+    }
+    let left: Vec<_> = stage
+        .state
+        .revisions_of(&key("hello"))
+        .map(|revision| revision.metadata.name.clone())
+        .collect();
+    assert_eq!(left, ["hello-00003", "hello-00004", "hello-00005"]);
+}

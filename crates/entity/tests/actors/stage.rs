@@ -64,6 +64,7 @@ impl Stage {
             name: "test".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }));
         stage.open(1, "boot-1");
         stage.open(2, "boot-1");
@@ -123,6 +124,7 @@ impl Stage {
             capacity: 10,
             t_self_ms: 400,
             kills_instances_on_exit: false,
+            store_id: String::new(),
         }));
         SessionId(self.index)
     }
@@ -211,6 +213,7 @@ impl Stage {
             key: key("hello"),
             version,
             traffic,
+            rollouts: Vec::new(),
             assertions: vec![Assertion::truth(types::ALL_TRAFFIC_ASSIGNED)],
         }));
     }

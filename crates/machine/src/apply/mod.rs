@@ -3,12 +3,16 @@
 //! Every handler first checks, then changes; a refused command changes nothing but the clock.
 
 mod cluster;
+mod config_map;
+mod gc;
+mod member;
 mod ownership;
 mod revision;
 mod route;
 mod scale;
 mod service;
 mod session;
+mod token;
 
 use nihilo_types::id::{LogIndex, ShardId};
 use nihilo_types::time::rfc3339;
@@ -34,6 +38,8 @@ pub(crate) struct Context {
     /// RFC 3339 of the entry's wall time.
     pub(crate) now: String,
     pub(crate) log_ms: u64,
+    /// Of the entry: the rules it was written for.
+    pub(crate) cluster_version: u32,
     rows: Vec<RowChange>,
     events: Vec<ObjectEvent>,
     ownership_changed: bool,
@@ -50,6 +56,7 @@ impl State {
             index,
             now: rfc3339(envelope.wall_ms),
             log_ms: self.clock.log_ms,
+            cluster_version: envelope.cluster_version,
             rows: vec![rows::put(rows::key(tag::CLOCK, &[]), &self.clock)],
             events: Vec::new(),
             ownership_changed: false,
@@ -98,11 +105,22 @@ impl State {
             Command::RecordRevision(record) => self.record_revision(record, context),
             Command::AssignTraffic(assign) => self.assign_traffic(assign, context),
             Command::RecordRoute(record) => self.record_route(record, context),
+            Command::AdvanceRollout(advance) => self.advance_rollout(advance, context),
+            Command::CollectRevisions(collect) => self.collect_revisions(collect, context),
+            Command::PutConfigMap(put) => self.put_config_map(put, context),
+            Command::DeleteConfigMap(delete) => self.delete_config_map(delete, context),
             Command::RecordScale(record) => self.record_scale(record, context),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession(close) => self.close_session(close, context),
             Command::NodeDown(down) => self.node_down(down, context),
             Command::Reassign(reassign) => self.reassign(reassign, context),
+            Command::SetClusterVersion(set) => self.set_cluster_version(*set, context),
+            Command::RecordMembers(record) => self.record_members(record, context),
+            Command::CreateToken(create) => self.create_token(create, context),
+            Command::RevokeToken(revoke) => self.revoke_token(revoke, context),
+            Command::AddNode(add) => self.add_node(add, context),
+            Command::PromoteNode(promote) => self.promote_node(*promote, context),
+            Command::RemoveNode(remove) => self.remove_node(remove, context),
         }
     }
 

@@ -12,8 +12,9 @@ use nihilo_types::shard::shard_of;
 
 use super::service::assert_all;
 use super::{Context, Result, check_shard};
-use crate::command::{AssignTraffic, Fence, RecordRoute};
+use crate::command::{AdvanceRollout, AssignTraffic, Fence, RecordRoute};
 use crate::reply::{Outcome, Rejection};
+use crate::rollout;
 use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
@@ -38,9 +39,43 @@ impl State {
                 target.url = self.url_of(&self.host_of(&assign.key, Some(&target.tag)));
             }
         }
+        route.status.rollouts.clone_from(&assign.rollouts);
+        for rollout in &mut route.status.rollouts {
+            if rollout.step_size == 0 {
+                rollout.start_ns = log_ns(context);
+            }
+        }
         route.status.assigned_at = context.index.0;
         self.finish_route(&assign.key, route, &assign.assertions, context);
         self.mark_routing_states(&assign.key, context);
+        Ok(Outcome::Done)
+    }
+
+    /// Plans the steps of rollouts that every gateway serves, or takes the steps that are due.
+    pub(crate) fn advance_rollout(
+        &mut self,
+        advance: &AdvanceRollout,
+        context: &mut Context,
+    ) -> Result {
+        let mut route = self.fenced_route(advance.fence, &advance.key, advance.version.0)?;
+        let now_ns = log_ns(context);
+        let mut moved = false;
+        for at in &mut route.status.rollouts {
+            match advance.plan_for_s {
+                Some(duration_s) => rollout::acknowledged(at, now_ns, duration_s),
+                None => moved |= rollout::step(at, now_ns),
+            }
+        }
+        if moved {
+            route.status.traffic = rollout::expand(&route.status.traffic, &route.status.rollouts);
+            self.check_assignment(&advance.key, &route.status.traffic)?;
+            route.status.rollouts.retain(|at| !rollout::is_over(at));
+            route.status.assigned_at = context.index.0;
+        }
+        if moved || advance.plan_for_s.is_some() {
+            self.store_route(&advance.key, route, EventKind::Modified, context);
+            self.mark_routing_states(&advance.key, context);
+        }
         Ok(Outcome::Done)
     }
 
@@ -137,6 +172,9 @@ impl State {
             next.metadata
                 .labels
                 .insert(keys::ROUTING_STATE.into(), state.as_str().into());
+            next.metadata
+                .annotations
+                .insert(keys::ROUTING_STATE_MODIFIED.into(), context.now.clone());
             let revision_key = revision.metadata.key();
             self.store_revision(&revision_key, next, EventKind::Modified, context);
         }
@@ -159,4 +197,8 @@ impl State {
         }
         names
     }
+}
+
+fn log_ns(context: &Context) -> u64 {
+    context.log_ms.saturating_mul(1_000_000)
 }

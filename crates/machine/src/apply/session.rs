@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nihilo_types::id::SessionId;
+use nihilo_types::id::{NodeId, SessionId};
 
 use super::{Context, Result};
 use crate::command::{CloseSession, NodeDown, OpenSession};
@@ -14,6 +14,12 @@ impl State {
     /// Opens a session and closes the node's previous one in the same entry, so that no node ever
     /// has two; the previous one's shards follow at once (03-actors §3).
     pub(crate) fn open_session(&mut self, open: &OpenSession, context: &mut Context) -> Result {
+        if let Some(at) = self.removed_at(open.node) {
+            return Err(Rejection::NodeRemoved {
+                node: open.node,
+                at,
+            });
+        }
         let previous = self
             .sessions
             .values()
@@ -25,6 +31,7 @@ impl State {
         {
             return Ok(Outcome::Session(same.id));
         }
+        self.claim_store(open, context)?;
         let id = SessionId(context.index.0);
         let session = Arc::new(Session {
             id,
@@ -44,13 +51,49 @@ impl State {
         Ok(Outcome::Session(id))
     }
 
+    /// A node that lost its store also lost votes and entries that it had acknowledged: under its
+    /// old id it could help to form a second quorum (02-store §6).
+    fn claim_store(&mut self, open: &OpenSession, context: &mut Context) -> Result<()> {
+        if open.store_id.is_empty() {
+            return Ok(());
+        }
+        match self.stores.get(&open.node) {
+            Some(known) if **known == *open.store_id => Ok(()),
+            Some(_) => Err(Rejection::StoreReplaced(open.node)),
+            None => {
+                let store: Arc<str> = open.store_id.as_str().into();
+                let key = rows::key(tag::STORE, &[&open.node.to_string()]);
+                context.row(rows::put(key, &store));
+                self.stores.insert(open.node, store);
+                Ok(())
+            }
+        }
+    }
+
     pub(crate) fn close_session(&mut self, close: &CloseSession, context: &mut Context) -> Result {
         let outcome = self.close_with_moves(close.session, &close.moves, context)?;
-        self.left.push_back(close.session);
+        self.remember_left(close.session);
+        Ok(outcome)
+    }
+
+    /// The node of this session still answers what it has begun.
+    fn remember_left(&mut self, session: SessionId) {
+        self.left.push_back(session);
         if self.left.len() > MAX_LEFT {
             self.left.pop_front();
         }
-        Ok(outcome)
+    }
+
+    /// Closes whatever session a node has, in good order; its shards wait for the next `Reassign`.
+    pub(super) fn close_sessions_of(&mut self, node: NodeId, context: &mut Context) {
+        let open = self.sessions.values().find(|s| s.opened.node == node);
+        let Some(id) = open.map(|session| session.id) else {
+            return;
+        };
+        self.end_session(id, context);
+        self.inherit_shards(id, SessionId(0), context);
+        self.remember_left(id);
+        context.ownership_changed();
     }
 
     pub(crate) fn node_down(&mut self, down: &NodeDown, context: &mut Context) -> Result {

@@ -6,11 +6,12 @@ use nihilo_machine::command::{Expect, Reassign};
 use nihilo_machine::route_table::{build, update};
 use nihilo_machine::{Command, State};
 use nihilo_types::id::{LogIndex, ObjectKey};
+use nihilo_types::meta::keys;
 use nihilo_types::route::TrafficTarget;
-use nihilo_types::route_table::RouteTable;
+use nihilo_types::route_table::{RouteTable, Visibility};
 use nihilo_types::shard::shard_of;
 
-use crate::world::{World, delete, key, put, step};
+use crate::world::{World, delete, key, put, put_service, service, step};
 
 /// Makes a Service with one revision, owned, and assigns its traffic with these tags.
 fn serve(world: &mut World, name: &str, tags: &[&str]) {
@@ -82,6 +83,45 @@ fn a_tag_host_serves_its_revision_only() {
     );
     assert!(main.tags.contains_key("v1"));
     assert_eq!(main.index, LogIndex(world.index));
+}
+
+#[test]
+fn a_route_is_private_by_its_label_and_a_line_as_deep_as_its_revision_says() {
+    let mut world = World::founded();
+    serve(&mut world, "open", &[]);
+    let mut private = service("closed", "demo/hello");
+    let label = (keys::VISIBILITY.to_owned(), keys::CLUSTER_LOCAL.to_owned());
+    private.metadata.labels.extend([label]);
+    let template = &mut private.spec.template;
+    template.spec.container_concurrency = Some(2);
+    let max_scale = format!("{}max-scale", keys::AUTOSCALING_PREFIX);
+    let annotations = &mut template.metadata.annotations;
+    annotations.insert(max_scale, "30".into());
+    world.must(put_service(private, Expect::Absent));
+    serve(&mut world, "closed", &[]);
+    let table = build(&world.state, LogIndex(9));
+    assert_eq!(&*table.domain, "localhost");
+    let entry = |name: &str| &table.hosts[format!("{name}.default.localhost").as_str()];
+    assert_eq!(entry("open").visibility, Visibility::Public);
+    assert_eq!(entry("closed").visibility, Visibility::ClusterLocal);
+    let target = |name: &str| &entry(name).split[0].target;
+    assert_eq!(
+        (target("open").queue_depth, target("open").max_scale),
+        (10_000, 0)
+    );
+    assert_eq!(
+        (target("closed").queue_depth, target("closed").max_scale),
+        (600, 30)
+    );
+
+    let mut shallow = service("shallow", "demo/hello");
+    let annotations = &mut shallow.spec.template.metadata.annotations;
+    annotations.insert(keys::QUEUE_DEPTH.into(), "7".into());
+    world.must(put_service(shallow, Expect::Absent));
+    serve(&mut world, "shallow", &[]);
+    let table = build(&world.state, LogIndex(9));
+    let entry = &table.hosts["shallow.default.localhost"];
+    assert_eq!(entry.split[0].target.queue_depth, 7);
 }
 
 /// One change of the routes of `a`, `b`, `a-b`, `b-a` with tags of the same letters.

@@ -4,6 +4,7 @@
 mod actors;
 mod golden;
 mod hosts;
+mod members;
 mod once;
 mod replay;
 mod service;

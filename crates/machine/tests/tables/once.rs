@@ -51,6 +51,7 @@ fn founded() -> State {
         name: "test".into(),
         domain: "localhost".into(),
         external_port: 8080,
+        autoscaler: std::collections::BTreeMap::new(),
     });
     let reply = state
         .apply(LogIndex(1), &envelope(RequestKey::default(), init))

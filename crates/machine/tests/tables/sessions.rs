@@ -39,8 +39,18 @@ fn a_cluster_is_founded_once() {
             given: World::default(),
             when: init(),
             reply: "done",
-            rows: &["+cluster"],
-            events: NOTHING,
+            rows: &[
+                "+configmap/knative-serving/config-autoscaler",
+                "+configmap/knative-serving/config-network",
+                "+configmap/knative-serving/config-gc",
+                "+cluster",
+                "+version",
+            ],
+            events: &[
+                "Added configmap config-autoscaler",
+                "Added configmap config-network",
+                "Added configmap config-gc",
+            ],
         },
         Case {
             name: "a second one",
@@ -97,6 +107,55 @@ fn a_node_has_one_session_and_the_next_one_inherits() {
             &["+session/5", "-session/2", "+owner/40"],
         ),
     ]);
+}
+
+#[test]
+fn an_id_belongs_to_one_store_for_ever() {
+    let with_store = |boot: &str, store: &str| {
+        let mut open = open_session(3, boot);
+        open.store_id = store.into();
+        Command::OpenSession(open)
+    };
+    let case = |name, given: &World, when, reply, rows| Case {
+        name,
+        given: given.clone(),
+        when,
+        reply,
+        rows,
+        events: NOTHING,
+    };
+    let first = World::founded();
+    let mut known = first.clone();
+    known.must(with_store("boot-1", "a"));
+    check(vec![
+        case(
+            "the first one is remembered",
+            &first,
+            with_store("boot-1", "a"),
+            "session 5",
+            &["+store/3", "+session/5"],
+        ),
+        case(
+            "the same after a restart",
+            &known,
+            with_store("boot-2", "a"),
+            "session 6",
+            &["+session/6", "-session/5"],
+        ),
+        case(
+            "another one after a restart",
+            &known,
+            with_store("boot-2", "b"),
+            "refused: node 3 has lost its store: its id belongs to the one before; wipe the \
+             directory and join under a new id",
+            NOTHING,
+        ),
+    ]);
+    // Not even when the node has been away.
+    known.must(close(5, vec![]));
+    let refused = known.clone().apply(with_store("boot-3", "b")).reply;
+    let replaced = nihilo_machine::Rejection::StoreReplaced(nihilo_types::id::NodeId(3));
+    assert_eq!(refused.result, Err(replaced));
 }
 
 #[test]

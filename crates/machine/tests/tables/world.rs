@@ -85,6 +85,7 @@ impl World {
             key: key(service),
             version: self.route_version(service),
             traffic,
+            rollouts: Vec::new(),
             assertions: vec![Assertion::truth(types::ALL_TRAFFIC_ASSIGNED)],
         }
     }
@@ -161,6 +162,7 @@ pub(crate) fn init() -> Command {
         name: "test".into(),
         domain: "localhost".into(),
         external_port: 8080,
+        autoscaler: std::collections::BTreeMap::new(),
     })
 }
 
@@ -177,6 +179,7 @@ pub(crate) fn open_session(node: u64, boot: &str) -> OpenSession {
         capacity: 10,
         t_self_ms: 400,
         kills_instances_on_exit: false,
+        store_id: String::new(),
     }
 }
 
@@ -246,18 +249,25 @@ pub(crate) fn reply_of(applied: &Applied) -> String {
     }
 }
 
+fn change_text(change: Change) -> &'static str {
+    match change {
+        Change::Created => "created",
+        Change::Updated => "updated",
+        Change::Unchanged => "unchanged",
+        Change::Deleted => "deleted",
+    }
+}
+
 fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done => "done".into(),
         Outcome::Session(id) => format!("session {id}"),
+        Outcome::Node(id) => format!("node {id}"),
         Outcome::Service { service, change } => {
-            let change = match change {
-                Change::Created => "created",
-                Change::Updated => "updated",
-                Change::Unchanged => "unchanged",
-                Change::Deleted => "deleted",
-            };
-            format!("{change} {}", service.metadata.name)
+            format!("{} {}", change_text(*change), service.metadata.name)
+        }
+        Outcome::ConfigMap { config_map, change } => {
+            format!("{} {}", change_text(*change), config_map.metadata.name)
         }
         Outcome::Scales { refused } => {
             let refused: Vec<_> = refused.iter().map(|key| key.name.to_string()).collect();
@@ -295,6 +305,9 @@ pub(crate) fn events_of(applied: &Applied) -> Vec<String> {
                 text("revision", *change, &object.metadata.name)
             }
             ObjectChange::Route { object, change } => text("route", *change, &object.metadata.name),
+            ObjectChange::ConfigMap { object, change } => {
+                text("configmap", *change, &object.metadata.name)
+            }
             ObjectChange::Scale { revision } => format!("Modified scale {}", revision.name),
         }
     });

@@ -1,12 +1,16 @@
 //! One module per family of kinds, and what they compare with.
 
 pub(crate) mod decider;
+pub(crate) mod fast;
 pub(crate) mod meters;
+pub(crate) mod refusals;
 pub(crate) mod settings;
 pub(crate) mod to_zero;
 pub(crate) mod window;
 
 use std::fmt::Debug;
+
+use serde::{Deserialize, Deserializer};
 
 /// Compares what is wanted with what came out; absent wants are not compared.
 #[derive(Debug)]
@@ -32,8 +36,11 @@ impl Checker {
         self.place = format!("at {place:?}: ");
     }
 
-    pub(crate) fn number(&mut self, what: &str, want: Option<f64>, got: f64) {
-        let Some(want) = want else { return };
+    /// Any number of the case, whole ones too, within the case's tolerance.
+    pub(crate) fn number(&mut self, what: &str, want: Option<f64>, got: impl Into<f64>) {
+        let (Some(want), got) = (want, got.into()) else {
+            return;
+        };
         self.n_compared += 1;
         let same = want == got || (want - got).abs() <= self.tolerance;
         if !same {
@@ -41,11 +48,23 @@ impl Checker {
         }
     }
 
+    pub(crate) fn count(&mut self, what: &str, want: Option<f64>, got: u64) {
+        self.number(what, want, got as f64);
+    }
+
     pub(crate) fn same<T: PartialEq + Debug>(&mut self, what: &str, want: Option<T>, got: T) {
         let Some(want) = want else { return };
         self.n_compared += 1;
         if want != got {
             self.fail(format!("{what} is {got:?}, want {want:?}"));
+        }
+    }
+
+    /// Something that must hold.
+    pub(crate) fn holds(&mut self, is_so: bool, otherwise: impl FnOnce() -> String) {
+        self.n_compared += 1;
+        if !is_so {
+            self.fail(otherwise());
         }
     }
 
@@ -60,4 +79,35 @@ impl Checker {
         }
         self.failures.into_iter()
     }
+}
+
+/// Ready instances: a number, or `"unknown"`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ready(pub(crate) Option<u32>);
+
+impl<'de> Deserialize<'de> for Ready {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Counted(u32),
+            Word(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Counted(n) => Ok(Self(Some(n))),
+            Written::Word(word) if word == "unknown" => Ok(Self(None)),
+            Written::Word(word) => Err(serde::de::Error::custom(format!(
+                "n_ready is a number or \"unknown\", not {word:?}"
+            ))),
+        }
+    }
+}
+
+/// A member that may be `null`: absent = not compared, `null` = must be absent.
+pub(crate) fn present<'de, D, T>(from: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(from).map(Some)
 }

@@ -9,19 +9,19 @@ use super::Checker;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
-    #[serde(rename = "name")]
-    _name: String,
-    #[serde(rename = "tol")]
-    _tol: Option<f64>,
+    #[serde(default)]
     algorithm: Algorithm,
     window_ms: u64,
     ops: Vec<Op>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Algorithm {
+    #[default]
+    #[serde(alias = "")]
     Linear,
+    #[serde(alias = "weightedExponential", alias = "weighted")]
     WeightedExponential,
 }
 
@@ -38,8 +38,11 @@ enum Op {
 struct Want {
     at_ms: u64,
     average: Option<f64>,
+    sum: Option<f64>,
+    /// All of the window, oldest first.
+    buckets: Option<Vec<f64>>,
     is_empty: Option<bool>,
-    n_buckets: Option<u64>,
+    n_buckets: Option<f64>,
     coefficient: Option<f64>,
 }
 
@@ -55,14 +58,24 @@ pub(crate) fn check(case: &Case, checker: &mut Checker) {
             Op::Resize { at_ms, window_ms } => {
                 window.resize(window_ms.div_ceil(1000), at_ms / 1000);
             }
-            Op::Want(want) => {
-                checker.at(want.at_ms);
-                let second = want.at_ms / 1000;
-                checker.number("average", want.average, window.average(second));
-                checker.same("is_empty", want.is_empty, window.is_empty(second));
-                checker.same("n_buckets", want.n_buckets, window.seconds());
-                checker.number("coefficient", want.coefficient, window.coefficient());
-            }
+            Op::Want(want) => check_now(want, &window, checker),
+        }
+    }
+}
+
+fn check_now(want: &Want, window: &Window, checker: &mut Checker) {
+    checker.at(want.at_ms);
+    let second = want.at_ms / 1000;
+    checker.number("average", want.average, window.average(second));
+    checker.number("sum", want.sum, window.sum(second));
+    checker.same("is_empty", want.is_empty, window.is_empty(second));
+    checker.count("n_buckets", want.n_buckets, window.seconds());
+    checker.number("coefficient", want.coefficient, window.coefficient());
+    if let Some(buckets) = &want.buckets {
+        let got = window.values(second);
+        checker.same("length of buckets", Some(buckets.len()), got.len());
+        for (i, (want, got)) in buckets.iter().zip(got).enumerate() {
+            checker.number(&format!("bucket {i}"), Some(*want), got);
         }
     }
 }
@@ -70,24 +83,38 @@ pub(crate) fn check(case: &Case, checker: &mut Checker) {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MaxCase {
-    #[serde(rename = "name")]
-    _name: String,
-    delay_ms: u64,
+    delay_ms: Option<u64>,
+    capacity: Option<u64>,
     ops: Vec<MaxOp>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MaxOp {
-    at_ms: u64,
+    at_ms: Option<u64>,
+    idx: Option<u64>,
     value: i32,
-    want: Option<i32>,
+    want: Option<f64>,
 }
 
 pub(crate) fn check_max(case: &MaxCase, checker: &mut Checker) {
-    let mut window = MaxWindow::new(case.delay_ms);
+    let mut window = match (case.capacity, case.delay_ms) {
+        (Some(slots), None) => MaxWindow::with_slots(slots),
+        (None, Some(delay_ms)) => MaxWindow::new(delay_ms),
+        _ => return checker.holds(false, || "needs either capacity or delay_ms".into()),
+    };
     for op in &case.ops {
-        checker.at(op.at_ms);
-        checker.same("maximum", op.want, window.record(op.at_ms, op.value));
+        let maximum = match (op.idx, op.at_ms) {
+            (Some(slot), None) => {
+                checker.at(slot);
+                window.record_slot(slot, op.value)
+            }
+            (None, Some(at_ms)) => {
+                checker.at(at_ms);
+                window.record(at_ms, op.value)
+            }
+            _ => return checker.holds(false, || "an op needs either idx or at_ms".into()),
+        };
+        checker.number("maximum", op.want, maximum);
     }
 }

@@ -13,7 +13,7 @@ use nihilo_wire::cluster as pb;
 use pb::cluster_service_client::ClusterServiceClient;
 use tonic::{Request, Response, Status};
 
-use super::error;
+use super::{backup, error, members};
 use crate::peer::channels::Channels;
 
 /// A member that does not answer within this is shown as unreachable.
@@ -31,7 +31,9 @@ pub struct ClusterApi {
     pub raft: RaftNode,
     pub control: Control,
     pub agent: Agent,
-    pub members: Vec<Member>,
+    /// Those of the configuration: a cluster whose state does not name its founders yet has no
+    /// other list.
+    pub configured: Vec<Member>,
     pub me: pb::NodeStatus,
     /// When this process began to serve.
     pub started: Instant,
@@ -120,11 +122,33 @@ impl ClusterApi {
         })
     }
 
+    /// Who belongs to the cluster now, by what this node has applied.
+    fn members(&self) -> Vec<Member> {
+        let (recorded, gone) = self.raft.state().read(|state| {
+            let (gone, present): (Vec<_>, Vec<_>) =
+                state.members().partition(|member| member.is_removed());
+            let present = present.into_iter().map(|member| Member {
+                id: member.id.0,
+                name: member.name.clone(),
+                peer: member.peer_address.clone(),
+                admin: member.admin_address.clone(),
+            });
+            let gone: Vec<_> = gone.into_iter().map(|member| member.id.0).collect();
+            (present.collect::<Vec<_>>(), gone)
+        });
+        if recorded.is_empty() {
+            let configured = self.configured.iter();
+            let present = configured.filter(|member| !gone.contains(&member.id));
+            return present.cloned().collect();
+        }
+        recorded
+    }
+
     async fn nodes(&self, local: bool) -> Vec<pb::NodeStatus> {
         if local {
             return vec![self.local()];
         }
-        join_all(self.members.iter().map(|member| self.ask(member))).await
+        join_all(self.members().iter().map(|member| self.ask(member))).await
     }
 }
 
@@ -146,14 +170,14 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
             .filter(|node| node.term == term)
             .map_or(raft.leader.unwrap_or(0), |node| node.id);
         let leader_answers = leading.is_some_and(|node| node.term == term);
-        let names: BTreeMap<u64, &str> = self
-            .members
+        let names: BTreeMap<u64, String> = nodes
             .iter()
-            .map(|member| (member.id, member.name.as_str()))
+            .map(|node| (node.id, node.name.clone()))
             .collect();
         let absent = [Role::Stopped.as_str(), STORE_FAILED];
         let taking_part = nodes
             .iter()
+            .filter(|node| raft.voters.contains(&node.id))
             .filter(|node| !absent.contains(&node.role.as_str()))
             .count();
         let (cluster, n_services, n_unowned) = self.raft.state().read(|state| {
@@ -168,14 +192,11 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
             cluster: cluster.map(|cluster| cluster.name).unwrap_or_default(),
             term,
             leader,
-            leader_name: names
-                .get(&leader)
-                .map(|name| (*name).to_owned())
-                .unwrap_or_default(),
+            leader_name: names.get(&leader).cloned().unwrap_or_default(),
             nodes,
             n_services: u32::try_from(n_services).unwrap_or(u32::MAX),
             n_unowned_shards: u32::try_from(n_unowned).unwrap_or(u32::MAX),
-            quorum: leader_answers && taking_part * 2 > self.members.len(),
+            quorum: leader_answers && taking_part * 2 > raft.voters.len(),
             version: env!("CARGO_PKG_VERSION").into(),
         }))
     }
@@ -196,7 +217,8 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         let nodes = match request.into_inner().local {
             true => self.digest().await.into_iter().collect(),
             false => {
-                let asked = self.members.iter().map(|member| self.digest_of(member));
+                let members = self.members();
+                let asked = members.iter().map(|member| self.digest_of(member));
                 join_all(asked).await.into_iter().flatten().collect()
             }
         };
@@ -219,5 +241,84 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         Ok(Response::new(pb::TransferLeaderResponse {
             leader: leader.unwrap_or(0),
         }))
+    }
+
+    async fn list_members(
+        &self,
+        _request: Request<pb::ListMembersRequest>,
+    ) -> Result<Response<pb::ListMembersResponse>, Status> {
+        members::list(&self.raft).await.map(Response::new)
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<pb::CreateTokenRequest>,
+    ) -> Result<Response<pb::CreateTokenResponse>, Status> {
+        let answer = members::create_token(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    async fn list_tokens(
+        &self,
+        _request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensResponse>, Status> {
+        members::list_tokens(&self.raft).await.map(Response::new)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<pb::RevokeTokenRequest>,
+    ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
+        let answer = members::revoke_token(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    async fn greet(
+        &self,
+        request: Request<pb::GreetRequest>,
+    ) -> Result<Response<pb::GreetResponse>, Status> {
+        let answer = members::greet(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    async fn join_node(
+        &self,
+        request: Request<pb::JoinNodeRequest>,
+    ) -> Result<Response<pb::JoinNodeResponse>, Status> {
+        let answer = members::join(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    async fn promote_node(
+        &self,
+        request: Request<pb::PromoteNodeRequest>,
+    ) -> Result<Response<pb::PromoteNodeResponse>, Status> {
+        let answer = members::promote(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<pb::RemoveNodeRequest>,
+    ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        let answer = members::remove(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
+    }
+
+    type BackupStream = backup::Chunks;
+
+    async fn backup(
+        &self,
+        _request: Request<pb::BackupRequest>,
+    ) -> Result<Response<backup::Chunks>, Status> {
+        backup::serve(&self.raft).await.map(Response::new)
+    }
+
+    async fn finalize_version(
+        &self,
+        request: Request<pb::FinalizeVersionRequest>,
+    ) -> Result<Response<pb::FinalizeVersionResponse>, Status> {
+        let answer = members::finalize(&self.raft, request.into_inner());
+        answer.await.map(Response::new)
     }
 }

@@ -30,6 +30,10 @@ pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
     status(Code::Unavailable, reason, text)
 }
 
+pub fn precondition(reason: &str, text: impl Into<String>) -> Status {
+    status(Code::FailedPrecondition, reason, text)
+}
+
 pub fn watch_ended(reason: &str, text: impl Into<String>) -> Status {
     status(Code::OutOfRange, reason, text)
 }
@@ -44,9 +48,16 @@ pub fn rejected(rejection: &Rejection) -> Status {
         Rejection::Fenced { .. } | Rejection::StaleMove => (Code::Aborted, "FENCED"),
         Rejection::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
         Rejection::SessionClosed(_) => (Code::Aborted, "FENCED"),
+        Rejection::StoreReplaced(_) => (Code::FailedPrecondition, "STORE_REPLACED"),
         Rejection::AlreadyInitialised => (Code::AlreadyExists, "ALREADY_EXISTS"),
         Rejection::RevisionNameTaken(_) => (Code::FailedPrecondition, "NAME_TAKEN"),
         Rejection::LimitReached(_) => (Code::ResourceExhausted, "QUOTA"),
+        Rejection::TokenRefused { .. } => (Code::PermissionDenied, "TOKEN_REFUSED"),
+        Rejection::NodeTaken(_) => (Code::AlreadyExists, "ALREADY_EXISTS"),
+        Rejection::NoSuchNode(_) => (Code::NotFound, "NOT_FOUND"),
+        Rejection::NodeRemoved { .. } => (Code::FailedPrecondition, "NODE_REMOVED"),
+        Rejection::LastVoter(_) => (Code::FailedPrecondition, "LAST_VOTER"),
+        Rejection::WrongVersion { .. } => (Code::FailedPrecondition, "VERSION_SKEW"),
     };
     status(code, reason, rejection.to_string())
 }
@@ -58,6 +69,13 @@ pub fn not_proposed(error: &ProposeError) -> Status {
             return status(Code::ResourceExhausted, "DISK_LOW", error.to_string());
         }
         ProposeError::Stopped => return unavailable("STORE_FAILED", error.to_string()),
+        ProposeError::Split { .. } => {
+            return status(Code::FailedPrecondition, "DIVERGED", error.to_string());
+        }
+        ProposeError::TooNew { .. } => {
+            return precondition("CLUSTER_VERSION", error.to_string());
+        }
+        ProposeError::Refused(text) => return precondition("REFUSED", text.clone()),
         ProposeError::TooLarge { .. }
         | ProposeError::Overloaded
         | ProposeError::NoLeader

@@ -1,7 +1,11 @@
 //! The admin API on port 7070: any node answers, writes are forwarded to the leader.
 
+pub mod backup;
 pub mod cluster;
+pub mod config;
 pub mod error;
+pub mod members;
+pub(crate) mod metrics;
 pub mod names;
 pub mod observe;
 pub mod read;

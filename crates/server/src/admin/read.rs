@@ -68,6 +68,9 @@ pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Objec
         Kind::Route => state
             .route(key)
             .map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::ConfigMap => state
+            .config_map(key)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
     })
 }
 
@@ -98,6 +101,11 @@ pub fn list(
             .revisions()
             .filter(|object| wanted(&object.metadata))
             .map(|object| revision(state, object))
+            .collect(),
+        Kind::ConfigMap => state
+            .config_maps()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
         Kind::Route => state
             .routes()

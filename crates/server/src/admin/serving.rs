@@ -6,8 +6,9 @@ use nihilo_machine::command::{DeleteService, Expect, PutService, RequestKey, Uid
 use nihilo_machine::reply::Change;
 use nihilo_machine::{Command, Outcome, Reply};
 use nihilo_raft::RaftNode;
-use nihilo_scale::config::{ScaleConfig, validate_annotations};
+use nihilo_scale::config::validate_annotations;
 use nihilo_types::id::{Kind, LogIndex, ObjectKey};
+use nihilo_types::meta::keys;
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use nihilo_types::{defaults, validate};
@@ -26,7 +27,6 @@ const ANONYMOUS: &str = "anonymous";
 #[derive(Debug, Clone)]
 pub struct ServingApi {
     pub raft: RaftNode,
-    pub scale: ScaleConfig,
 }
 
 impl ServingApi {
@@ -90,7 +90,8 @@ impl ServingApi {
         validate::service(service)
             .map_err(|invalid| error::invalid("INVALID_FIELD", invalid.to_string()))?;
         let annotations = &service.spec.template.metadata.annotations;
-        let problems = validate_annotations(annotations, &self.scale);
+        let settings = self.raft.state().read(|state| state.settings().clone());
+        let problems = validate_annotations(annotations, &settings.scale);
         if problems.is_empty() {
             return Ok(());
         }
@@ -137,7 +138,7 @@ impl ServingApi {
     }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
+pub(super) fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
     serde_json::from_slice(json).map_err(|failure| error::invalid("MALFORMED", failure.to_string()))
 }
 
@@ -242,6 +243,8 @@ impl pb::serving_service_server::ServingService for ServingApi {
         let traffic: Vec<TrafficTarget> = decode(&request.traffic)?;
         let mut service = stored.as_ref().clone();
         service.spec.traffic = traffic;
+        // Shares that were set by hand hold at once.
+        service.metadata.annotations.remove(keys::RAMP);
         defaults::service(&mut service);
         self.check(&service)?;
         // Made on this version: a concurrent change is a conflict, not a lost update.
@@ -298,6 +301,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<watch::Events>, Status> {
-        watch::serve(&self.raft, request.into_inner()).map(Response::new)
+        let events = watch::serve(&self.raft, request.into_inner());
+        events.await.map(Response::new)
     }
 }

@@ -15,6 +15,8 @@ use super::{error, read};
 
 /// Events a watcher may lag behind before it is told so and ended.
 pub const MAX_LAG: usize = 1024;
+/// How long a reader of history may take for the next event.
+const READER_LIMIT: Duration = Duration::from_secs(10);
 /// Bookmarks come this often, if the index has moved.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,12 +45,14 @@ impl Selector {
 
 /// # Errors
 /// `OUT_OF_RANGE` when the version is too old to follow on from.
-pub fn serve(raft: &RaftNode, request: pb::WatchRequest) -> Result<Events, Status> {
+pub async fn serve(raft: &RaftNode, request: pb::WatchRequest) -> Result<Events, Status> {
     let from = match request.resource_version {
         0 => read::applied(raft),
         version => LogIndex(version),
     };
-    if raft.changes_since(from).is_err() {
+    // The first page is looked for at once, so that a version that is too old is refused with the
+    // call and not in the stream.
+    if raft.changes_after(from).await.is_err() {
         return Err(compacted(raft));
     }
     let selector = Selector {
@@ -74,6 +78,8 @@ async fn run(
     sender: mpsc::Sender<Result<pb::WatchEvent, Status>>,
 ) {
     let mut applied = raft.applied();
+    // Up to here it is history: whoever asks for it may take a moment to read it.
+    let history = *applied.borrow();
     let mut bookmarked = sent;
     let mut bookmark = tokio::time::interval(BOOKMARK_EVERY);
     bookmark.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -89,7 +95,7 @@ async fn run(
             _ = bookmark.tick() => None,
         };
         let outcome = match step {
-            Some(index) => deliver(&raft, &selector, &mut sent, index, &sender),
+            Some(_) => deliver(&raft, &selector, &mut sent, history, &sender).await,
             None if bookmarked < sent => {
                 bookmarked = sent;
                 sender
@@ -105,24 +111,35 @@ async fn run(
     }
 }
 
-fn deliver(
+/// Hands one page of events over. `sent` moves only with whole pages: what a watcher that lags is
+/// told to resume from repeats some events and loses none.
+async fn deliver(
     raft: &RaftNode,
     selector: &Selector,
     sent: &mut LogIndex,
-    upto: LogIndex,
+    history: LogIndex,
     sender: &mpsc::Sender<Result<pb::WatchEvent, Status>>,
 ) -> Result<(), Status> {
-    let events = raft.changes_since(*sent).map_err(|_| compacted(raft))?;
-    for event in events
+    let page = raft.changes_after(*sent).await;
+    let page = page.map_err(|_| compacted(raft))?;
+    for event in page
+        .events
         .iter()
         .filter(|event| selector.matches(&event.object))
     {
         let Some(message) = message(event) else {
             continue;
         };
-        sender.try_send(Ok(message)).map_err(|_| lagging(*sent))?;
+        let handed = match event.index <= history {
+            true => sender.send_timeout(Ok(message), READER_LIMIT).await.is_ok(),
+            // A watcher that does not keep up is told so; it costs the others nothing.
+            false => sender.try_send(Ok(message)).is_ok(),
+        };
+        if !handed {
+            return Err(lagging(*sent));
+        }
     }
-    *sent = events.last().map_or(upto, |event| event.index.max(upto));
+    *sent = page.upto.max(*sent);
     Ok(())
 }
 
@@ -150,6 +167,7 @@ fn message(event: &ObjectEvent) -> Option<pb::WatchEvent> {
         }
         ObjectChange::Revision { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Route { object, change } => (change, json(serde_json::to_vec(object))),
+        ObjectChange::ConfigMap { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Scale { .. } => return None,
     };
     let kind = match change {

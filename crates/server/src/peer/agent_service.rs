@@ -6,9 +6,10 @@ use futures_util::{Stream, StreamExt};
 use nihilo_control::ports::AgentEvent;
 use nihilo_runtime::logs::{LogLine, Output};
 use nihilo_runtime::{Agent, AgentError};
-use nihilo_types::id::InstanceId;
+use nihilo_types::id::{InstanceId, SessionId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use nihilo_wire::internal as pb;
+use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
@@ -19,6 +20,8 @@ use crate::ports::local_events;
 pub struct AgentService {
     pub agent: Agent,
     pub node_name: String,
+    /// This node's open session; 0 = none.
+    pub session: watch::Receiver<SessionId>,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::InstanceEvent, Status>> + Send>>;
@@ -57,7 +60,14 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let fence = convert::fence_from(request.fence)?;
         let spec: InstanceSpec = convert::json_from(&request.spec)?;
-        let response = match self.agent.start(fence.shard, fence.epoch, fence.seq, spec) {
+        // A call may be late, and meet the next life of the node it was for: by then its owner
+        // counts it no more.
+        let is_for_us = request.session == self.session.borrow().0;
+        let started = match is_for_us {
+            true => self.agent.start(fence.shard, fence.epoch, fence.seq, spec),
+            false => Err(AgentError::NotReady),
+        };
+        let response = match started {
             Ok(report) => pb::StartResponse {
                 report: convert::json_to(&report),
                 refusal: None,

@@ -1,7 +1,8 @@
 //! Between control's types and the messages of `nihilo.internal.v1`.
 
 use nihilo_control::ports::{
-    CallError, CallFence, CallRefusal, Demand, KeepAlive, KeepAliveAnswer, RevisionStat, StatReport,
+    CallError, CallFence, CallRefusal, Demand, Handovers, KeepAlive, KeepAliveAnswer, RevisionStat,
+    StatReport,
 };
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_wire::internal as pb;
@@ -73,6 +74,7 @@ pub fn keep_alive_to(message: &KeepAlive, cluster_id: &str) -> pb::KeepAliveRequ
         table: message.table.0,
         t_self_ms: 0,
         cluster_id: cluster_id.to_owned(),
+        ..pb::KeepAliveRequest::default()
     }
 }
 
@@ -93,6 +95,7 @@ pub fn answer_to(answer: KeepAliveAnswer, leader: NodeId) -> pb::KeepAliveRespon
         min_table: answer.min_table.0,
         held_back_by: answer.held_back_by,
         session_open: answer.session_open,
+        ..pb::KeepAliveResponse::default()
     }
 }
 
@@ -176,6 +179,36 @@ pub fn report_from(request: pb::ReportRequest) -> Result<StatReport, Status> {
             .stats
             .into_iter()
             .map(stat)
+            .collect::<Result<_, Status>>()?,
+    })
+}
+
+pub fn handovers_to(message: &Handovers) -> pb::HandOverRequest {
+    let windows = message
+        .handovers
+        .iter()
+        .map(|(shard, handover)| pb::ShardWindows {
+            shard: shard.0.into(),
+            handover: json_to(handover),
+        });
+    pb::HandOverRequest {
+        epoch: message.epoch.0,
+        windows: windows.collect(),
+    }
+}
+
+pub fn handovers_from(request: pb::HandOverRequest) -> Result<Handovers, Status> {
+    let one = |windows: pb::ShardWindows| {
+        let shard =
+            u16::try_from(windows.shard).map_err(|_| Status::invalid_argument("no such shard"))?;
+        Ok((ShardId(shard), json_from(&windows.handover)?))
+    };
+    Ok(Handovers {
+        epoch: Epoch(request.epoch),
+        handovers: request
+            .windows
+            .into_iter()
+            .map(one)
             .collect::<Result<_, Status>>()?,
     })
 }

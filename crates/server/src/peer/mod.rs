@@ -5,6 +5,7 @@ pub mod agent_service;
 pub mod channels;
 pub mod convert;
 pub mod liveness_service;
+pub mod owner_ledger;
 pub mod owner_service;
 pub mod remote;
 pub mod sniff;

@@ -39,6 +39,15 @@ impl pb::owner_server::Owner for OwnerService {
         Ok(Response::new(pb::ReportResponse {}))
     }
 
+    async fn hand_over(
+        &self,
+        request: Request<pb::HandOverRequest>,
+    ) -> Result<Response<pb::HandOverResponse>, Status> {
+        let handovers = convert::handovers_from(request.into_inner())?;
+        self.control.hand_over_from_peer(handovers);
+        Ok(Response::new(pb::HandOverResponse {}))
+    }
+
     type EndpointsStream = Updates;
 
     async fn endpoints(

@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use nihilo_control::ports::{
-    AgentEvent, CallError, CallFence, Demand, KeepAlive, KeepAliveAnswer, LinkError, OwnerError,
-    StatReport,
+    AgentEvent, CallError, CallFence, Demand, Handovers, KeepAlive, KeepAliveAnswer, LinkError,
+    OwnerError, StatReport,
 };
+use nihilo_machine::command::CLUSTER_VERSION;
 use nihilo_machine::state::Session;
+use nihilo_raft::StateDigest;
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
@@ -41,15 +43,24 @@ impl Remote {
             .map_err(|error| LinkError(format!("{address}: {error}")))
     }
 
+    /// Says that this node lives, what it knows, and what its state came to last; hears the
+    /// leader's answer, and after which entry this node's state is known to differ.
     pub async fn keep_alive(
         &self,
         address: &str,
         message: KeepAlive,
-    ) -> Result<KeepAliveAnswer, LinkError> {
+        digest: Option<StateDigest>,
+    ) -> Result<(KeepAliveAnswer, Option<u64>), LinkError> {
         let mut client = LivenessClient::new(self.channel(address)?);
-        let request = convert::keep_alive_to(&message, &self.cluster_id);
+        let request = pb::KeepAliveRequest {
+            version: CLUSTER_VERSION,
+            digest_at: digest.map_or(0, |digest| digest.at),
+            digest: digest.map_or(0, |digest| digest.digest),
+            ..convert::keep_alive_to(&message, &self.cluster_id)
+        };
         let response = bounded(client.keep_alive(request)).await?;
-        Ok(convert::answer_from(response))
+        let diverged_at = Some(response.diverged_at).filter(|at| *at != 0);
+        Ok((convert::answer_from(response), diverged_at))
     }
 
     pub async fn start(
@@ -63,6 +74,7 @@ impl Remote {
             fence: Some(convert::fence_to(fence)),
             spec: convert::json_to(&spec),
             min_index: 0,
+            session: to.id.0,
         };
         let response = bounded(client.start(request)).await.map_err(unanswered)?;
         if let Some(refusal) = response.refusal {
@@ -151,6 +163,12 @@ impl Remote {
     pub async fn report(&self, to: &Session, report: StatReport) -> Result<(), OwnerError> {
         let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
         bounded(client.report(convert::report_to(report))).await?;
+        Ok(())
+    }
+
+    pub async fn hand_over(&self, to: &Session, message: Handovers) -> Result<(), OwnerError> {
+        let mut client = OwnerClient::new(self.channel(&to.opened.peer_address)?);
+        bounded(client.hand_over(convert::handovers_to(&message))).await?;
         Ok(())
     }
 

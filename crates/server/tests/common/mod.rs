@@ -20,10 +20,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const GATEWAY: u16 = 8080;
 const ADMIN: u16 = 7070;
 const PEER: u16 = 7071;
+const INSTANCES: u16 = 20_000;
 /// Offsets of this range keep all listeners below the ports that nodes give to instances.
 const FIRST_OFFSET: u16 = 1_000;
 const N_OFFSETS: u32 = 1_080;
 const OFFSET_STEP: u16 = 10;
+
+/// Of one node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) gateway: u16,
+    pub(crate) admin: u16,
+    pub(crate) peer: u16,
+    pub(crate) instances: u16,
+}
 
 /// Nodes made by `nihilo dev --nodes N --detach`; stopped when it is dropped.
 #[derive(Debug)]
@@ -141,6 +151,72 @@ impl Cluster {
     pub(crate) fn pid(&self, i: usize) -> i32 {
         let text = std::fs::read_to_string(self.node_dir(i).join("nihilo.pid")).unwrap();
         text.trim().parse().unwrap()
+    }
+
+    /// A join token, and the servers to show it to.
+    pub(crate) fn join_token(&self, servers: &str, more: &[&str]) -> String {
+        let mut args = vec!["cluster", "token", "create", "-o", "name"];
+        args.extend(more);
+        let made = must(self.cli_at(servers, &args));
+        let token = String::from_utf8(made.stdout).unwrap();
+        format!("{}@{servers}", token.trim())
+    }
+
+    /// Makes a node's directory by a token; does not run it yet.
+    pub(crate) fn join(&self, token: &str, name: &str, ports: Ports) -> Output {
+        let dir = self.path().join(name);
+        let numbers = [ports.gateway, ports.admin, ports.peer, ports.instances];
+        let [gateway, admin, peer, instances] = numbers.map(|port| port.to_string());
+        run(&[
+            "cluster",
+            "join",
+            token,
+            "--name",
+            name,
+            "--data-dir",
+            dir.to_str().unwrap(),
+            "--gateway-port",
+            &gateway,
+            "--admin-port",
+            &admin,
+            "--peer-port",
+            &peer,
+            "--instance-ports",
+            &instances,
+            "--no-start",
+        ])
+    }
+
+    /// Runs the node of a directory, with its output in `node.log`.
+    pub(crate) fn start_node(&self, name: &str) -> std::process::Child {
+        let dir = self.path().join(name);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("node.log"))
+            .unwrap();
+        Command::new(NIHILO)
+            .args(["node", "start", "--config"])
+            .arg(dir.join("node.yaml"))
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Ports for a node beyond the first three.
+    pub(crate) fn ports(&self, i: u16) -> Ports {
+        let free = || {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        Ports {
+            gateway: free(),
+            admin: free(),
+            peer: free(),
+            instances: INSTANCES + 1_000 * i + self.offset,
+        }
     }
 
     /// Starts whatever does not run, and waits until all serve.

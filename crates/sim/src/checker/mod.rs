@@ -24,5 +24,6 @@ pub mod stale_read;
 pub(crate) mod testkit;
 pub mod verdict;
 pub mod watch;
+pub mod write_chain;
 
 pub use verdict::{Check, Class, Evidence, Passed, Report, Verdict, Violation};

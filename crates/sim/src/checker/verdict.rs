@@ -16,6 +16,9 @@ pub const MAX_EVIDENCE: usize = 20;
 /// Witnesses shown per piece of evidence, so that one broken object does not print a history.
 pub const MAX_WITNESSES: usize = 12;
 
+/// The reason of a verdict on no input at all.
+pub const NOTHING_CHECKED: &str = "there was nothing to check";
+
 /// What one checker found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "verdict")]
@@ -126,7 +129,7 @@ impl Findings {
             return Verdict::Unknown { reason };
         }
         if n_checked == 0 {
-            return Verdict::unknown("there was nothing to check");
+            return Verdict::unknown(NOTHING_CHECKED);
         }
         Verdict::Pass(Passed {
             n_checked,

@@ -20,9 +20,9 @@ pub(crate) fn ended(number: usize, request: &Request, outcome: Outcome) -> Verdi
             "request {number} ends as {outcome:?} after {first:?}"
         ));
     }
-    if outcome == Outcome::Ok && request.n_executions == 0 {
+    if outcome == Outcome::Ok && request.n_finished == 0 {
         return Err(format!(
-            "request {number} is answered and was never executed"
+            "request {number} is answered and was never executed to its end"
         ));
     }
     Ok(())

@@ -4,13 +4,16 @@
 //! the judged code computed about itself.
 
 pub(crate) mod cap;
+pub(crate) mod demand;
 pub(crate) mod desired;
 pub(crate) mod digest;
 pub(crate) mod drain;
 pub(crate) mod endpoints;
+pub(crate) mod fence;
 pub(crate) mod floors;
 pub(crate) mod instances;
 pub(crate) mod ledger;
+pub(crate) mod limit;
 pub(crate) mod owners;
 pub(crate) mod reload;
 pub(crate) mod routes;
@@ -30,6 +33,7 @@ pub(crate) struct Invariants {
     pub(crate) versions: versions::Versions,
     pub(crate) instances: instances::Instances,
     pub(crate) desired: desired::Desired,
+    pub(crate) demand: demand::DemandHeard,
     pub(crate) endpoints: endpoints::Endpoints,
     pub(crate) routes: routes::Routes,
 }

@@ -46,6 +46,9 @@ fn parts(change: &ObjectChange) -> Option<(Kind, &ObjectMeta, EventKind)> {
             Some((Kind::Revision, &object.metadata, *change))
         }
         ObjectChange::Route { object, change } => Some((Kind::Route, &object.metadata, *change)),
+        ObjectChange::ConfigMap { object, change } => {
+            Some((Kind::ConfigMap, &object.metadata, *change))
+        }
         ObjectChange::Scale { .. } => None,
     }
 }

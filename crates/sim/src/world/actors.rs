@@ -504,8 +504,12 @@ impl World {
             since_ms: now_ms,
         };
         let id = spec.id.clone();
+        let late = self.plant == Some(Plant::RowAfterStart);
         if let Some(open) = self.open_shard(n, shard, epoch) {
             open.keeper.requested(&id, row);
+            if late {
+                open.keeper.table.instances.remove(&id);
+            }
         }
         if !self.enqueue(n, session, AgentCall::Start { owned, spec }) {
             let refusal = Refusal {

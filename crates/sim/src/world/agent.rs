@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nihilo_types::fence::Floors;
-use nihilo_types::id::{Epoch, InstanceId, SessionId, ShardId};
+use nihilo_types::id::{Epoch, InstanceId, ObjectKey, SessionId, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
 
 use super::World;
@@ -17,6 +17,8 @@ use super::plant::Plant;
 const MAX_REMEMBERED: usize = 200;
 /// From one state of an instance to the task that acts on it.
 const LOOK_US: (u64, u64) = (10, 200);
+/// Permille of stops to which the fault `late_clients` applies.
+const LATE_CLIENTS: u64 = 300;
 /// From exited to destroyed: the last output is waited for.
 const LAST_WORDS_US: u64 = 20 * MS;
 
@@ -38,6 +40,10 @@ pub(crate) struct Instance {
     limit: u32,
     /// Requests being executed: number, attempt, and the gateway that sent each.
     pub(crate) running: BTreeMap<usize, (u32, Address)>,
+    /// Places given to gateways that have not sent their request yet, and since when.
+    pub(crate) held: BTreeMap<u64, u64>,
+    /// The node ends: nobody calls its stop off.
+    leaves: bool,
     fate: Fate,
     pub(crate) has_term: bool,
     /// Counts drains, so that an old deadline ends no new one.
@@ -103,7 +109,7 @@ impl Agent {
 
 impl Instance {
     /// `LocalInstances::admit`.
-    pub(crate) fn admit(&self) -> Result<(), super::gateway::Refusal> {
+    pub(crate) fn admit(&self, minds_limit: bool) -> Result<(), super::gateway::Refusal> {
         use super::gateway::Refusal;
         let is_up = matches!(
             self.report.state,
@@ -115,7 +121,7 @@ impl Instance {
         if !self.gate_is_open {
             return Err(Refusal::Draining);
         }
-        if self.limit > 0 && self.running.len() >= self.limit as usize {
+        if minds_limit && self.limit > 0 && self.n_taken() >= self.limit as usize {
             return Err(Refusal::Busy);
         }
         Ok(())
@@ -123,6 +129,19 @@ impl Instance {
 
     pub(crate) fn wants(&self) -> bool {
         self.wants_run
+    }
+
+    /// Requests in execution and places that are held for some.
+    pub(crate) fn n_taken(&self) -> usize {
+        self.running.len() + self.held.len()
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub(crate) fn leave(&mut self) {
+        (self.leaves, self.wants_run) = (true, false);
     }
 
     /// Whatever ailed it is over.
@@ -134,7 +153,7 @@ impl Instance {
     fn refreshed(&self, now_us: u64) -> InstanceReport {
         let mut report = self.report.clone();
         report.age_ms = (now_us - self.started_us) / MS;
-        report.in_flight = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        report.in_flight = u32::try_from(self.n_taken()).unwrap_or(u32::MAX);
         report
     }
 
@@ -171,7 +190,8 @@ impl World {
 
     fn admit_call(&mut self, n: usize, fence: CallFence) -> Result<(), CallRefusal> {
         let CallFence { shard, epoch, seq } = fence;
-        if !self.nodes[n].agent.is_accepting {
+        let node = &self.nodes[n];
+        if !node.agent.is_accepting {
             return Err(CallRefusal::NotReady);
         }
         let plant = self.plant;
@@ -188,13 +208,21 @@ impl World {
         Ok(())
     }
 
+    /// As [`Self::admit_call`], for what changes something.
+    fn admit_order(&mut self, n: usize, fence: CallFence) -> Result<(), CallRefusal> {
+        if self.nodes[n].leaving.is_some() {
+            return Err(CallRefusal::NotReady);
+        }
+        self.admit_call(n, fence)
+    }
+
     fn agent_start(
         &mut self,
         n: usize,
         fence: CallFence,
         spec: InstanceSpec,
     ) -> Result<CallAnswer, CallRefusal> {
-        self.admit_call(n, fence)?;
+        self.admit_order(n, fence)?;
         let now_us = self.now_us;
         let agent = &mut self.nodes[n].agent;
         if let Some(instance) = agent.instances.get(&spec.id) {
@@ -224,6 +252,8 @@ impl World {
             wants_run: true,
             gate_is_open: false,
             running: BTreeMap::new(),
+            held: BTreeMap::new(),
+            leaves: false,
             fate,
             has_term: false,
             n_drains: 0,
@@ -240,7 +270,7 @@ impl World {
         fence: CallFence,
         id: &InstanceId,
     ) -> Result<CallAnswer, CallRefusal> {
-        self.admit_call(n, fence)?;
+        self.admit_order(n, fence)?;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
         instance.wants_run = false;
@@ -254,14 +284,14 @@ impl World {
         fence: CallFence,
         id: &InstanceId,
     ) -> Result<CallAnswer, CallRefusal> {
-        self.admit_call(n, fence)?;
+        self.admit_order(n, fence)?;
         let plant = self.plant;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
         match instance.report.state {
             InstanceState::Draining | InstanceState::Ready => instance.wants_run = true,
             InstanceState::Stopping if plant == Some(Plant::ReopenAfterSigterm) => {
-                instance.gate_is_open = true;
+                (instance.gate_is_open, instance.wants_run) = (true, true);
                 self.enter(n, id, InstanceState::Ready);
                 return Ok(CallAnswer::Done);
             }
@@ -295,7 +325,7 @@ impl World {
         let random = &mut self.random;
         let mut bad = |permille| trouble && random.chance(permille);
         let (never, fails, crashes) = (bad(40), bad(30), bad(120));
-        let (hangs, ignores, slow) = (bad(40), bad(60), bad(80));
+        let (hangs, ignores, slow, lingers) = (bad(40), bad(60), bad(80), bad(250));
         let boot_us = match slow {
             true => random.between(SECOND, 59 * SECOND),
             false => random.skewed(MS, 800 * MS),
@@ -307,7 +337,10 @@ impl World {
             crash_after_us: crashes.then(|| random.skewed(0, 30 * SECOND)),
             hang_after_us: hangs.then(|| random.skewed(0, 20 * SECOND)),
             ignores_term: ignores,
-            term_us: random.skewed(MS, 100 * MS),
+            term_us: match lingers {
+                true => random.skewed(100 * MS, 8 * SECOND),
+                false => random.skewed(MS, 100 * MS),
+            },
         }
     }
 
@@ -353,9 +386,9 @@ impl World {
                 self.stop_instance(n, id, true);
             }
             (Step::Look, _) => self.follow_orders(n, id),
-            (Step::DrainDeadline(drain), InstanceState::Draining) => {
+            (Step::DrainDeadline(drain), InstanceState::Draining | InstanceState::Stopping) => {
                 let instance = &self.nodes[n].agent.instances[id];
-                if instance.n_drains == drain {
+                if instance.n_drains == drain && !instance.has_term {
                     self.stop_instance(n, id, true);
                 }
             }
@@ -403,7 +436,12 @@ impl World {
                 instance.gate_is_open = false;
                 instance.n_drains += 1;
                 let drain = instance.n_drains;
-                self.enter(n, id, InstanceState::Draining);
+                let state = match instance.leaves {
+                    // Seen as on its way out: owners replace it and never open it again.
+                    true => InstanceState::Stopping,
+                    false => InstanceState::Draining,
+                };
+                self.enter(n, id, state);
                 self.instance_later(n, id, deadline_us, Step::DrainDeadline(drain));
                 self.look_soon(n, id);
             }
@@ -411,7 +449,13 @@ impl World {
                 instance.gate_is_open = true;
                 self.enter(n, id, InstanceState::Ready);
             }
-            (InstanceState::Draining, false) if instance.running.is_empty() || cuts => {
+            (InstanceState::Draining, false) if instance.n_taken() == 0 || cuts => {
+                self.stop_instance(n, id, false);
+            }
+            (InstanceState::Draining, false) if instance.leaves => {
+                self.enter(n, id, InstanceState::Stopping);
+            }
+            (InstanceState::Stopping, false) if !instance.has_term && instance.n_taken() == 0 => {
                 self.stop_instance(n, id, false);
             }
             _ => {}
@@ -435,6 +479,13 @@ impl World {
         self.instance_later(n, id, after, step);
     }
 
+    /// `Agent::shutdown`: what is left after the grace is killed, before the session ends.
+    pub(crate) fn kill_instances(&mut self, n: usize) {
+        for id in self.nodes[n].agent.running() {
+            self.exited(n, &id, Exit::Signal(9));
+        }
+    }
+
     fn set_exit(&mut self, n: usize, id: &InstanceId, exit: Exit) {
         if let Some(instance) = self.nodes[n].agent.instances.get_mut(id) {
             instance.report.exit = Some(exit);
@@ -449,6 +500,7 @@ impl World {
         instance.report.exit.get_or_insert(exit);
         instance.gate_is_open = false;
         let cut = std::mem::take(&mut instance.running);
+        instance.held.clear();
         self.enter(n, id, InstanceState::Exited);
         self.checks.instances.gone(id);
         self.requests_cut(n, &cut);
@@ -461,11 +513,31 @@ impl World {
             return;
         };
         instance.report.state = state;
+        let verdict = crate::invariants::drain::told(id, state, instance.has_term);
         let report = instance.refreshed(now_us);
+        self.judge("drain", verdict);
         self.trace.add(now_us, &[8, n as u64, state as u64], || {
             format!("node {}: {id} {state:?}", n + 1)
         });
         self.tell_subscribers(n, &report);
+        if matches!(state, InstanceState::Draining | InstanceState::Stopping) {
+            self.late_clients(&report.revision);
+        }
+    }
+
+    /// Clients who come back at the worst moment: just when it is being stopped.
+    fn late_clients(&mut self, revision: &ObjectKey) {
+        if !self.plan.faults.late_clients || !self.random.chance(LATE_CLIENTS) {
+            return;
+        }
+        let root = |name: &String| revision.name.strip_prefix(name.as_str());
+        let of = |name: &String| root(name).is_some_and(|rest| rest.starts_with('-'));
+        if let Some(service) = self.workload.services.iter().position(of) {
+            for _ in 0..self.random.between(1, 3) {
+                let after = self.random.skewed(1, 300 * MS);
+                self.send_client_request(service, after);
+            }
+        }
     }
 
     fn tell_subscribers(&mut self, n: usize, report: &InstanceReport) {

@@ -185,8 +185,9 @@ impl World {
     /// `start`: not sent any more when its node went meanwhile.
     fn send_start(&mut self, n: usize, session: SessionId, owned: Owned, spec: Box<InstanceSpec>) {
         let fence = self.fence(n, owned);
+        let late = self.plant == Some(Plant::RowAfterStart);
         let open = self.open_shard(n, owned.shard, owned.epoch);
-        if !open.is_some_and(|open| open.keeper.leaving(&spec.id, fence.seq)) {
+        if !open.is_some_and(|open| open.keeper.leaving(&spec.id, fence.seq) || late) {
             return self.queue_is_free(n, session);
         }
         let what = Pending::Start(fence, spec.id.clone());

@@ -36,6 +36,9 @@ pub(crate) enum Event {
     Restart {
         node: usize,
     },
+    QuickRestart {
+        node: usize,
+    },
     NextArrivals {
         service: usize,
     },
@@ -67,6 +70,7 @@ pub(crate) enum Event {
     Advance,
     SessionChanged,
     Sweep,
+    LeaveLook,
     KeepAliveDue {
         round: u64,
     },
@@ -190,6 +194,10 @@ pub(crate) enum Event {
         request: usize,
         attempt: u32,
         answer: MeshAnswer,
+    },
+    PlaceExpires {
+        instance: InstanceId,
+        place: u64,
     },
     Abort {
         request: usize,

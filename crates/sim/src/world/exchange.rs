@@ -8,15 +8,19 @@ use nihilo_types::id::{InstanceId, NodeId, ObjectKey};
 
 use super::World;
 use super::event::{Address, Event};
-use super::gateway::{Mesh, MeshAnswer, Refusal, Seat};
+use super::gateway::{Mesh, MeshAnswer, MeshWants, Refusal, Seat, Trouble};
 use super::plan::{MS, SECOND};
 use super::plant::Plant;
 use super::requests::{Outcome, Place};
+use crate::invariants::Verdict;
 
 const BUSY_PAUSE_US: u64 = 5 * MS;
 const UNREACHED_PAUSE_US: u64 = 250 * MS;
+const GONE_PAUSE_US: u64 = 250 * MS;
 const MAX_ATTEMPTS: u32 = 3;
-const MAX_UNSENT: u32 = 10;
+const UNSENT_LIMIT_US: u64 = 10 * SECOND;
+/// `gateway/reservations.rs`: a place that is not used is free again after this.
+pub(crate) const PLACE_TTL_US: u64 = 5 * SECOND;
 /// A mesh dial that nobody answers.
 const MESH_CONNECT_US: u64 = SECOND;
 
@@ -25,11 +29,12 @@ impl World {
         let exchange = &mut self.requests[request];
         exchange.attempt += 1;
         exchange.sent_us = self.now_us;
+        exchange.is_reserving = false;
         exchange.place = Place::Exchange(endpoint.clone());
         let attempt = exchange.attempt;
         if endpoint.node == self.nodes[n].id {
             let from = self.address(n);
-            let admitted = self.run_request(n, request, attempt, &endpoint.id, from);
+            let admitted = self.run_request(n, request, (attempt, from), &endpoint.id, None);
             if let Err(refusal) = admitted {
                 self.refused(n, request, refusal);
             }
@@ -43,6 +48,10 @@ impl World {
             attempt,
             answer,
         };
+        let is_lost = self.nodes[n].gateway.ended.contains_key(&endpoint.session);
+        if is_lost {
+            return self.at_node(n, 0, answered(MeshAnswer::Unsent));
+        }
         let linked = self.net.is_linked(n, home);
         if !self.nodes[home].up && linked {
             return self.at_node(n, MS, answered(MeshAnswer::Unsent));
@@ -50,14 +59,29 @@ impl World {
         if !linked && self.random.chance(500) {
             return self.at_node(n, MESH_CONNECT_US, answered(MeshAnswer::Unsent));
         }
+        let exchange = &mut self.requests[request];
+        exchange.is_reserving = exchange.has_body;
+        let wants = match exchange.has_body {
+            true => MeshWants::Place,
+            false => MeshWants::Answer,
+        };
+        self.send_mesh(n, home, request, wants);
+    }
+
+    /// What is lost here hangs, until the deadline or until the node is declared down.
+    fn send_mesh(&mut self, n: usize, home: usize, request: usize, wants: MeshWants) {
+        let exchange = &self.requests[request];
+        let Place::Exchange(endpoint) = &exchange.place else {
+            return;
+        };
         let mesh = Mesh {
             request,
-            attempt,
-            instance: endpoint.id,
+            attempt: exchange.attempt,
+            instance: endpoint.id.clone(),
             from: self.address(n),
+            wants,
         };
         let to = self.address(home);
-        // What is lost here hangs, until the deadline or until the node is declared down.
         self.send(n, to, Event::Mesh(mesh));
     }
 
@@ -68,14 +92,45 @@ impl World {
 
     /// At the home node (`Plane::serve_mesh`).
     pub(crate) fn mesh_arrives(&mut self, n: usize, mesh: Mesh) {
-        let admitted = self.run_request(n, mesh.request, mesh.attempt, &mesh.instance, mesh.from);
-        if let Err(refusal) = admitted {
-            let answer = Event::MeshAnswered {
-                request: mesh.request,
-                attempt: mesh.attempt,
-                answer: MeshAnswer::Refused(refusal),
-            };
-            self.send(n, mesh.from, answer);
+        let (request, attempt, from) = (mesh.request, mesh.attempt, mesh.from);
+        let answer = match mesh.wants {
+            MeshWants::Place => self.hold_place(n, &mesh).map(Some),
+            MeshWants::Answer => self
+                .run_request(n, request, (attempt, from), &mesh.instance, None)
+                .map(|()| None),
+            MeshWants::AnswerAt(place) => self
+                .run_request(n, request, (attempt, from), &mesh.instance, Some(place))
+                .map(|()| None),
+        };
+        match answer {
+            Ok(Some(place)) => {
+                self.answer_gateway(n, from, request, attempt, MeshAnswer::Reserved(place));
+            }
+            Ok(None) => {}
+            Err(refusal) => {
+                self.answer_gateway(n, from, request, attempt, MeshAnswer::Refused(refusal));
+            }
+        }
+    }
+
+    /// `Reservations::hold`.
+    fn hold_place(&mut self, n: usize, mesh: &Mesh) -> Result<u64, Refusal> {
+        let place = (mesh.request as u64) << 16 | u64::from(mesh.attempt);
+        let instance = self.nodes[n].agent.instances.get_mut(&mesh.instance);
+        let instance = instance.ok_or(Refusal::Gone)?;
+        instance.admit(true)?;
+        instance.held.insert(place, self.now_us);
+        if self.plant != Some(Plant::ReservationLeaks) {
+            let instance = mesh.instance.clone();
+            self.at_node(n, PLACE_TTL_US, Event::PlaceExpires { instance, place });
+        }
+        Ok(place)
+    }
+
+    pub(crate) fn place_expires(&mut self, n: usize, id: &InstanceId, place: u64) {
+        let instance = self.nodes[n].agent.instances.get_mut(id);
+        if instance.is_some_and(|instance| instance.held.remove(&place).is_some()) {
+            self.look_soon(n, id);
         }
     }
 
@@ -84,18 +139,24 @@ impl World {
         &mut self,
         n: usize,
         request: usize,
-        attempt: u32,
+        (attempt, from): (u32, Address),
         id: &InstanceId,
-        from: Address,
+        place: Option<u64>,
     ) -> Result<(), Refusal> {
         let now_us = self.now_us;
+        let minds_limit = self.plant != Some(Plant::LimitIgnored);
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(Refusal::Gone)?;
-        instance.admit()?;
+        let is_held = place.is_some_and(|place| instance.held.remove(&place).is_some());
+        if !is_held {
+            instance.admit(minds_limit)?;
+        }
         let verdict = crate::invariants::drain::admitted(id, instance.has_term);
         instance.running.insert(request, (attempt, from));
+        let within = crate::invariants::limit::holds(id, instance.running.len(), instance.limit());
         let hangs = instance.hangs(now_us);
         self.judge("drain", verdict);
+        self.judge("instance limit", within);
         let exchange = &mut self.requests[request];
         exchange.n_executions += 1;
         let verdict = crate::invariants::ledger::executed(request, exchange);
@@ -115,6 +176,7 @@ impl World {
     /// The instance has answered.
     pub(crate) fn request_done(&mut self, n: usize, request: usize, attempt: u32, id: &InstanceId) {
         if let Some(from) = self.release(n, request, attempt, id) {
+            self.requests[request].n_finished += 1;
             self.answer_gateway(n, from, request, attempt, MeshAnswer::Ok);
         }
     }
@@ -136,7 +198,7 @@ impl World {
         if !leaks || !request.is_multiple_of(3) {
             instance.running.remove(&request);
         }
-        if !instance.wants() && instance.running.is_empty() {
+        if !instance.wants() && instance.n_taken() == 0 {
             self.look_soon(n, id);
         }
         Some(from)
@@ -145,11 +207,7 @@ impl World {
     /// An instance ended with these requests in it.
     pub(crate) fn requests_cut(&mut self, n: usize, cut: &BTreeMap<usize, (u32, Address)>) {
         for (request, (attempt, from)) in cut {
-            let answer = match from.0 == n {
-                true => MeshAnswer::Lost,
-                false => MeshAnswer::BadGateway,
-            };
-            self.answer_gateway(n, *from, *request, *attempt, answer);
+            self.answer_gateway(n, *from, *request, *attempt, MeshAnswer::InstanceEnded);
         }
     }
 
@@ -183,62 +241,78 @@ impl World {
             return;
         }
         match answer {
-            MeshAnswer::Ok => self.end_request(request, Outcome::Ok),
-            MeshAnswer::BadGateway => self.end_request(request, Outcome::BadGateway),
+            MeshAnswer::Ok => {
+                let request = self.addressee(n, request);
+                self.end_request(request, Outcome::Ok);
+            }
+            MeshAnswer::Reserved(place) => {
+                self.requests[request].is_reserving = false;
+                if let Some(home) = self.home_of_exchange(request) {
+                    self.send_mesh(n, home, request, MeshWants::AnswerAt(place));
+                }
+            }
+            MeshAnswer::Lost if self.requests[request].is_reserving => self.unsent(n, request),
+            MeshAnswer::InstanceEnded => self.exchange_lost(n, request, Trouble::Gone),
             MeshAnswer::Refused(refusal) => self.refused(n, request, refusal),
             MeshAnswer::Unsent => self.unsent(n, request),
-            MeshAnswer::Lost => self.exchange_lost(n, request),
+            MeshAnswer::Lost => self.exchange_lost(n, request, Trouble::Unreached),
         }
     }
 
-    /// `Line::avoid` with what the refusal says, then back to the line.
+    fn home_of_exchange(&self, request: usize) -> Option<usize> {
+        match &self.requests[request].place {
+            Place::Exchange(endpoint) => self.node_of(endpoint.node),
+            _ => None,
+        }
+    }
+
+    /// Whom an answer goes to: the one who asked, but for the planted bug.
+    fn addressee(&self, n: usize, request: usize) -> usize {
+        if self.plant != Some(Plant::WrongWaiter) || !request.is_multiple_of(5) {
+            return request;
+        }
+        let address = self.address(n);
+        let is_other = |other: &usize| {
+            let exchange = &self.requests[*other];
+            *other != request
+                && exchange.gateway == address
+                && matches!(exchange.place, Place::Exchange(_))
+        };
+        let other = self.open_requests.iter().copied().find(is_other);
+        other.unwrap_or(request)
+    }
+
     fn refused(&mut self, n: usize, request: usize, refusal: Refusal) {
         self.counters.n_refused += 1;
-        let Some((key, endpoint)) = self.leave_place(n, request) else {
-            return;
-        };
-        let now_us = self.now_us;
-        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&key) {
-            match refusal {
-                Refusal::Busy => {
-                    let same = |seat: &&mut Seat| seat.endpoint.id == endpoint.id;
-                    if let Some(seat) = line.places.iter_mut().find(same) {
-                        seat.cool_until_us = now_us + BUSY_PAUSE_US;
-                    }
-                    let revision = key.clone();
-                    self.at_node(n, BUSY_PAUSE_US, Event::PauseOver { revision });
-                }
-                Refusal::Draining | Refusal::Gone => {
-                    line.places.retain(|seat| seat.endpoint.id != endpoint.id);
-                }
-            }
+        let exchange = &self.requests[request];
+        let is_away = self.home_of_exchange(request) != Some(n);
+        if is_away && exchange.has_body && !exchange.is_reserving {
+            // Its place was given up meanwhile, and its body is on the way.
+            return self.end_request(request, Outcome::BadGateway);
         }
-        self.take_place(n, request, false);
+        let trouble = match refusal {
+            Refusal::Busy => Trouble::Busy,
+            Refusal::Draining | Refusal::Gone => Trouble::Gone,
+        };
+        if self.avoid(n, request, trouble) {
+            self.take_place(n, request, false);
+        }
     }
 
-    fn unsent(&mut self, n: usize, request: usize) {
-        let Some((key, endpoint)) = self.leave_place(n, request) else {
+    pub(crate) fn unsent(&mut self, n: usize, request: usize) {
+        let now_us = self.now_us;
+        if !self.avoid(n, request, Trouble::Unreached) {
             return;
-        };
-        let until = self.now_us + UNREACHED_PAUSE_US;
-        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&key) {
-            for seat in &mut line.places {
-                if seat.endpoint.session == endpoint.session {
-                    seat.cool_until_us = until;
-                }
-            }
         }
-        self.at_node(n, UNREACHED_PAUSE_US, Event::PauseOver { revision: key });
-        let exchange = &mut self.requests[request];
-        exchange.n_unsent += 1;
-        if exchange.n_unsent >= MAX_UNSENT {
+        let since = *self.requests[request].unsent_since_us.get_or_insert(now_us);
+        if now_us >= since + UNSENT_LIMIT_US {
             return self.end_request(request, Outcome::BadGateway);
         }
         self.take_place(n, request, false);
     }
 
     /// Sent, and no answer will come.
-    pub(crate) fn exchange_lost(&mut self, n: usize, request: usize) {
+    pub(crate) fn exchange_lost(&mut self, n: usize, request: usize, trouble: Trouble) {
         let retries_posts = self.plant == Some(Plant::PostRetried);
         let exchange = &mut self.requests[request];
         exchange.n_lost += 1;
@@ -246,9 +320,35 @@ impl World {
         if !may_repeat || exchange.n_lost >= MAX_ATTEMPTS {
             return self.end_request(request, Outcome::BadGateway);
         }
-        if self.leave_place(n, request).is_some() {
+        if self.avoid(n, request, trouble) {
             self.take_place(n, request, false);
         }
+    }
+
+    /// Gives the place back; others first for a while (`Line::avoid`). `false` = it had none.
+    fn avoid(&mut self, n: usize, request: usize, trouble: Trouble) -> bool {
+        let Some((key, endpoint)) = self.leave_place(n, request) else {
+            return false;
+        };
+        let pause_us = match trouble {
+            Trouble::Busy => BUSY_PAUSE_US,
+            Trouble::Gone => GONE_PAUSE_US,
+            Trouble::Unreached => UNREACHED_PAUSE_US,
+        };
+        let until_us = self.now_us + pause_us;
+        if let Some(line) = self.nodes[n].gateway.lines.get_mut(&key) {
+            for seat in &mut line.places {
+                let is_concerned = match trouble {
+                    Trouble::Unreached => seat.endpoint.session == endpoint.session,
+                    Trouble::Busy | Trouble::Gone => seat.endpoint.id == endpoint.id,
+                };
+                if is_concerned {
+                    seat.left_alone = Some((until_us, trouble));
+                }
+            }
+        }
+        self.at_node(n, pause_us, Event::PauseOver { revision: key });
+        true
     }
 
     /// `Taken::drop`: the place is free again, and the next one is woken.
@@ -329,6 +429,8 @@ impl World {
 
     /// The one end of every request.
     pub(crate) fn end_request(&mut self, request: usize, outcome: Outcome) {
+        let verdict = self.is_not_cut_at_work(request, outcome);
+        self.judge("request ledger", verdict);
         let (n, life) = self.requests[request].gateway;
         let lives = self.nodes[n].up && self.nodes[n].life == life;
         if lives {
@@ -351,6 +453,26 @@ impl World {
             format!("request {request}: {outcome:?}")
         });
         self.judge("request ledger", verdict);
+    }
+
+    /// A gateway gives no request up that a live instance is at work on, unless its node was
+    /// declared down: a node that leaves in good order answers what it has begun (P8, P12).
+    fn is_not_cut_at_work(&self, request: usize, outcome: Outcome) -> Verdict {
+        let exchange = &self.requests[request];
+        let (Outcome::BadGateway, Place::Exchange(endpoint)) = (outcome, &exchange.place) else {
+            return Ok(());
+        };
+        let home = self.node_of(endpoint.node).map(|home| &self.nodes[home]);
+        let instance = home.and_then(|home| home.agent.instances.get(&endpoint.id));
+        let attempt = instance.and_then(|instance| instance.running.get(&request));
+        let is_at_work = attempt.is_some_and(|(attempt, _)| *attempt == exchange.attempt);
+        if !is_at_work || self.checks.sessions.was_declared_down(endpoint.session) {
+            return Ok(());
+        }
+        let id = &endpoint.id;
+        Err(format!(
+            "request {request} is given up while {id} is at work on it"
+        ))
     }
 
     /// The node is gone: its clients see a reset, requests it executed are lost to others.

@@ -11,7 +11,8 @@ pub(crate) enum Fault {
     Isolation(usize),
     /// One node and whoever led just then do not hear each other.
     FromLeader(usize, usize),
-    Slow(usize, usize),
+    /// One node hears everybody late.
+    Slow(usize),
     Lag(usize),
 }
 
@@ -22,6 +23,8 @@ enum Kind {
     Cut,
     Isolate,
     FromLeader,
+    Leave,
+    StaleOwner,
     LeaderChange,
     Slow,
     Lag,
@@ -44,6 +47,8 @@ impl World {
             (faults.cut, Kind::Cut),
             (faults.isolate, Kind::Isolate),
             (faults.cut, Kind::FromLeader),
+            (faults.leave, Kind::Leave),
+            (faults.stale_owner, Kind::StaleOwner),
             (faults.leader_change, Kind::LeaderChange),
             (faults.slow_link, Kind::Slow),
             (faults.lagging_replica, Kind::Lag),
@@ -84,16 +89,20 @@ impl World {
                 let after = self.random.skewed(50 * MS, 6 * SECOND);
                 self.in_world(after, Event::EndFault(Fault::Isolation(n)));
             }
-            Kind::FromLeader => self.cut_from_leader(n),
+            Kind::FromLeader => self.cut_from_leader(n, (SECOND, 8 * SECOND)),
+            Kind::Leave => self.begin_to_leave(n),
+            Kind::StaleOwner => self.stale_owner(n, m),
             Kind::LeaderChange => {
                 let pause = self.random.skewed(50 * MS, 3 * SECOND);
                 self.depose_leader(pause);
             }
             Kind::Slow => {
                 let by = self.random.skewed(5 * MS, 400 * MS);
-                self.net.slow_down(n, m, by);
+                for from in 0..self.nodes.len() {
+                    self.net.slow_down(from, m, by);
+                }
                 let after = self.random.between(SECOND, 6 * SECOND);
-                self.in_world(after, Event::EndFault(Fault::Slow(n, m)));
+                self.in_world(after, Event::EndFault(Fault::Slow(m)));
             }
             Kind::Lag => {
                 self.nodes[n].extra_lag_us = self.random.between(10 * MS, 800 * MS);
@@ -130,15 +139,35 @@ impl World {
 
     /// An owner cut from the leader, but not from the agents: it goes on acting while its shards
     /// move.
-    fn cut_from_leader(&mut self, n: usize) {
+    fn cut_from_leader(&mut self, n: usize, (low, high): (u64, u64)) {
         let Some(leader) = self.raft.leader.filter(|leader| *leader != n) else {
             return;
         };
         self.net.cut(n, leader);
         self.net.cut(leader, n);
-        let after = self.random.between(SECOND, 8 * SECOND);
+        let after = self.random.between(low, high);
         let fault = Fault::FromLeader(n, leader);
         self.in_world(after, Event::EndFault(fault));
+    }
+
+    /// `n` loses its shards without hearing of it, as it hears of nothing from the leader; then `m`,
+    /// which `n` reaches, is killed and back at once: what it knew of epochs is in the log only.
+    fn stale_owner(&mut self, n: usize, m: usize) {
+        if self.raft.leader == Some(m) {
+            return;
+        }
+        self.cut_from_leader(n, (4 * SECOND, 9 * SECOND));
+        let after = self.random.between(1_200 * MS, 3 * SECOND);
+        self.in_world(after, Event::QuickRestart { node: m });
+    }
+
+    pub(crate) fn quick_restart(&mut self, n: usize) {
+        if self.is_settling() || self.raft.leader == Some(n) || !self.nodes[n].up {
+            return;
+        }
+        self.crash_node(n);
+        let after = self.random.between(20 * MS, 300 * MS);
+        self.in_world(after, Event::Restart { node: n });
     }
 
     fn isolate(&mut self, n: usize, cut: bool) {
@@ -176,7 +205,11 @@ impl World {
                 self.net.heal(n, leader);
                 self.net.heal(leader, n);
             }
-            Fault::Slow(a, b) => self.net.speed_up(a, b),
+            Fault::Slow(to) => {
+                for from in 0..self.nodes.len() {
+                    self.net.speed_up(from, to);
+                }
+            }
             Fault::Lag(n) => self.nodes[n].extra_lag_us = 0,
         }
     }

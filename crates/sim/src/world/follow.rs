@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nihilo_entity::table::{Heard, MAX_PENDING_STATS, StatRow};
+use nihilo_entity::table::{Heard, StatRow};
 use nihilo_entity::{EntityKey, Event as ActorEvent};
 use nihilo_machine::state::Session;
 use nihilo_types::endpoint::EndpointTable;
@@ -150,8 +150,19 @@ impl World {
             in_flight: demand.in_flight,
             oldest_age_ms: demand.oldest_age_ms,
         };
+        let at = self.gateway_of(demand.gateway);
+        if let Some(at) = at {
+            let now_us = self.now_us;
+            self.checks.demand.heard(&demand.revision, at, now_us);
+        }
         let key = EntityKey::Autoscaler(demand.revision.clone());
         self.tell(n, demand.shard, epoch, key, event);
+    }
+
+    /// The node whose session this is, while it has it.
+    fn gateway_of(&self, session: SessionId) -> Option<usize> {
+        let has = |n: &usize| self.nodes[*n].control.session == session;
+        (0..self.nodes.len()).find(has)
     }
 
     // Statistics.
@@ -226,22 +237,18 @@ impl World {
             at_ms: self.node_ms(n),
         };
         for open in self.nodes[n].control.shards.values_mut() {
-            open.keeper.table.heard.insert(report.gateway, heard);
+            let newest = open.keeper.table.heard.entry(report.gateway);
+            let newest = newest.or_insert(heard);
+            if newest.seq <= heard.seq {
+                *newest = heard;
+            }
         }
         for (revision, shard, row) in report.stats {
             let Some(epoch) = self.epoch_of(n, shard) else {
                 continue;
             };
             if let Some(open) = self.open_shard(n, shard, epoch) {
-                let of_revision = open.keeper.table.stats.entry(revision.clone()).or_default();
-                let rows = of_revision.entry(report.gateway).or_default();
-                if rows.back().is_some_and(|newest| newest.seq >= row.seq) {
-                    continue;
-                }
-                rows.push_back(row);
-                if rows.len() > MAX_PENDING_STATS {
-                    rows.pop_front();
-                }
+                open.keeper.reported_load(&revision, report.gateway, row);
             }
             self.mark_dirty(n, shard, epoch, &EntityKey::Autoscaler(revision));
         }

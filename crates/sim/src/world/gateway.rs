@@ -26,15 +26,25 @@ pub(crate) enum Refusal {
     Gone,
 }
 
+/// `gateway::line::Trouble`: what an instance that cannot take a request showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Busy,
+    Gone,
+    Unreached,
+}
+
 /// What a request for another node's instance comes back with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MeshAnswer {
     Ok,
+    /// A place is held under this number.
+    Reserved(u64),
     Refused(Refusal),
     /// The dial failed: nothing was sent.
     Unsent,
-    /// The home gateway answers for an instance that ended.
-    BadGateway,
+    /// The instance took it and ended without an answer.
+    InstanceEnded,
     /// The connection ended without an answer.
     Lost,
 }
@@ -46,6 +56,15 @@ pub(crate) struct Mesh {
     pub(crate) attempt: u32,
     pub(crate) instance: InstanceId,
     pub(crate) from: Address,
+    pub(crate) wants: MeshWants,
+}
+
+/// A request with a body asks for its place first: what was streamed cannot be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MeshWants {
+    Answer,
+    Place,
+    AnswerAt(u64),
 }
 
 /// `control::ports::Demand`.
@@ -90,7 +109,14 @@ pub(crate) struct Line {
 pub(crate) struct Seat {
     pub(crate) endpoint: Endpoint,
     pub(crate) in_flight: u32,
-    pub(crate) cool_until_us: u64,
+    /// Until when, and why, it gets nothing.
+    pub(crate) left_alone: Option<(u64, Trouble)>,
+}
+
+impl Seat {
+    fn is_left_alone(&self, now_us: u64) -> bool {
+        self.left_alone.is_some_and(|(until, _)| now_us < until)
+    }
 }
 
 impl Line {
@@ -111,7 +137,7 @@ impl Line {
     fn pick(&mut self, now_us: u64) -> Option<Endpoint> {
         let free = |seat: &&mut Seat| {
             let limit = seat.endpoint.container_concurrency;
-            (limit == 0 || seat.in_flight < limit) && seat.cool_until_us <= now_us
+            (limit == 0 || seat.in_flight < limit) && !seat.is_left_alone(now_us)
         };
         let seat = self
             .places
@@ -136,8 +162,17 @@ impl Line {
         self.waiters.drain(..n).collect()
     }
 
-    fn is_starved(&self) -> bool {
-        !self.waiters.is_empty() && self.places.is_empty()
+    /// Whether any instance takes requests, if only when it is their turn.
+    fn has_service(&self, now_us: u64) -> bool {
+        self.places.iter().any(|seat| match seat.left_alone {
+            Some((until, Trouble::Gone | Trouble::Unreached)) => until <= now_us,
+            Some((_, Trouble::Busy)) | None => true,
+        })
+    }
+
+    /// Waiting with nothing to serve them.
+    pub(crate) fn is_starved(&self, now_us: u64) -> bool {
+        !self.waiters.is_empty() && !self.has_service(now_us)
     }
 
     pub(crate) fn n_held(&self) -> u32 {
@@ -290,6 +325,7 @@ impl World {
     /// `Line::update`.
     fn update_line(&mut self, n: usize, table: EndpointTable) {
         let takes_all = self.plant == Some(Plant::StaleEndpoints);
+        let drops = self.plant == Some(Plant::ResizeDrops);
         let Some(line) = self.nodes[n].gateway.lines.get_mut(&table.revision) else {
             return;
         };
@@ -304,26 +340,21 @@ impl World {
             line.places.push(Seat {
                 in_flight: same.map_or(0, |seat| seat.in_flight),
                 endpoint,
-                cool_until_us: 0,
+                left_alone: None,
             });
         }
         let woken = line.woken_for_free_places();
+        if drops {
+            line.waiters.clear();
+        }
         self.wake(n, woken);
     }
 
     /// `Gateway::session_down`: its endpoints end, its streams are reset.
     pub(crate) fn gateway_session_down(&mut self, n: usize, session: SessionId) {
+        self.gateway_session_left(n, session);
         let now_us = self.now_us;
-        let gateway = &mut self.nodes[n].gateway;
-        gateway.ended.insert(session, now_us);
-        for table in gateway.endpoints.values_mut() {
-            table
-                .instances
-                .retain(|endpoint| endpoint.session != session);
-        }
-        for line in gateway.lines.values_mut() {
-            line.places.retain(|seat| seat.endpoint.session != session);
-        }
+        self.nodes[n].gateway.ended.insert(session, now_us);
         if self.plant == Some(Plant::StreamsHang) {
             return;
         }
@@ -342,7 +373,23 @@ impl World {
             .collect();
         for request in hit {
             self.abort_exchange(n, request);
-            self.exchange_lost(n, request);
+            match self.requests[request].is_reserving {
+                true => self.unsent(n, request),
+                false => self.exchange_lost(n, request, Trouble::Unreached),
+            }
+        }
+    }
+
+    /// `Gateway::session_left`: nothing new goes there, what is under way is answered.
+    pub(crate) fn gateway_session_left(&mut self, n: usize, session: SessionId) {
+        let gateway = &mut self.nodes[n].gateway;
+        for table in gateway.endpoints.values_mut() {
+            table
+                .instances
+                .retain(|endpoint| endpoint.session != session);
+        }
+        for line in gateway.lines.values_mut() {
+            line.places.retain(|seat| seat.endpoint.session != session);
         }
     }
 
@@ -355,7 +402,7 @@ impl World {
             return;
         };
         let n_waiting = line.waiters.len();
-        let is_edge = n_waiting >= line.next_edge || (n_waiting == 1 && line.places.is_empty());
+        let is_edge = n_waiting >= line.next_edge || (n_waiting == 1 && !line.has_service(now_us));
         if n_waiting == 0 || !(is_edge || repeat) || (once && line.demand_was_raised) {
             return;
         }
@@ -385,9 +432,10 @@ impl World {
 
     pub(crate) fn demand_tick(&mut self, n: usize) {
         self.at_node(n, DEMAND_PERIOD_US, Event::DemandTick);
+        let now_us = self.now_us;
         let starved = self.nodes[n].gateway.lines.iter();
         let starved: Vec<_> = starved
-            .filter(|(_, line)| line.is_starved())
+            .filter(|(_, line)| line.is_starved(now_us))
             .map(|(key, _)| key.clone())
             .collect();
         for key in starved {

@@ -13,6 +13,7 @@ mod exchange;
 mod faults;
 mod follow;
 mod gateway;
+mod leave;
 mod net;
 mod node;
 mod observe;
@@ -138,5 +139,6 @@ fn draw_settings(random: &mut Random) -> Settings {
             grace_ms: 1_000 * random.between(1, 5),
             ..ScaleConfig::default()
         },
+        ..Settings::default()
     }
 }

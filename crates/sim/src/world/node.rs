@@ -8,6 +8,7 @@ use super::World;
 use super::agent::Agent;
 use super::event::Event;
 use super::gateway::Gateway;
+use super::leave::Leaving;
 use super::plan::{MS, SECOND};
 use super::session::Control;
 
@@ -26,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) gateway: Gateway,
     /// Whom this node takes for the leader, and when it last heard of it.
     pub(crate) leader: LeaderSeen,
+    /// It goes in good order.
+    pub(crate) leaving: Option<Leaving>,
     /// A replica that falls behind takes this long per step.
     pub(crate) extra_lag_us: u64,
 }
@@ -63,6 +66,7 @@ impl Node {
             agent: Agent::default(),
             gateway: Gateway::default(),
             leader: LeaderSeen::default(),
+            leaving: None,
             extra_lag_us: 0,
         }
     }
@@ -95,6 +99,7 @@ impl World {
         node.agent = Agent::default();
         node.gateway = Gateway::default();
         node.leader = LeaderSeen::default();
+        node.leaving = None;
         let life = u64::from(node.life);
         self.trace.add(self.now_us, &[1, n as u64, life], || {
             format!("node {} starts, life {life}", n + 1)
@@ -131,6 +136,7 @@ impl World {
         }
         let node = &mut self.nodes[n];
         node.up = false;
+        node.leaving = None;
         node.life += 1;
         node.control = Control::default();
         node.agent = Agent::default();

@@ -34,6 +34,10 @@ pub(crate) struct Faults {
     pub(crate) pause: bool,
     pub(crate) cut: bool,
     pub(crate) isolate: bool,
+    /// A node goes in good order, as by SIGTERM, and comes back.
+    pub(crate) leave: bool,
+    /// An owner that does not hear of its loss meets an agent that was just restarted.
+    pub(crate) stale_owner: bool,
     pub(crate) leader_change: bool,
     pub(crate) slow_link: bool,
     pub(crate) lagging_replica: bool,
@@ -47,6 +51,8 @@ pub(crate) struct Faults {
     pub(crate) broken_streams: bool,
     pub(crate) slow_commits: bool,
     pub(crate) churn: bool,
+    /// Clients come back just as an instance is being stopped.
+    pub(crate) late_clients: bool,
 }
 
 impl Plan {
@@ -77,6 +83,8 @@ impl Faults {
             pause: on(500),
             cut: on(500),
             isolate: on(500),
+            leave: on(400),
+            stale_owner: on(400),
             leader_change: on(500),
             slow_link: on(400),
             lagging_replica: on(300),
@@ -89,6 +97,7 @@ impl Faults {
             broken_streams: on(400),
             slow_commits: on(300),
             churn: on(700),
+            late_clients: on(500),
         }
     }
 
@@ -98,6 +107,8 @@ impl Faults {
         pause: false,
         cut: false,
         isolate: false,
+        leave: false,
+        stale_owner: false,
         leader_change: false,
         slow_link: false,
         lagging_replica: false,
@@ -110,5 +121,6 @@ impl Faults {
         broken_streams: false,
         slow_commits: false,
         churn: false,
+        late_clients: false,
     };
 }

@@ -60,6 +60,28 @@ plants! {
     PlaceLeaks = "place-leaks",
     /// Demand is not repeated while requests wait.
     DemandOnce = "demand-once",
+    /// A start takes its place in the keeper's table only when it is answered.
+    RowAfterStart = "row-after-start",
+    /// The log accepts an owner's command under any epoch.
+    FenceIgnored = "fence-ignored",
+    /// A node opens its session before its route table has caught up.
+    OpensBehind = "opens-behind",
+    /// A node that leaves closes its session first and drains then.
+    LeavesFirst = "leaves-first",
+    /// A snapshot says that it holds one entry more than it does.
+    SnapshotShort = "snapshot-short",
+    /// The index of the applied entries is not written with what they changed.
+    IndexBehind = "index-behind",
+    /// Applying an entry looks at the node's clock.
+    ApplyReadsClock = "apply-reads-clock",
+    /// Now and then an answer goes to another request of the same gateway.
+    WrongWaiter = "wrong-waiter",
+    /// Who waits is dropped when the places in front of the line change.
+    ResizeDrops = "resize-drops",
+    /// An instance takes more requests at once than its limit.
+    LimitIgnored = "limit-ignored",
+    /// A place that was reserved and not used is never free again.
+    ReservationLeaks = "reservation-leaks",
 }
 
 impl fmt::Display for Plant {

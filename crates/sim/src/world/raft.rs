@@ -17,7 +17,7 @@ use super::node::{LeaderSeen, Replica};
 use super::plan::{MS, SECOND};
 use super::plant::Plant;
 use super::session::Origin;
-use crate::invariants::digest;
+use crate::invariants::{digest, fence};
 
 const TICK_US: u64 = 50 * MS;
 /// `raft/proposer.rs`: the same leader is asked again after this.
@@ -49,8 +49,10 @@ pub(crate) struct Raft {
 struct Snapshot {
     index: u64,
     rows_hash: u64,
-    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    rows: Rows,
 }
+
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 #[derive(Debug)]
 pub(crate) struct Proposal {
@@ -167,15 +169,20 @@ impl World {
             log_ms: self.now_us / MS,
             wall_ms: WALL_START_MS + self.now_us / MS,
             request: proposal.request.clone(),
-            command: self.tampered(&proposal.command),
+            command: self.tampered(leader, &proposal.command),
         };
         let from = proposal.from;
+        let fence = fence::of(&mut proposal.command.clone()).copied();
+        let owner = fence.map(|fence| self.nodes[leader].replica.state.owner(fence.shard));
+        let before = self.rows_before_a_short_snapshot(leader);
         self.raft.log.push(envelope);
         let index = self.raft.log.len() as u64;
         let Some(reply) = self.apply_up_to(leader, index) else {
             return;
         };
         self.trace_entry(index, &reply);
+        let verdict = fence::accepted(fence, owner, &reply);
+        self.judge("fenced log", verdict);
         if let Some(proposal) = self.proposals.get_mut(&id) {
             proposal.reply = Some(reply.clone());
         }
@@ -190,13 +197,26 @@ impl World {
             }
         }
         if index.is_multiple_of(self.plan.snapshot_every) {
-            self.take_snapshot(leader);
+            self.take_snapshot(leader, before);
         }
     }
 
+    /// `snapshot-short`: what the next snapshot holds instead.
+    fn rows_before_a_short_snapshot(&self, n: usize) -> Option<Rows> {
+        let is_due = (self.raft.log.len() as u64 + 1).is_multiple_of(self.plan.snapshot_every);
+        let short = self.plant == Some(Plant::SnapshotShort) && is_due;
+        short.then(|| rows_of(&self.nodes[n].replica.state))
+    }
+
     /// `second-session`: the entry says another node, so that the old session is not found.
-    fn tampered(&self, command: &Command) -> Command {
+    /// `fence-ignored`: the entry says the epoch that happens to be right.
+    fn tampered(&self, leader: usize, command: &Command) -> Command {
         let mut command = command.clone();
+        if self.plant == Some(Plant::FenceIgnored)
+            && let Some(fence) = fence::of(&mut command)
+        {
+            fence.epoch = self.nodes[leader].replica.state.owner(fence.shard).epoch;
+        }
         if self.plant == Some(Plant::SecondSession)
             && let Command::OpenSession(open) = &mut command
         {
@@ -228,12 +248,12 @@ impl World {
         self.at_node(n, delay, Event::Apply { upto });
     }
 
-    fn take_snapshot(&mut self, n: usize) {
+    fn take_snapshot(&mut self, n: usize, instead: Option<Rows>) {
         let replica = &self.nodes[n].replica;
         self.raft.snapshot = Some(Snapshot {
             index: replica.applied,
             rows_hash: replica.rows_hash,
-            rows: rows_of(&replica.state),
+            rows: instead.unwrap_or_else(|| rows_of(&replica.state)),
         });
     }
 
@@ -247,6 +267,10 @@ impl World {
         let (applied, rows_hash, rows) = match snapshot {
             Some(snapshot) => (snapshot.index, snapshot.rows_hash, snapshot.rows),
             None => (replica.applied, replica.rows_hash, rows_of(&replica.state)),
+        };
+        let applied = match self.plant == Some(Plant::IndexBehind) {
+            true => applied.saturating_sub(1),
+            false => applied,
         };
         let before = digest_of_rows(rows.clone());
         let state = State::from_rows(rows);
@@ -293,6 +317,9 @@ impl World {
                 cause: nihilo_machine::command::DownCause::Silent,
                 moves: Vec::new(),
             });
+        }
+        if self.plant == Some(Plant::ApplyReadsClock) {
+            envelope.log_ms = self.now_us / MS;
         }
         let applied = replica.state.apply(LogIndex(index), &envelope);
         replica.applied = index;
@@ -474,7 +501,7 @@ fn remember_changes(replica: &mut Replica, applied: &Applied) {
     }
 }
 
-fn rows_of(state: &State) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn rows_of(state: &State) -> Rows {
     let rows = state.rows().into_iter();
     rows.filter_map(|row| Some((row.key, row.value?))).collect()
 }

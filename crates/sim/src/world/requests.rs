@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) gateway: Address,
     /// Not idempotent: must not be executed twice.
     pub(crate) is_post: bool,
+    /// It streams a body: over the mesh it asks for its place first.
+    pub(crate) has_body: bool,
     pub(crate) arrived_us: u64,
     pub(crate) duration_us: u64,
     pub(crate) target: Option<Arc<RevisionTarget>>,
@@ -22,8 +24,13 @@ pub(crate) struct Request {
     /// When the present attempt was sent.
     pub(crate) sent_us: u64,
     pub(crate) n_lost: u32,
-    pub(crate) n_unsent: u32,
+    /// Since when nothing of it could be sent.
+    pub(crate) unsent_since_us: Option<u64>,
+    /// The present attempt has only asked for its place so far.
+    pub(crate) is_reserving: bool,
     pub(crate) n_executions: u32,
+    /// Executions that came to their end.
+    pub(crate) n_finished: u32,
     pub(crate) outcome: Option<Outcome>,
 }
 

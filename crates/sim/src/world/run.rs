@@ -87,6 +87,7 @@ impl World {
             Event::NextFault => self.next_fault(),
             Event::EndFault(fault) if !self.is_settling() => self.end_fault(fault),
             Event::Restart { node } => self.start_node(node),
+            Event::QuickRestart { node } => self.quick_restart(node),
             Event::NextArrivals { service } => self.next_arrivals(service),
             Event::NextWrite => self.next_write(),
             Event::RetryWrite { number } => self.retry_write(number),
@@ -105,6 +106,7 @@ impl World {
             Event::Advance => self.advance(n),
             Event::SessionChanged => self.sync_ownership(n),
             Event::Sweep => self.sweep(n),
+            Event::LeaveLook => self.look_whether_to_leave(n),
             Event::KeepAliveDue { round } => self.keep_alive_due(n, round),
             Event::KeepAlive {
                 from,
@@ -184,6 +186,7 @@ impl World {
                 attempt,
                 answer,
             } => self.mesh_answered(n, request, attempt, answer),
+            Event::PlaceExpires { instance, place } => self.place_expires(n, &instance, place),
             Event::Abort {
                 request,
                 attempt,

@@ -46,6 +46,8 @@ pub(crate) enum Origin {
     },
     Scales(Vec<ScaleUpdate>),
     Session,
+    /// The end of this node's session.
+    Leave,
     Roll,
     /// An admin's write, by number.
     Write(usize),
@@ -82,6 +84,8 @@ pub(crate) struct Control {
     pub(crate) scales: BTreeMap<ObjectKey, ScaleUpdate>,
     scales_wait: bool,
     pub(crate) n_boots: u32,
+    /// A session that is open in the log and not acted on here yet.
+    opened: Option<SessionId>,
 }
 
 /// Where the keep-alive loop stands.
@@ -131,6 +135,7 @@ impl Default for Control {
             scales: BTreeMap::new(),
             scales_wait: false,
             n_boots: 0,
+            opened: None,
         }
     }
 }
@@ -212,7 +217,8 @@ impl World {
         let node = &self.nodes[n];
         let caught_up = node.replica.applied >= answer.leader_applied.0
             && node.control.acknowledged >= answer.leader_applied;
-        let wants = node.control.session == SessionId(0);
+        let wants = node.control.session == SessionId(0) && node.leaving.is_none();
+        let caught_up = caught_up || self.plant == Some(Plant::OpensBehind);
         if wants && caught_up && now_ms >= node.control.not_before_ms {
             self.nodes[n].control.round = Round::Opening { number };
             self.open_session(n);
@@ -229,7 +235,7 @@ impl World {
             return;
         }
         let alone = self.nodes[n].control.leader_contact_ms.is_none();
-        if alone && self.node_ms(n) >= STALE_START_AFTER_MS {
+        if alone && self.nodes[n].leaving.is_none() && self.node_ms(n) >= STALE_START_AFTER_MS {
             self.nodes[n].gateway.is_open = true;
         }
         self.idle_again(n, number);
@@ -283,6 +289,7 @@ impl World {
             capacity: self.plan.capacity,
             t_self_ms: self.plan.t_self_ms,
             kills_instances_on_exit: true,
+            store_id: String::new(),
         };
         let command = Command::OpenSession(open);
         let key = RequestKey::default();
@@ -302,7 +309,8 @@ impl World {
         match opened {
             Some(session) => {
                 control.backoff_ms = OPEN_BACKOFF_MIN_MS;
-                self.set_session(n, session);
+                control.opened = Some(session);
+                return self.serve_once_acted_on(n);
             }
             None => {
                 control.not_before_ms = now_ms + control.backoff_ms;
@@ -310,6 +318,27 @@ impl World {
             }
         }
         self.idle_again(n, number);
+    }
+
+    /// `Shared::acted_on`: an order is taken and a request only by what held when the session was
+    /// opened, or later.
+    pub(crate) fn serve_once_acted_on(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let Some(session) = node.control.opened else {
+            return;
+        };
+        let acted_on = node.control.acknowledged >= LogIndex(session.0);
+        if !acted_on && self.plant != Some(Plant::OpensBehind) {
+            return;
+        }
+        node.control.opened = None;
+        let is_open = node.replica.state.session(session).is_some();
+        if is_open && node.leaving.is_none() {
+            self.set_session(n, session);
+        }
+        if let Round::Opening { number } = self.nodes[n].control.round {
+            self.idle_again(n, number);
+        }
     }
 
     /// `Shared::set_session`.
@@ -424,6 +453,7 @@ impl World {
         match origin {
             Origin::Nobody => {}
             Origin::Session => self.session_opened(n, answer),
+            Origin::Leave => self.left(n),
             Origin::Roll => self.nodes[n].control.roll_waits = false,
             Origin::Scales(written) => self.scales_written(n, &written, &answer),
             Origin::Write(write) => self.write_answered(n, write, answer),

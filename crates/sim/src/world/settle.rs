@@ -6,6 +6,7 @@ use nihilo_types::id::ObjectKey;
 
 use super::World;
 use super::event::Event;
+use super::exchange::PLACE_TTL_US;
 use super::plan::{Faults, MS, SECOND};
 use super::requests::Outcome;
 use crate::invariants::Verdict;
@@ -44,6 +45,12 @@ impl World {
         self.judge("one place", verdict);
         let verdict = self.nothing_hangs();
         self.judge("nothing hangs", verdict);
+        let verdict = self.places_expire();
+        self.judge("places expire", verdict);
+        if matches!(self.phase, Phase::Serving { .. }) {
+            let verdict = self.demand_is_repeated();
+            self.judge("demand is repeated", verdict);
+        }
         match self.phase {
             Phase::Chaos if self.now_us >= self.plan.chaos_us => self.heal(),
             Phase::Chaos | Phase::Over => {}
@@ -165,6 +172,38 @@ impl World {
                 return Err(format!(
                     "request {request} waits on ended session {session}"
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A place that nobody uses is free again in time: an instance that drains waits for it.
+    fn places_expire(&self) -> Verdict {
+        // A node that is paused looks at nothing.
+        for node in self.nodes.iter().filter(|node| node.runs(self.now_us)) {
+            for (id, instance) in &node.agent.instances {
+                let oldest = instance.held.values().min();
+                let until_us = oldest.map(|since| since + PLACE_TTL_US + LOOK_EVERY_US);
+                if until_us.is_some_and(|until| until < self.now_us) {
+                    return Err(format!("{id} holds a place since {oldest:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn demand_is_repeated(&self) -> Verdict {
+        for (n, node) in self.nodes.iter().enumerate() {
+            let lines = node.gateway.lines.iter();
+            for (key, line) in lines.filter(|(_, line)| line.is_starved(self.now_us)) {
+                let oldest = line
+                    .waiters
+                    .iter()
+                    .map(|w| self.requests[*w].arrived_us)
+                    .min();
+                let since_us = oldest.unwrap_or(self.now_us);
+                let now_us = self.now_us;
+                self.checks.demand.is_repeated(key, n, since_us, now_us)?;
             }
         }
         Ok(())

@@ -59,6 +59,7 @@ impl World {
         let control = &mut self.nodes[n].control;
         control.acknowledged = control.acknowledged.max(acknowledged);
         self.table_changed(n);
+        self.serve_once_acted_on(n);
     }
 
     /// `RouteFeed::advance`: swaps the gateway's table.
@@ -141,7 +142,11 @@ impl World {
             if let Some(queue) = self.nodes[n].control.queues.get_mut(&session.id) {
                 queue.is_closed = true;
             }
-            self.gateway_session_down(n, session.id);
+            // A node that leaves answers what it has begun; from one that is lost nothing comes.
+            match self.nodes[n].replica.state.has_left(session.id) {
+                true => self.gateway_session_left(n, session.id),
+                false => self.gateway_session_down(n, session.id),
+            }
             self.session_ended(n, session.id, session.opened.kills_instances_on_exit);
         }
     }
@@ -349,6 +354,7 @@ fn shard_of_change(state: &State, change: &ObjectChange) -> Option<ShardId> {
         | ObjectChange::Configuration { .. }
         | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
         ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
+        ObjectChange::ConfigMap { .. } => None,
         ObjectChange::Scale { revision } => state
             .revision(revision)
             .map(|revision| shard_of(&revision.root())),

@@ -53,6 +53,7 @@ impl World {
             name: "world".into(),
             domain: "localhost".into(),
             external_port: 80,
+            autoscaler: std::collections::BTreeMap::new(),
         }));
         for service in 0..self.plan.n_services {
             self.put_service(service, true);
@@ -287,10 +288,13 @@ impl World {
             true => self.random.skewed(MS, 400 * MS),
             false => self.random.between(SECOND, 5 * SECOND),
         };
+        let is_post = self.random.chance(400);
+        let has_body = is_post && self.random.chance(750);
         let request = Request {
             host: format!("{}.{NAMESPACE}.localhost", self.workload.services[service]),
             gateway: self.address(n),
-            is_post: self.random.chance(400),
+            is_post,
+            has_body,
             arrived_us: self.now_us + after_us,
             duration_us,
             target: None,
@@ -298,8 +302,10 @@ impl World {
             attempt: 0,
             sent_us: 0,
             n_lost: 0,
-            n_unsent: 0,
+            unsent_since_us: None,
+            is_reserving: false,
             n_executions: 0,
+            n_finished: 0,
             outcome: None,
         };
         let number = self.requests.len();

@@ -1,7 +1,7 @@
 //! Three node processes on this machine, started by this program and ended by it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,13 +14,18 @@ use nihilo_types::shard::{N_SHARDS, shard_of};
 use nihilo_wire::cluster::StatusResponse;
 use tokio::net::TcpStream;
 
-use super::{Ended, LocalNode, N_NODES, Network, NodeIndex};
+use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex};
 use crate::clock;
+use crate::judge::node_name;
 use crate::probe::Slot;
+use crate::proxy::{Proxy, Shape};
+use crate::seed::Random;
 
 /// A debug build on a busy machine needs a few seconds, and its log replay too.
-const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+const WHOLE_LIMIT: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An election under load on a machine that other work shares.
+const LEADER_LIMIT: Duration = Duration::from_secs(30);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The shortest that Knative allows.
 const TO_ZERO_GRACE: &str = "6s";
@@ -35,6 +40,10 @@ pub enum Place {
     Loopback,
     /// Each on an address of its own, with links that can be cut.
     Network,
+    /// The same, with a proxy on every link.
+    Proxied,
+    /// On loopback, each with its state on a disk of its own.
+    Disks,
 }
 
 #[derive(Debug)]
@@ -43,8 +52,12 @@ pub struct LocalCluster {
     /// Lives of processes that are over.
     pub ended: Vec<Ended>,
     binary: PathBuf,
-    /// Removed after the processes in it.
+    /// Removed after the processes in it, as the disks are.
     network: Option<Network>,
+    /// By node; empty where the nodes share the machine's.
+    disks: Vec<Disk>,
+    /// By the node that dials and the one that is reached.
+    proxies: BTreeMap<(NodeIndex, NodeIndex), Proxy>,
     /// Its ports stay reserved as long as the cluster lives.
     _slot: Slot,
 }
@@ -59,27 +72,40 @@ impl LocalCluster {
         binary: PathBuf,
         profile: Profile,
         place: Place,
+        variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
-            Place::Loopback => None,
-            Place::Network => Some(Network::create()?),
+            Place::Loopback | Place::Disks => None,
+            Place::Network | Place::Proxied => Some(Network::create()?),
         };
+        std::fs::create_dir_all(dir)?;
+        let disks = (0..N_NODES).filter(|_| place == Place::Disks).map(|node| {
+            let name = node_name(node);
+            Disk::create(dir.join(format!("{name}.img")), &dir.join(name))
+        });
+        let disks = disks.collect::<Result<_, _>>()?;
         let hosts = (0..N_NODES).map(|node| match &network {
             None => Ipv4Addr::LOCALHOST,
             Some(network) => network.address(node),
         });
         let hosts: Vec<_> = hosts.collect();
+        let proxies = match &network {
+            Some(network) if place == Place::Proxied => proxies(network, &slot).await?,
+            _ => BTreeMap::new(),
+        };
         let nodes = (0..N_NODES).map(|node| {
             let config = config(dir, &slot, &hosts, node, profile)?;
             let namespace = network.as_ref().map(|network| network.namespace(node));
-            LocalNode::prepare(config, namespace)
+            LocalNode::prepare(config, namespace, variables.to_vec())
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
             ended: Vec::new(),
             binary,
             network,
+            disks,
+            proxies,
             _slot: slot,
         };
         for node in 0..N_NODES {
@@ -87,6 +113,33 @@ impl LocalCluster {
         }
         cluster.until_whole(WHOLE_LIMIT).await?;
         Ok(cluster)
+    }
+
+    /// The disk that a node's state is on.
+    ///
+    /// # Errors
+    /// The nodes share the machine's.
+    pub fn disk(&mut self, node: NodeIndex) -> anyhow::Result<&mut Disk> {
+        let disk = self.disks.get_mut(node);
+        disk.context("the nodes have no disks of their own")
+    }
+
+    /// Gives the links that are hit a shape, from the dialling node to the one that is reached.
+    ///
+    /// # Errors
+    /// There are no proxies.
+    pub fn shape(
+        &self,
+        shape: Shape,
+        is_hit: impl Fn(NodeIndex, NodeIndex) -> bool,
+    ) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.proxies.is_empty(), "the links have no proxies");
+        for ((from, to), proxy) in &self.proxies {
+            if is_hit(*from, *to) {
+                proxy.shape(shape);
+            }
+        }
+        Ok(())
     }
 
     /// The network whose links can be cut.
@@ -169,23 +222,19 @@ impl LocalCluster {
             .unwrap_or_else(|| prefix.to_owned())
     }
 
-    /// # Errors
-    /// No running node answers.
-    pub async fn leader(&self) -> anyhow::Result<NodeIndex> {
-        let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
-        let status = client.cluster_status().await?;
-        let index = status.leader.checked_sub(1).context("there is no leader")?;
-        Ok(usize::try_from(index)?)
-    }
-
-    /// The open session of each node, by name; 0 = none.
+    /// Who leads; waits for an election that is under way.
     ///
     /// # Errors
-    /// No running node answers.
-    pub async fn sessions(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+    /// No running node answers, or nobody leads within a limit.
+    pub async fn leader(&self) -> anyhow::Result<NodeIndex> {
         let client = self.client(&self.running())?.with_timeout(ASK_LIMIT);
-        let nodes = client.cluster_status().await?.nodes.into_iter();
-        Ok(nodes.map(|node| (node.name, node.session)).collect())
+        let leader = clock::until(LEADER_LIMIT, LOOK_EVERY, || async {
+            let status = client.cluster_status().await;
+            let status = status.map_err(|error| error.to_string())?;
+            let index = status.leader.checked_sub(1).ok_or("nobody leads")?;
+            usize::try_from(index).map_err(|error| error.to_string())
+        });
+        leader.await.map_err(anyhow::Error::msg)
     }
 
     /// Waits until all nodes run, have joined, own the shards they prefer, and accept clients.
@@ -225,6 +274,25 @@ impl LocalCluster {
         let crashes = self.nodes.iter_mut().filter_map(LocalNode::crashed);
         self.ended.extend(crashes);
     }
+}
+
+/// Puts a proxy before every node's peer port, one for each node that dials it.
+async fn proxies(
+    network: &Network,
+    slot: &Slot,
+) -> anyhow::Result<BTreeMap<(NodeIndex, NodeIndex), Proxy>> {
+    let mut proxies = BTreeMap::new();
+    let mut random = Random::from_seed(slot.peer(0).into());
+    for from in 0..N_NODES {
+        for to in (0..N_NODES).filter(|to| *to != from) {
+            let target = SocketAddrV4::new(network.address(to), slot.peer(u16::try_from(to)?));
+            let own = network.own_address().into();
+            let proxy = Proxy::start(own, target.into(), random.fork()).await?;
+            network.divert(from, target, proxy.address)?;
+            proxies.insert((from, to), proxy);
+        }
+    }
+    Ok(proxies)
 }
 
 fn config(

@@ -1,12 +1,16 @@
 //! Where the nodes of a trial run.
 
+mod disk;
 mod local;
 mod network;
 mod node;
+mod strace;
 
+pub use disk::Disk;
 pub use local::{LocalCluster, Place};
-pub use network::Network;
-pub use node::{Ended, LocalNode};
+pub use network::{Manner, Network};
+pub use node::{Ended, LocalNode, log_of};
+pub use strace::{Injection, SyncFault};
 
 /// Nodes of every cluster: the smallest that survives the loss of one.
 pub const N_NODES: usize = 3;

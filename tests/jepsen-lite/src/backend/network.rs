@@ -3,7 +3,7 @@
 //! The switch has a namespace of its own, so that the machine's firewall has no say in it. This
 //! program's namespace is one more host, which no cut concerns.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
@@ -15,6 +15,15 @@ const N_NETWORKS: u8 = 100;
 /// This program's host number; nodes have theirs from 1.
 const HARNESS: u8 = 254;
 const SWITCH: &str = "switch";
+
+/// What the nodes at a cut link notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Packets are lost.
+    Silent,
+    /// Whoever sends is answered with a reset.
+    Told,
+}
 
 /// Removed when dropped, with everything in it.
 #[derive(Debug)]
@@ -109,14 +118,69 @@ impl Network {
         self.host(u8::try_from(node + 1).unwrap_or(HARNESS))
     }
 
-    /// From now on nothing that `from` sends reaches `to`, and nobody is told.
+    /// From now on nothing that `from` sends reaches `to`.
     ///
     /// # Errors
     /// `iptables` refuses.
-    pub fn cut(&self, from: NodeIndex, to: NodeIndex) -> anyhow::Result<()> {
-        let source = self.address(from).to_string();
-        let rule = ["iptables", "-w", "-A", "INPUT", "-s", &source, "-j", "DROP"];
-        self.inside(to, &rule)
+    pub fn cut(&self, from: NodeIndex, to: NodeIndex, manner: Manner) -> anyhow::Result<()> {
+        self.rule("-A", from, to, manner)
+    }
+
+    /// Undoes one cut.
+    ///
+    /// # Errors
+    /// It was not cut in this manner.
+    pub fn join(&self, from: NodeIndex, to: NodeIndex, manner: Manner) -> anyhow::Result<()> {
+        self.rule("-D", from, to, manner)
+    }
+
+    fn rule(
+        &self,
+        change: &str,
+        from: NodeIndex,
+        to: NodeIndex,
+        manner: Manner,
+    ) -> anyhow::Result<()> {
+        let (source, target) = (self.address(from).to_string(), self.address(to).to_string());
+        let (node, chain, rule) = match manner {
+            Manner::Silent => (to, "INPUT", vec!["-s", &source, "-j", "DROP"]),
+            // At the sender: its own kernel answers, as the router beside it would.
+            Manner::Told => (
+                from,
+                "OUTPUT",
+                vec![
+                    "-d",
+                    &target,
+                    "-p",
+                    "tcp",
+                    "-j",
+                    "REJECT",
+                    "--reject-with",
+                    "tcp-reset",
+                ],
+            ),
+        };
+        let mut command = vec!["iptables", "-w", change, chain];
+        command.extend(rule);
+        self.inside(node, &command)
+    }
+
+    /// Connections of `from` to a port of `to` go to `via` instead, those that are open already
+    /// excepted.
+    ///
+    /// # Errors
+    /// `iptables` refuses.
+    pub fn divert(&self, from: NodeIndex, to: SocketAddrV4, via: SocketAddr) -> anyhow::Result<()> {
+        let (host, port, via) = (to.ip().to_string(), to.port().to_string(), via.to_string());
+        let mut rule = vec!["iptables", "-w", "-t", "nat", "-A", "OUTPUT", "-p", "tcp"];
+        rule.extend(["-d", &host, "--dport", &port]);
+        rule.extend(["-j", "DNAT", "--to-destination", &via]);
+        self.inside(from, &rule)
+    }
+
+    /// This program's own address, as the nodes see it.
+    pub fn own_address(&self) -> Ipv4Addr {
+        self.host(HARNESS)
     }
 
     /// Undoes every cut.
@@ -124,7 +188,10 @@ impl Network {
     /// # Errors
     /// `iptables` refuses.
     pub fn mend(&self) -> anyhow::Result<()> {
-        (0..N_NODES).try_for_each(|node| self.inside(node, &["iptables", "-w", "-F", "INPUT"]))
+        (0..N_NODES).try_for_each(|node| {
+            self.inside(node, &["iptables", "-w", "-F", "INPUT"])?;
+            self.inside(node, &["iptables", "-w", "-F", "OUTPUT"])
+        })
     }
 
     fn inside(&self, node: NodeIndex, command: &[&str]) -> anyhow::Result<()> {

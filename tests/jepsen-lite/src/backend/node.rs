@@ -37,6 +37,8 @@ pub struct LocalNode {
     pub config: NodeConfig,
     /// Network namespace of its process; `None` = this program's.
     namespace: Option<String>,
+    /// On top of what this program has in its own environment.
+    variables: Vec<(String, String)>,
     child: Option<Child>,
     paused: bool,
 }
@@ -46,12 +48,17 @@ impl LocalNode {
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub(super) fn prepare(config: NodeConfig, namespace: Option<String>) -> anyhow::Result<Self> {
+    pub(super) fn prepare(
+        config: NodeConfig,
+        namespace: Option<String>,
+        variables: Vec<(String, String)>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir)?;
         std::fs::write(config_file(&config.data_dir), config.to_yaml())?;
         Ok(Self {
             config,
             namespace,
+            variables,
             child: None,
             paused: false,
         })
@@ -59,6 +66,11 @@ impl LocalNode {
 
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
     }
 
     pub fn is_running(&self) -> bool {
@@ -82,6 +94,7 @@ impl LocalNode {
             .args(["node", "start", "--config"])
             .arg(config_file(&self.config.data_dir))
             .args(["--parent", &std::process::id().to_string()])
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -102,7 +115,7 @@ impl LocalNode {
     }
 
     pub fn log_file(&self) -> PathBuf {
-        self.config.data_dir.join("node.log")
+        log_of(&self.config.data_dir)
     }
 
     /// kill -9; returns when the process is gone, with the time at which the last of its children
@@ -225,6 +238,12 @@ fn is_alive(pid: u32) -> bool {
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
+/// Output of the node with its state there: beside it, so that it needs nothing of a disk that is
+/// hurt.
+pub fn log_of(data_dir: &Path) -> PathBuf {
+    data_dir.with_extension("log")
+}
+
 fn config_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("node.yaml")
+    data_dir.with_extension("yaml")
 }

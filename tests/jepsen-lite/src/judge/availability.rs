@@ -30,10 +30,13 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
         }
         n_checked += 1;
         slowest_ns = slowest_ns.max(request.ended_ns.saturating_sub(request.sent_ns));
-        if is_answered(request) {
+        if request.outcome.is_good() {
             continue;
         }
-        let excused = !request.is_get() && faults.iter().any(|fault| is_around(request, fault));
+        // Once the head was sent nobody can answer again, however often it might be asked.
+        let is_cut = matches!(request.outcome, Outcome::Cut { .. });
+        let excused =
+            (!request.is_get() || is_cut) && faults.iter().any(|fault| is_around(request, fault));
         if excused && is_explicit(&request.outcome) {
             n_refused += 1;
             continue;
@@ -51,7 +54,7 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
         );
     }
     let notes = vec![
-        format!("{n_refused} not idempotent ones explicitly refused around a fault"),
+        format!("{n_refused} not idempotent or half answered, explicitly refused around a fault"),
         format!("{n_exempt} through a gateway that was gone"),
         format!("the slowest took {} ms", slowest_ns / 1_000_000),
     ];
@@ -64,11 +67,6 @@ fn shown(request: &RequestRecord) -> String {
     let took_ms = request.ended_ns.saturating_sub(request.sent_ns) / 1_000_000;
     let (bytes, app_ms) = (request.body_bytes, request.app_ms);
     format!("{method} {service} through {gateway}, {bytes} bytes, app {app_ms} ms: {took_ms} ms")
-}
-
-fn is_answered(request: &RequestRecord) -> bool {
-    matches!(&request.outcome, Outcome::Answered(answered)
-        if (200..300).contains(&answered.status) && answered.mistake.is_empty())
 }
 
 /// One outcome that says what it is. A cut after the head is one: there is no other way left.
@@ -144,6 +142,18 @@ mod tests {
         assert_eq!(class(request("POST", 0, status(502, ""))), Class::Violation);
         let broken = || Outcome::Broken { why: "eof".into() };
         assert_eq!(class(request("POST", 0, broken())), Class::Violation);
+    }
+
+    #[test]
+    fn half_an_answer_is_excused_by_a_fault_only() {
+        let cut = || Outcome::Cut {
+            status: 200,
+            instance: "i".into(),
+            why: "reset".into(),
+        };
+        assert_eq!(class(request("GET", 0, cut())), Class::Pass);
+        let alone = check(&[request("GET", 0, cut())], &[], &[]);
+        assert_eq!(alone.class(), Class::Violation);
     }
 
     #[test]

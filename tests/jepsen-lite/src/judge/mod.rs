@@ -3,6 +3,8 @@
 mod availability;
 mod drain;
 mod logs;
+mod owners;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,19 +12,21 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nihilo_sim::checker::convergence;
+use nihilo_sim::checker::coverage;
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{
-    self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
-};
+use nihilo_sim::checker::instance_bound::{self, NodeRecords, ProcessSample, SeenEmpty};
+use nihilo_sim::checker::orphans;
 use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
-use nihilo_sim::checker::verdict::MAX_EVIDENCE;
+use nihilo_sim::checker::verdict::{MAX_EVIDENCE, NOTHING_CHECKED};
 use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
 use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
 use nihilo_sim::history::startstop;
 
 pub use availability::Fault;
 
+use crate::backend::log_of;
 use crate::instance_ledger::{self, InstanceLine};
 use crate::record::{Answered, Outcome, RequestRecord};
 use crate::workload::services::TIMEOUT_SECONDS;
@@ -41,7 +45,6 @@ pub struct Evidences {
     pub faults: Vec<Fault>,
     pub max_scale: BTreeMap<String, u32>,
     pub seen_empty: Vec<SeenEmpty>,
-    pub declared_down: Vec<DeclaredDown>,
     pub samples: Vec<ProcessSample>,
     /// Nodes that were told to end.
     pub node_ends: Vec<NodeEnd>,
@@ -53,6 +56,20 @@ pub struct Evidences {
     pub digests: Vec<Digest>,
     /// Ends of processes that nobody ended.
     pub crashes: Vec<String>,
+    /// Records of agents whose disks lost them later.
+    pub saved_records: Vec<NodeRecords>,
+    /// What is older in the agents' records is not judged.
+    pub since_ns: u64,
+    /// Bytes of each node's output that are not judged.
+    pub log_from: BTreeMap<String, u64>,
+    /// Looks at the cluster after the load, until it had been at rest for long enough.
+    pub settled: Vec<convergence::Input>,
+    /// Scans of the host beside what the agents list.
+    pub host_scans: Vec<orphans::Input>,
+    /// What was to happen, and what did.
+    pub coverage: coverage::Input,
+    /// Texts of panics that the trial caused.
+    pub expected_panics: Vec<String>,
 }
 
 /// What the trial itself looks at: after load nothing runs, by the kernel's and all nodes' word.
@@ -61,13 +78,18 @@ pub const AT_ZERO: &str = "at zero after load";
 pub const DIED: &str = "died with its node";
 /// A change by an operator that a fault met on its way succeeded.
 pub const CHANGE: &str = "change under way";
+/// A store that has failed says so, and does not come back in its process.
+pub const STORE_FAILED: &str = "a failed store stays failed";
 /// A healed cluster is whole again in time.
 pub const WHOLE: &str = "whole again";
 
 /// Judges a trial by its evidences and the files below its folder.
 pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
     let mut report = Report::default();
-    let (lines, records) = match (instance_ledger::read(ledger), node_records(nodes)) {
+    let (lines, records) = match (
+        instance_ledger::read(ledger),
+        node_records(nodes, evidences),
+    ) {
         (Ok(lines), Ok(records)) => (lines, records),
         (Err(error), _) | (_, Err(error)) => {
             report.add("records", Verdict::harness_fault(format!("{error:#}")));
@@ -90,18 +112,36 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         &evidences.faults,
     );
     report.add(availability::NAME, available);
-    report.add(instance_bound::NAME, bound(evidences, records));
+    report.add(instance_bound::NAME, bound(evidences, records, nodes));
     report.add(
         replica_equality::NAME,
         replica_equality::check(&evidences.digests),
     );
-    report.add(logs::NAME, logs::check(nodes, &evidences.crashes));
+    let logs = logs::check(
+        nodes,
+        &evidences.log_from,
+        &evidences.crashes,
+        &evidences.expected_panics,
+    );
+    report.add(logs::NAME, logs);
+    if let Some(owners) = owners::check(nodes) {
+        report.add(owners::NAME, owners);
+    }
+    for settled in &evidences.settled {
+        report.add(convergence::NAME, convergence::check(settled));
+    }
+    for scan in &evidences.host_scans {
+        report.add(orphans::NAME, orphans::check(scan));
+    }
+    if !evidences.coverage.required.is_empty() {
+        report.add(coverage::NAME, coverage::check(&evidences.coverage));
+    }
     seen_by_the_trial(evidences, &mut report);
     report
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, CHANGE, AT_ZERO, DIED] {
+    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED] {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();
@@ -113,10 +153,10 @@ fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
 }
 
 /// A violation if anything was found; unknown if nothing was looked at.
-fn verdict(found: Vec<Evidence>, n_checked: u64, notes: Vec<String>) -> Verdict {
+pub(crate) fn verdict(found: Vec<Evidence>, n_checked: u64, notes: Vec<String>) -> Verdict {
     if found.is_empty() {
         if n_checked == 0 {
-            return Verdict::unknown("there was nothing to check");
+            return Verdict::unknown(NOTHING_CHECKED);
         }
         return Verdict::Pass(Passed { n_checked, notes });
     }
@@ -189,15 +229,19 @@ fn answer(answered: &Answered) -> ClientOutcome {
     }
 }
 
-fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
+fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, PathBuf)]) -> Verdict {
     if evidences.max_scale.is_empty() {
         return Verdict::unknown("no revision has a max-scale");
     }
+    let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
+    let Some(declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
+        return Verdict::harness_fault("the output of a node cannot be read");
+    };
     instance_bound::check(&instance_bound::Input {
-        nodes,
+        nodes: records,
         max_scale: evidences.max_scale.clone(),
         surge: 0,
-        declared_down: evidences.declared_down.clone(),
+        declared_down,
         seen_empty: evidences.seen_empty.clone(),
         samples: evidences.samples.clone(),
         tolerances: instance_bound::Tolerances {
@@ -208,17 +252,33 @@ fn bound(evidences: &Evidences, nodes: Vec<NodeRecords>) -> Verdict {
     })
 }
 
-fn node_records(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<NodeRecords>> {
+fn node_records(
+    nodes: &[(String, PathBuf)],
+    evidences: &Evidences,
+) -> anyhow::Result<Vec<NodeRecords>> {
     let of_node = |(node, data_dir): &(String, PathBuf)| {
+        let mut records = start_stop_records(data_dir)?;
+        let saved = evidences.saved_records.iter();
+        for saved in saved.filter(|saved| saved.node == *node) {
+            let lost = |record: &&startstop::StartStopRecord| !records.contains(record);
+            let lost: Vec<_> = saved.records.iter().filter(lost).cloned().collect();
+            records.extend(lost);
+        }
+        records.retain(|record| record.boottime_ns >= evidences.since_ns);
+        records.sort_by_key(|record| record.boottime_ns);
         Ok(NodeRecords {
             node: node.clone(),
-            records: start_stop_records(data_dir)?,
+            records,
         })
     };
     nodes.iter().map(of_node).collect()
 }
 
-fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {
+/// What a node's agent has written down, the part in memory only included.
+///
+/// # Errors
+/// It cannot be read.
+pub fn start_stop_records(data_dir: &Path) -> anyhow::Result<Vec<startstop::StartStopRecord>> {
     let dir = data_dir.join("agent");
     let mut records = Vec::new();
     let rotated = dir.join("startstop.log.1");

@@ -3,8 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{LocalCluster, N_NODES, NodeIndex, Place};
+use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
+use crate::nemesis::cuts::{self, Cut};
+use crate::nemesis::disks::DiskFault;
+use crate::nemesis::links::LinkFault;
+use crate::nemesis::target::follower;
 use crate::seed::Random;
 use crate::trial::Trial;
 
@@ -13,13 +17,10 @@ const HOLD_MIN_MS: u64 = 1_000;
 const HOLD_MAX_MS: u64 = 6_000;
 const PAUSE_MIN_MS: u64 = 300;
 const PAUSE_MAX_MS: u64 = 8_000;
-const CUT_MIN_MS: u64 = 300;
-const CUT_MAX_MS: u64 = 12_000;
 /// Between the nodes of a rolling restart.
 const ROLL_PAUSE: Duration = Duration::from_millis(500);
-
-/// From a node to another.
-type Link = (NodeIndex, NodeIndex);
+/// After the name of a cut whose nodes are told by resets.
+const WITH_RESETS: &str = "-reset";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nemesis {
@@ -40,19 +41,15 @@ pub enum Nemesis {
     PauseLeader,
     /// N6.
     PauseFollower,
-    /// N7: no other node is reached, and none reaches it; clients do.
-    IsolateLeader,
-    IsolateFollower,
-    /// The leader and one follower do not reach each other, the third node reaches both.
-    CutFollower,
-    /// The leader hears nobody.
-    DeafLeader,
-    /// Nobody hears the leader.
-    MuteLeader,
+    Cut(Cut, Manner),
+    Flap,
+    Swizzle,
+    Disk(DiskFault),
+    Link(LinkFault),
 }
 
 impl Nemesis {
-    pub const ALL: [Nemesis; 14] = [
+    const OF_PROCESSES: [Nemesis; 9] = [
         Nemesis::None,
         Nemesis::KillLeader,
         Nemesis::KillFollower,
@@ -62,29 +59,31 @@ impl Nemesis {
         Nemesis::RollingRestart,
         Nemesis::PauseLeader,
         Nemesis::PauseFollower,
-        Nemesis::IsolateLeader,
-        Nemesis::IsolateFollower,
-        Nemesis::CutFollower,
-        Nemesis::DeafLeader,
-        Nemesis::MuteLeader,
     ];
+
+    pub fn all() -> Vec<Self> {
+        let cut = |cut| [Manner::Silent, Manner::Told].map(|manner| Nemesis::Cut(cut, manner));
+        let mut all = Self::OF_PROCESSES.to_vec();
+        all.extend(Cut::ALL.into_iter().flat_map(cut));
+        all.extend([Nemesis::Flap, Nemesis::Swizzle]);
+        all.extend(DiskFault::ALL.map(Nemesis::Disk));
+        all.extend(LinkFault::ALL.map(Nemesis::Link));
+        all
+    }
 
     /// Where the nodes have to live for it.
     pub fn place(self) -> Place {
         match self {
-            Nemesis::IsolateLeader
-            | Nemesis::IsolateFollower
-            | Nemesis::CutFollower
-            | Nemesis::DeafLeader
-            | Nemesis::MuteLeader => Place::Network,
+            Nemesis::Cut(..) | Nemesis::Flap | Nemesis::Swizzle => Place::Network,
+            Nemesis::Link(_) => Place::Proxied,
+            Nemesis::Disk(fault) if fault.needs_disks() => Place::Disks,
             _ => Place::Loopback,
         }
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|nemesis| nemesis.to_string() == text)
+        let mut all = Self::all().into_iter();
+        all.find(|nemesis| nemesis.to_string() == text)
     }
 
     /// Hurts the cluster once and heals it. `focus` is the service under most load.
@@ -107,30 +106,17 @@ impl Nemesis {
                     Nemesis::PauseLeader => leader,
                     _ => follower(leader, random),
                 };
-                let length = Duration::from_millis(random.between(PAUSE_MIN_MS, PAUSE_MAX_MS));
-                trial.say(&format!(
-                    "pause node{} for {} ms",
-                    node + 1,
-                    length.as_millis()
-                ));
-                trial.pause(node).await?;
-                pause(length).await;
+                let ms = random.between(PAUSE_MIN_MS, PAUSE_MAX_MS);
+                trial.say(&format!("pause node{} for {ms} ms", node + 1));
+                trial.pause(node)?;
+                pause(Duration::from_millis(ms)).await;
                 trial.resume(node).await?;
             }
-            Nemesis::IsolateLeader
-            | Nemesis::IsolateFollower
-            | Nemesis::CutFollower
-            | Nemesis::DeafLeader
-            | Nemesis::MuteLeader => {
-                let leader = trial.cluster.leader().await?;
-                let (node, links) = self.cuts(leader, random);
-                let length = Duration::from_millis(random.between(CUT_MIN_MS, CUT_MAX_MS));
-                let ms = length.as_millis();
-                trial.say(&format!("{self}: node{} cut off for {ms} ms", node + 1));
-                trial.cut(node, &links).await?;
-                pause(length).await;
-                trial.mend(node).await?;
-            }
+            Nemesis::Cut(cut, manner) => cuts::strike(cut, manner, trial, random).await?,
+            Nemesis::Flap => cuts::flap(trial, random).await?,
+            Nemesis::Swizzle => cuts::swizzle(trial, random).await?,
+            Nemesis::Disk(fault) => fault.strike(trial, random).await?,
+            Nemesis::Link(fault) => fault.strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -140,29 +126,11 @@ impl Nemesis {
                 trial.kill(node).await?;
                 pause(hold(random)).await;
                 let took = trial.heal(&[node]).await?;
-                trial.say(&format!(
-                    "whole again {:.1} s after its start",
-                    took.as_secs_f64()
-                ));
+                let seconds = took.as_secs_f64();
+                trial.say(&format!("whole again {seconds:.1} s after its start"));
             }
         }
         Ok(())
-    }
-
-    /// Who is cut off, and the links, each from one node to another, that are cut for it.
-    fn cuts(self, leader: NodeIndex, random: &mut Random) -> (NodeIndex, Vec<Link>) {
-        let node = match self {
-            Nemesis::IsolateFollower | Nemesis::CutFollower => follower(leader, random),
-            _ => leader,
-        };
-        let others = (0..N_NODES).filter(|other| *other != node);
-        let links = others.flat_map(|other| match self {
-            Nemesis::CutFollower if other != leader => vec![],
-            Nemesis::DeafLeader => vec![(other, node)],
-            Nemesis::MuteLeader => vec![(node, other)],
-            _ => vec![(node, other), (other, node)],
-        });
-        (node, links.collect())
     }
 
     async fn victim(
@@ -185,26 +153,16 @@ fn hold(random: &mut Random) -> Duration {
     Duration::from_millis(random.between(HOLD_MIN_MS, HOLD_MAX_MS))
 }
 
-fn follower(leader: NodeIndex, random: &mut Random) -> NodeIndex {
-    let others: Vec<_> = (0..N_NODES).filter(|node| *node != leader).collect();
-    random.pick(&others).copied().unwrap_or(leader)
-}
-
 async fn kill_all(trial: &mut Trial, random: &mut Random) -> anyhow::Result<()> {
     trial.say("kill -9 of all nodes");
-    for node in 0..N_NODES {
-        trial.kill(node).await?;
-    }
     let mut order: Vec<_> = (0..N_NODES).collect();
-    for last in (1..order.len()).rev() {
-        let with = random.between(0, last as u64 + 1);
-        order.swap(last, usize::try_from(with)?);
+    for node in &order {
+        trial.kill(*node).await?;
     }
+    random.shuffle(&mut order);
     let took = trial.heal(&order).await?;
-    trial.say(&format!(
-        "whole again {:.1} s after the start",
-        took.as_secs_f64()
-    ));
+    let seconds = took.as_secs_f64();
+    trial.say(&format!("whole again {seconds:.1} s after the start"));
     Ok(())
 }
 
@@ -230,11 +188,12 @@ impl fmt::Display for Nemesis {
             Nemesis::RollingRestart => "rolling-restart",
             Nemesis::PauseLeader => "pause-leader",
             Nemesis::PauseFollower => "pause-follower",
-            Nemesis::IsolateLeader => "isolate-leader",
-            Nemesis::IsolateFollower => "isolate-follower",
-            Nemesis::CutFollower => "cut-follower",
-            Nemesis::DeafLeader => "deaf-leader",
-            Nemesis::MuteLeader => "mute-leader",
+            Nemesis::Cut(cut, Manner::Silent) => return write!(f, "{cut}"),
+            Nemesis::Cut(cut, Manner::Told) => return write!(f, "{cut}{WITH_RESETS}"),
+            Nemesis::Flap => "flap",
+            Nemesis::Swizzle => "swizzle",
+            Nemesis::Disk(fault) => return write!(f, "{fault}"),
+            Nemesis::Link(fault) => return write!(f, "{fault}"),
         })
     }
 }
@@ -245,26 +204,8 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for nemesis in Nemesis::ALL {
+        for nemesis in Nemesis::all() {
             assert_eq!(Nemesis::parse(&nemesis.to_string()), Some(nemesis));
         }
-    }
-
-    #[test]
-    fn cuts_are_those_of_their_names() {
-        let mut random = Random::from_seed(5);
-        let mut cuts = |nemesis: Nemesis| nemesis.cuts(0, &mut random);
-        let (both, from, to) = (
-            [(0, 1), (1, 0), (0, 2), (2, 0)],
-            [(0, 1), (0, 2)],
-            [(1, 0), (2, 0)],
-        );
-        assert_eq!(cuts(Nemesis::IsolateLeader), (0, both.to_vec()));
-        assert_eq!(cuts(Nemesis::MuteLeader), (0, from.to_vec()));
-        assert_eq!(cuts(Nemesis::DeafLeader), (0, to.to_vec()));
-        let (node, links) = cuts(Nemesis::CutFollower);
-        assert_eq!(links, [(node, 0), (0, node)]);
-        let (node, links) = cuts(Nemesis::IsolateFollower);
-        assert!(node != 0 && links.len() == 4);
     }
 }

@@ -1,4 +1,7 @@
 //! What is done to the cluster, and to whom.
 
+pub mod cuts;
+pub mod disks;
 pub mod faults;
+pub mod links;
 pub mod target;

@@ -5,6 +5,12 @@ use std::fmt;
 use crate::backend::{N_NODES, NodeIndex};
 use crate::seed::Random;
 
+/// Any node but the leader.
+pub(super) fn follower(leader: NodeIndex, random: &mut Random) -> NodeIndex {
+    let others: Vec<_> = (0..N_NODES).filter(|node| *node != leader).collect();
+    random.pick(&others).copied().unwrap_or(leader)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Leads, and does not own the service in focus.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::load::{Clients, Load, Mix};
 use super::services::{self, Scaling};
 use crate::backend::{LocalCluster, N_NODES};
-use crate::clock::pause;
+use crate::clock::{at, pause};
 use crate::seed::Random;
 use crate::trial::Trial;
 
@@ -41,14 +42,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let services = deploy(trial, kind).await?;
     trial.until_zero().await?;
-    let (clients, mut steps) = (trial.clients.clone(), random.fork());
     let end = Instant::now() + length;
-    let of_load = services.clone();
-    let load = tokio::spawn(async move {
-        while Instant::now() < end {
-            step(&clients, kind, &of_load, &mut steps).await;
-        }
-    });
+    let load = start(trial, kind, &services, end, random);
     while Instant::now() < end {
         pause(Duration::from_millis(
             random.between(BETWEEN_MIN_MS, BETWEEN_MAX_MS),
@@ -63,11 +58,33 @@ pub async fn run(
     Ok(())
 }
 
-async fn deploy(trial: &Trial, kind: Kind) -> anyhow::Result<Vec<String>> {
+/// Loads the services in steps until `end`.
+pub fn start(
+    trial: &Trial,
+    kind: Kind,
+    services: &[String],
+    end: Instant,
+    random: &mut Random,
+) -> JoinHandle<()> {
+    let (clients, mut random) = (trial.clients.clone(), random.fork());
+    let services = services.to_vec();
+    tokio::spawn(async move {
+        while Instant::now() < end {
+            step(&clients, kind, &services, end, &mut random).await;
+        }
+    })
+}
+
+/// Deploys what is loaded; returns the names.
+///
+/// # Errors
+/// A service does not become Ready.
+pub async fn deploy(trial: &Trial, kind: Kind) -> anyhow::Result<Vec<String>> {
     let client = trial.admin()?;
-    let (n, scaling) = match kind {
-        Kind::FromZero => (5, Scaling::default()),
+    let (letter, n, scaling) = match kind {
+        Kind::FromZero => ('z', 5, Scaling::default()),
         Kind::Steps => (
+            's',
             1,
             Scaling {
                 max_scale: 3,
@@ -79,7 +96,7 @@ async fn deploy(trial: &Trial, kind: Kind) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for number in 0..n {
         let owner = number % N_NODES;
-        let name = LocalCluster::name_owned_by(&format!("z{number}-"), owner);
+        let name = LocalCluster::name_owned_by(&format!("{letter}{number}-"), owner);
         let service = services::echo(&name, &trial.ledger, scaling);
         let deployed = services::deploy(&client, &service).await;
         deployed.map_err(anyhow::Error::msg)?;
@@ -89,7 +106,13 @@ async fn deploy(trial: &Trial, kind: Kind) -> anyhow::Result<Vec<String>> {
 }
 
 /// One step: some services get some load for some time.
-async fn step(clients: &Arc<Clients>, kind: Kind, services: &[String], random: &mut Random) {
+async fn step(
+    clients: &Arc<Clients>,
+    kind: Kind,
+    services: &[String],
+    end: Instant,
+    random: &mut Random,
+) {
     let (services, per_second, app_ms) = match kind {
         Kind::FromZero => {
             let two = [random.pick(services), random.pick(services)];
@@ -108,9 +131,7 @@ async fn step(clients: &Arc<Clients>, kind: Kind, services: &[String], random: &
         app_ms,
     };
     let load: Load = clients.start(mix, random.fork());
-    pause(Duration::from_millis(
-        random.between(STEP_MIN_MS, STEP_MAX_MS),
-    ))
-    .await;
+    let length = Duration::from_millis(random.between(STEP_MIN_MS, STEP_MAX_MS));
+    at((Instant::now() + length).min(end)).await;
     load.stop().await;
 }

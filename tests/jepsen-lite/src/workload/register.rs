@@ -5,6 +5,7 @@
 //! version  its resourceVersion; status updates move it without changing the value
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,13 +39,14 @@ const OP_LIMIT: Duration = Duration::from_secs(1);
 const BETWEEN_OPS: Duration = Duration::from_millis(60);
 const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
 const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
-const LABEL: &str = "value";
+pub(super) const LABEL: &str = "value";
 /// A trial in which less was written says nothing.
 const MIN_ACKED: usize = 50;
 
-/// Writes the history, each event with a time that is not before the last one's.
+/// The history, each event with a time that is not before the last one's.
 #[derive(Debug)]
-struct Book {
+pub struct Book {
+    prefix: String,
     recorder: Mutex<(Recorder<File>, Vec<Event>)>,
     next_process: AtomicU64,
     next_value: AtomicU64,
@@ -59,6 +61,99 @@ impl Book {
         recorder.1.push(event.clone());
         Ok(event)
     }
+
+    fn key(&self, number: u64) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// Names of all keys, whether they are there or not.
+    pub fn keys(&self) -> impl Iterator<Item = String> + '_ {
+        (0..N_KEYS).map(|number| self.key(number))
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.1.clone()
+    }
+
+    /// Acknowledged writes, in the order of their ends.
+    pub(super) fn acked(&self) -> Vec<Acked> {
+        let mut values: BTreeMap<u64, Option<String>> = BTreeMap::new();
+        let mut acked = Vec::new();
+        for event in self.events() {
+            let is_write = matches!(event.op.as_str(), "put" | "create" | "cas" | "delete");
+            match event.phase {
+                Phase::Invoke if is_write => {
+                    let value = event.input["value"].as_str().map(str::to_owned);
+                    values.insert(event.process, value);
+                }
+                Phase::Ok if is_write => {
+                    // An answer that is a conflict wrote nothing.
+                    let written = (event.output["version"].as_u64(), event.key);
+                    if let (Some(index), Some(key)) = written {
+                        let value = values.remove(&event.process).flatten();
+                        acked.push(Acked { index, key, value });
+                    }
+                }
+                _ => {}
+            }
+        }
+        acked
+    }
+
+    /// Operations by how they ended.
+    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+        let mut outcomes = BTreeMap::new();
+        for event in self.events() {
+            if matches!(event.phase, Phase::Ok | Phase::Fail | Phase::Info) {
+                let name = format!("{} {:?}", event.op, event.phase).to_lowercase();
+                *outcomes.entry(name).or_default() += 1;
+            }
+        }
+        outcomes
+    }
+
+    /// The verdict on what is written down.
+    pub fn judged(&self, folder: &Path) -> Report {
+        let mut report = Report::default();
+        let history = History::from_events(self.events());
+        let operations = match history.and_then(|history| register_operations(&history)) {
+            Ok(operations) => operations,
+            Err(error) => {
+                let text = format!("{}: {error}", folder.display());
+                report.add(register::NAME, Verdict::harness_fault(text));
+                return report;
+            }
+        };
+        let n_acked = operations.iter().filter(|op| op.is_acked_write()).count();
+        if n_acked < MIN_ACKED {
+            let text = format!("only {n_acked} writes were acknowledged, {MIN_ACKED} are needed");
+            report.add("load", Verdict::harness_fault(text));
+        }
+        let versions = register::Versions::AlsoHidden;
+        let linearizable = register::check(&register::Input::new(&operations, versions));
+        report.add(register::NAME, linearizable);
+        report.add(stale_read::NAME, stale_read::check(&operations));
+        report
+    }
+}
+
+/// An acknowledged write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Acked {
+    pub(super) index: u64,
+    /// `namespace/name`
+    pub(super) key: String,
+    /// `None` = removed.
+    pub(super) value: Option<String>,
+}
+
+/// Clients that read and write until they are stopped.
+#[derive(Debug)]
+pub struct Registers {
+    book: Arc<Book>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<anyhow::Result<()>>,
 }
 
 /// Reads and writes for `length` while `nemesis` strikes, then reads every key once more.
@@ -71,33 +166,59 @@ pub async fn run(
     length: Duration,
     random: &mut Random,
 ) -> anyhow::Result<Report> {
-    let file = File::create(trial.options.folder.join("history.jsonl"))?;
-    let book = Arc::new(Book {
-        recorder: Mutex::new((Recorder::new(file), Vec::new())),
-        next_process: AtomicU64::new(1),
-        next_value: AtomicU64::new(1),
-        n_ops: (0..N_KEYS).map(|_| AtomicU64::new(0)).collect(),
-    });
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = JoinSet::new();
-    for nodes in asked() {
-        let client = trial.cluster.client(&nodes)?.with_timeout(OP_LIMIT);
-        let (book, stop, ledger) = (book.clone(), stop.clone(), trial.ledger.clone());
-        let random = random.fork();
-        clients.spawn(async move { one_client(client, nodes, book, stop, ledger, random).await });
-    }
+    let registers = Registers::start(trial, "r", random)?;
     let end = Instant::now() + length;
     while Instant::now() < end {
         let between = random.between(BETWEEN_FAULTS_MIN_MS, BETWEEN_FAULTS_MAX_MS);
         pause(Duration::from_millis(between)).await;
-        nemesis.strike(trial, &key(0), random).await?;
+        nemesis.strike(trial, "r0", random).await?;
     }
-    stop.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        client??;
+    let book = registers.stop(trial).await?;
+    Ok(book.judged(&trial.options.folder))
+}
+
+impl Registers {
+    /// Starts the clients on keys whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// The history cannot be written.
+    pub fn start(trial: &Trial, prefix: &str, random: &mut Random) -> anyhow::Result<Self> {
+        let file = File::create(trial.options.folder.join("history.jsonl"))?;
+        let book = Arc::new(Book {
+            prefix: prefix.to_owned(),
+            recorder: Mutex::new((Recorder::new(file), Vec::new())),
+            next_process: AtomicU64::new(1),
+            next_value: AtomicU64::new(1),
+            n_ops: (0..N_KEYS).map(|_| AtomicU64::new(0)).collect(),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut clients = JoinSet::new();
+        for nodes in asked() {
+            let client = trial.cluster.client(&nodes)?.with_timeout(OP_LIMIT);
+            let (book, stop, ledger) = (book.clone(), stop.clone(), trial.ledger.clone());
+            let random = random.fork();
+            clients
+                .spawn(async move { one_client(client, nodes, book, stop, ledger, random).await });
+        }
+        Ok(Self {
+            book,
+            stop,
+            clients,
+        })
     }
-    last_reads(trial, &book).await?;
-    Ok(judged(&book, &trial.options.folder))
+
+    /// Stops the clients and reads every key once more through every node.
+    ///
+    /// # Errors
+    /// The harness broke, or a node does not answer.
+    pub async fn stop(mut self, trial: &Trial) -> anyhow::Result<Arc<Book>> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(client) = self.clients.join_next().await {
+            client??;
+        }
+        last_reads(trial, &self.book).await?;
+        Ok(self.book)
+    }
 }
 
 /// Whom each client asks: some stay with one node, some move on.
@@ -106,10 +227,6 @@ fn asked() -> Vec<Vec<usize>> {
     pinned
         .chain(vec![(0..N_NODES).collect(); N_BALANCED])
         .collect()
-}
-
-fn key(number: u64) -> String {
-    format!("r{number}")
 }
 
 async fn one_client(
@@ -135,7 +252,7 @@ async fn one_client(
         let op = Op {
             client: &client,
             book: &book,
-            key: key(number),
+            key: book.key(number),
             asked: asked.clone(),
             ledger: &ledger,
         };
@@ -163,7 +280,7 @@ async fn last_reads(trial: &Trial, book: &Book) -> anyhow::Result<()> {
             let op = Op {
                 client: &client,
                 book,
-                key: key(number),
+                key: book.key(number),
                 asked: Some(format!("node{}", node + 1)),
                 ledger: &trial.ledger,
             };
@@ -290,31 +407,4 @@ impl Op<'_> {
         let output = json!({"version": written.index});
         self.end(invoked, Phase::Ok, output)
     }
-}
-
-fn judged(book: &Book, folder: &Path) -> Report {
-    let mut report = Report::default();
-    let events = {
-        let recorder = book.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.1.clone()
-    };
-    let history = History::from_events(events);
-    let operations = match history.and_then(|history| register_operations(&history)) {
-        Ok(operations) => operations,
-        Err(error) => {
-            let text = format!("{}: {error}", folder.display());
-            report.add(register::NAME, Verdict::harness_fault(text));
-            return report;
-        }
-    };
-    let n_acked = operations.iter().filter(|op| op.is_acked_write()).count();
-    if n_acked < MIN_ACKED {
-        let text = format!("only {n_acked} writes were acknowledged, {MIN_ACKED} are needed");
-        report.add("load", Verdict::harness_fault(text));
-    }
-    let versions = register::Versions::AlsoHidden;
-    let linearizable = register::check(&register::Input::new(&operations, versions));
-    report.add(register::NAME, linearizable);
-    report.add(stale_read::NAME, stale_read::check(&operations));
-    report
 }

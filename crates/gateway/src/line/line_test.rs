@@ -29,8 +29,16 @@ fn line() -> (Arc<Line>, Arc<Owner>) {
         response_start_timeout_ms: 0,
         idle_timeout_ms: 0,
         h2c: false,
+        queue_depth: 0,
+        max_scale: 0,
     };
-    (Arc::new(Line::new(Arc::new(target), owner.clone())), owner)
+    let around = Surroundings {
+        home: NodeId(1),
+        scale_up: owner.clone(),
+        held: HeldBytes::default(),
+        metrics: Metrics::default(),
+    };
+    (Arc::new(Line::new(Arc::new(target), around)), owner)
 }
 
 fn table(seq: u64, ids: &[&str]) -> EndpointTable {
@@ -52,8 +60,19 @@ fn table(seq: u64, ids: &[&str]) -> EndpointTable {
     }
 }
 
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+fn wish(limit: Duration) -> Wish {
+    let arrived = Instant::now();
+    Wish {
+        arrived,
+        deadline: arrived + limit,
+        source: 0,
+        n_bytes: 100,
+        is_back: false,
+    }
+}
+
+fn soon() -> Wish {
+    wish(Duration::from_secs(20))
 }
 
 async fn queued(line: &Arc<Line>, n: usize) {
@@ -73,7 +92,7 @@ async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
     let waiting: Vec<_> = (0..4)
         .map(|_| {
             let line = line.clone();
-            tokio::spawn(async move { line.take(soon()).await })
+            tokio::spawn(async move { line.take(&soon()).await })
         })
         .collect();
     queued(&line, 4).await;
@@ -89,7 +108,7 @@ async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
     for task in waiting {
         // Each one ends, frees its place, and so wakes the next.
         let taken = task.await.unwrap().unwrap();
-        assert!(taken.cold_for.is_some());
+        assert!(taken.is_cold);
     }
 }
 
@@ -99,7 +118,7 @@ async fn an_emptied_line_raises_demand_with_its_next_first_waiter() {
     for round in 1..=3 {
         let waiting = tokio::spawn({
             let line = line.clone();
-            async move { line.take(soon()).await }
+            async move { line.take(&soon()).await }
         });
         queued(&line, 1).await;
         assert_eq!(owner.0.lock().len(), round, "raised at once each time");
@@ -113,15 +132,15 @@ async fn an_emptied_line_raises_demand_with_its_next_first_waiter() {
 async fn a_client_that_leaves_gives_its_wake_up_to_the_next() {
     let (line, _) = line();
     line.update(table(1, &["a"]));
-    let held = line.take(soon()).await.unwrap();
+    let held = line.take(&soon()).await.unwrap();
     let gone = tokio::spawn({
         let line = line.clone();
-        async move { line.take(soon()).await }
+        async move { line.take(&soon()).await }
     });
     queued(&line, 1).await;
     let stays = tokio::spawn({
         let line = line.clone();
-        async move { line.take(soon()).await.map(|_| ()) }
+        async move { line.take(&soon()).await.map(|_| ()) }
     });
     queued(&line, 2).await;
     gone.abort();
@@ -134,8 +153,10 @@ async fn a_client_that_leaves_gives_its_wake_up_to_the_next() {
 async fn the_deadline_ends_the_wait_with_the_last_failure() {
     let (line, _) = line();
     line.update(table(1, &[]));
-    let deadline = Instant::now() + Duration::from_millis(20);
-    let error = line.take(deadline).await.unwrap_err();
+    let error = line
+        .take(&wish(Duration::from_millis(20)))
+        .await
+        .unwrap_err();
     assert_eq!(
         error,
         LineError::Deadline {
@@ -149,25 +170,22 @@ async fn an_older_table_is_ignored_and_a_lost_node_takes_its_places() {
     let (line, _) = line();
     line.update(table(2, &["a"]));
     line.update(table(1, &[]));
-    drop(line.take(soon()).await.unwrap());
+    drop(line.take(&soon()).await.unwrap());
     line.session_down(SessionId(9));
-    assert!(line.take(Instant::now()).await.is_err());
+    assert!(line.take(&wish(Duration::ZERO)).await.is_err());
 }
 
 #[tokio::test]
 async fn a_drain_that_was_called_off_unseen_does_not_strand_the_line() {
     let (line, owner) = line();
     line.update(table(1, &["a"]));
-    let endpoint = line.take(soon()).await.unwrap().endpoint.clone();
+    let endpoint = line.take(&soon()).await.unwrap().endpoint.clone();
     // The refusal came late: the owner has called the drain off, and has nothing new to say.
     line.avoid(&endpoint, Trouble::Gone);
-    let taken = line.take(soon()).await.unwrap();
+    let started = Instant::now();
+    let taken = line.take(&soon()).await.unwrap();
     assert_eq!(taken.endpoint.id, endpoint.id);
-    assert!(
-        taken
-            .cold_for
-            .is_some_and(|waited| waited >= GONE_PAUSE / 2)
-    );
+    assert!(taken.is_cold && started.elapsed() >= Duration::from_millis(125));
     assert_eq!(owner.0.lock().len(), 1, "demand goes up meanwhile");
 }
 
@@ -184,4 +202,105 @@ async fn traffic_is_reported_and_then_once_more_as_zero() {
     drop(counted);
     while line.report().is_some_and(|stat| stat.area_us > 0) {}
     assert!(line.report().is_none());
+}
+
+#[tokio::test]
+async fn an_arrival_does_not_pass_those_who_wait() {
+    let (line, _) = line();
+    line.update(table(1, &["a"]));
+    let held = line.take(&soon()).await.unwrap();
+    let first = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(&soon()).await }
+    });
+    queued(&line, 1).await;
+    drop(held);
+    // The place is the waiter's before it even wakes.
+    let late = line.take(&wish(Duration::from_millis(20))).await;
+    assert!(matches!(late, Err(LineError::Deadline { .. })), "{late:?}");
+    drop(first.await.unwrap().unwrap());
+    assert!(line.take(&soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_full_line_refuses_at_once_and_who_was_in_it_comes_back() {
+    let (line, _) = line();
+    {
+        let mut target = line.target.lock();
+        let small = RevisionTarget {
+            queue_depth: 2,
+            ..(**target).clone()
+        };
+        *target = Arc::new(small);
+    }
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let line = line.clone();
+            tokio::spawn(async move { line.take(&soon()).await.map(|_| ()) })
+        })
+        .collect();
+    queued(&line, 2).await;
+    let refused = line.take(&soon()).await;
+    assert!(
+        matches!(refused, Err(LineError::Full { retry_after: 1 })),
+        "{refused:?}"
+    );
+    let back = Wish {
+        is_back: true,
+        ..wish(Duration::from_millis(5))
+    };
+    let waited = line.take(&back).await;
+    assert!(
+        matches!(waited, Err(LineError::Deadline { .. })),
+        "{waited:?}"
+    );
+    line.update(table(1, &["a"]));
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_meet_its_deadline_is_refused_on_joining() {
+    let (line, _) = line();
+    line.update(table(1, &["a"]));
+    for _ in 0..20 {
+        let now = Instant::now();
+        line.inner.lock().service.add(now, Duration::from_secs(2));
+    }
+    let held = line.take(&soon()).await.unwrap();
+    let refused = line.take(&wish(Duration::from_secs(1))).await;
+    assert!(
+        matches!(refused, Err(LineError::Overloaded { .. })),
+        "{refused:?}"
+    );
+    drop(held);
+}
+
+#[tokio::test]
+async fn sources_take_turns() {
+    let (line, _) = line();
+    line.update(table(1, &["a"]));
+    let held = line.take(&soon()).await.unwrap();
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for (n, source) in [1, 1, 1, 1, 2].into_iter().enumerate() {
+        let (line, served) = (line.clone(), served.clone());
+        tasks.push(tokio::spawn(async move {
+            let taken = line.take(&Wish { source, ..soon() }).await.unwrap();
+            served.lock().push(source);
+            drop(taken);
+        }));
+        queued(&self::line_of(&held), n + 1).await;
+    }
+    drop(held);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let served = served.lock();
+    assert!(served[..2].contains(&2), "{served:?}");
+}
+
+fn line_of(taken: &Taken) -> Arc<Line> {
+    taken.line.clone()
 }

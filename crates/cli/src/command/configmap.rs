@@ -1,0 +1,125 @@
+//! `nihilo configmap`: settings of apps, and in namespace `knative-serving` those of the cluster.
+
+use clap::Subcommand;
+use nihilo_types::config_map::ConfigMap;
+
+use super::Scope;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::output::{self, OutputArgs};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigMapCommand {
+    /// All of them.
+    List {
+        #[command(flatten)]
+        scope: Scope,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// One with its values.
+    Describe {
+        name: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Change values; `KEY-` takes one out. Of the cluster's: `-n knative-serving`.
+    Set {
+        name: String,
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        values: Vec<String>,
+    },
+    Delete {
+        name: String,
+    },
+}
+
+pub(crate) async fn run(context: &Context, command: ConfigMapCommand) -> Result<()> {
+    match command {
+        ConfigMapCommand::List { scope, output } => list(context, scope, &output).await,
+        ConfigMapCommand::Describe { name, output } => {
+            let map = context
+                .client
+                .config_map(&context.namespace, &name)
+                .await?
+                .object;
+            output::one(
+                output.output,
+                &map,
+                |map| map.metadata.name.clone(),
+                values_table,
+            )
+        }
+        ConfigMapCommand::Set { name, values } => set(context, &name, &values).await,
+        ConfigMapCommand::Delete { name } => {
+            context
+                .client
+                .delete_config_map(&context.namespace, &name)
+                .await?;
+            output::data(&format!(
+                "ConfigMap '{name}' successfully deleted in namespace '{}'.",
+                context.namespace
+            ));
+            Ok(())
+        }
+    }
+}
+
+async fn list(context: &Context, scope: Scope, output: &OutputArgs) -> Result<()> {
+    let listed = context.client.config_maps(scope.namespace(context)).await?;
+    let rows = |maps: &Vec<ConfigMap>| {
+        let row = |map: &ConfigMap| {
+            let meta = &map.metadata;
+            (
+                meta.namespace.clone(),
+                vec![meta.name.clone(), map.data.len().to_string()],
+            )
+        };
+        scope.table(&["NAME", "KEYS"], maps.iter().map(row).collect())
+    };
+    output::one(output.output, &listed.items, |_| String::new(), rows)
+}
+
+fn values_table(map: &ConfigMap) -> String {
+    let rows: Vec<_> = (map.data.iter())
+        .map(|(key, value)| vec![key.clone(), value.clone()])
+        .collect();
+    output::table(&["KEY", "VALUE"], &rows)
+}
+
+/// On the version that was read: a concurrent change is a conflict, not a lost update.
+async fn set(context: &Context, name: &str, values: &[String]) -> Result<()> {
+    let stored = context.client.config_map(&context.namespace, name).await?;
+    let mut map = stored.object;
+    for value in values {
+        match (value.split_once('='), value.strip_suffix('-')) {
+            (Some((key, value)), _) => drop(map.data.insert(key.into(), value.into())),
+            (None, Some(key)) => drop(map.data.remove(key)),
+            (None, None) => {
+                return Err(Failure::usage(format!(
+                    "`{value}` is neither KEY=VALUE nor KEY-"
+                )));
+            }
+        }
+    }
+    apply(context, map, &stored.etag).await
+}
+
+pub(crate) async fn apply(context: &Context, mut map: ConfigMap, etag: &str) -> Result<()> {
+    if map.metadata.namespace.is_empty() {
+        map.metadata.namespace.clone_from(&context.namespace);
+    }
+    let written = context.client.apply_config_map(&map, etag).await?;
+    for warning in &written.warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    let (name, namespace) = (&map.metadata.name, &map.metadata.namespace);
+    output::data(&match written.unchanged {
+        true => format!("No changes to apply to configmap '{name}'."),
+        false => format!(
+            "ConfigMap '{name}' in namespace '{namespace}' applied at log index {}.",
+            written.index
+        ),
+    });
+    Ok(())
+}

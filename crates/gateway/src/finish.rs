@@ -1,0 +1,143 @@
+//! An instance's answer on its way to the client.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version};
+use nihilo_types::route_table::RevisionTarget;
+
+use crate::body::{Limits, ResponseBody, Upstream};
+use crate::proxy::{Exchange, Plane};
+use crate::record::Record;
+use crate::rescue::Cause;
+use crate::rules;
+use crate::send::Sent;
+use crate::tunnel::{self, Tunnel, TunnelLimits};
+
+impl Plane {
+    /// Makes the client's answer of the instance's.
+    pub(crate) fn finish(
+        &self,
+        mut exchange: Exchange,
+        sent: Sent,
+        record: &mut Record,
+    ) -> Result<(Response<ResponseBody>, Option<Tunnel>), Cause> {
+        let Sent {
+            mut response,
+            held,
+            id,
+            node,
+        } = sent;
+        let node = node.unwrap_or_else(|| self.node_name.clone());
+        record.instance = Some(id.clone());
+        record.first_byte_at = Some(Instant::now());
+        let deadline = exchange.wish.deadline;
+        let idle = exchange.target.idle_timeout_ms;
+        let idle = (idle > 0).then(|| Duration::from_millis(idle));
+        let has_switched = exchange.tunnel.is_some() && tunnel::has_switched(&response);
+        if !has_switched && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Cause::UpstreamError);
+        }
+        let signed = |headers: &mut HeaderMap| {
+            sign(headers, &exchange.target, &id, node);
+            note_start(headers, record);
+        };
+        if has_switched && let Some(wanted) = exchange.tunnel.take() {
+            let instance = hyper::upgrade::on(&mut response);
+            let is_from_h2 = response.version() == Version::HTTP_2;
+            let answer = wanted.answer(&mut response.map(|_| ()), is_from_h2);
+            let mut answer = answer.ok_or(Cause::UpstreamError)?;
+            signed(answer.headers_mut());
+            let tunnel = Tunnel {
+                client: wanted.into_parts(),
+                instance,
+                limits: TunnelLimits {
+                    total: Some(deadline),
+                    idle,
+                },
+                held,
+                record: None,
+                leaving: self.leaving.clone(),
+                alive: Some(self.alive.subscribe()),
+            };
+            return Ok((answer.map(|()| ResponseBody::empty()), Some(tunnel)));
+        }
+        let (mut parts, body) = response.into_parts();
+        parts.version = Version::HTTP_11;
+        clean_answer(&mut parts.headers);
+        signed(&mut parts.headers);
+        if exchange
+            .tunnel
+            .as_ref()
+            .is_some_and(|wanted| !wanted.is_h2())
+        {
+            // What the client may have sent for the tunnel is not to be read as a request.
+            parts
+                .headers
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let limits = Some(Limits::new(deadline, idle));
+        let upstream = Upstream { body, limits, held };
+        let response = Response::from_parts(parts, ResponseBody::upstream(upstream));
+        Ok((response, None))
+    }
+}
+
+/// Removes what concerns only the instance's connection, and what only we may say. A length beside
+/// a transfer coding was never true (RFC 9112 §6.3).
+pub(crate) fn clean_answer(headers: &mut HeaderMap) {
+    if headers.contains_key(http::header::TRANSFER_ENCODING) {
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    rules::hop::strip(headers);
+    rules::owned::strip_answer(headers);
+}
+
+fn sign(
+    headers: &mut HeaderMap,
+    target: &RevisionTarget,
+    id: &nihilo_types::id::InstanceId,
+    node: HeaderValue,
+) {
+    for (name, value) in [
+        (
+            "nihilo-revision",
+            HeaderValue::from_str(&target.revision.name),
+        ),
+        ("nihilo-instance", HeaderValue::from_str(id.as_str())),
+        ("nihilo-node", Ok(node)),
+    ] {
+        if let Ok(value) = value {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// Says whether the request had to wake its revision, and where the time went.
+fn note_start(headers: &mut HeaderMap, record: &Record) {
+    let start = if record.is_cold { "cold" } else { "warm" };
+    headers.insert("nihilo-start", HeaderValue::from_static(start));
+    let Some(sent) = record.sent_at.filter(|_| record.is_cold) else {
+        return;
+    };
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let timing = format!(
+        "cold;dur={:.1}, queue;dur={:.1}, app;dur={:.1}",
+        ms(record.arrived.elapsed()),
+        ms(record.queued),
+        ms(sent.elapsed())
+    );
+    if let Ok(value) = HeaderValue::from_str(&timing) {
+        headers.append("server-timing", value);
+    }
+    let text = format!(
+        "queued={:.1};first-byte={:.1};total={:.1}",
+        ms(record.queued),
+        ms(sent.elapsed()),
+        ms(record.arrived.elapsed())
+    );
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert("nihilo-cold-start", value);
+    }
+}

@@ -1,0 +1,160 @@
+//! Requests of other nodes' gateways for instances of this node.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use nihilo_failpoint::{Point, hit};
+use nihilo_types::id::InstanceId;
+
+use crate::body::{ClientBody, Held, RequestBody, ResponseBody, Upstream};
+use crate::connection::ClientLimits;
+use crate::finish::clean_answer;
+use crate::limiter::{Admitted, LocalInstance, Refusal};
+use crate::proxy::Plane;
+use crate::rescue::{Cause, Tongue};
+use crate::send::{MESH_ANSWER, MESH_INSTANCE, MESH_LOST, MESH_NODE, MESH_RESERVE};
+use crate::tunnel::{self, Tunnel, TunnelLimits};
+use crate::upstream::{SendError, send_local};
+
+impl Plane {
+    /// Answers a request of another node's gateway.
+    pub async fn serve_mesh(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let field = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
+        let Some(id) = field(MESH_INSTANCE).map(InstanceId::from) else {
+            return Cause::BadRequest("no instance is named").answer(Tongue::Http2);
+        };
+        hit(Point::MeshReceived);
+        let admitted = match field(MESH_RESERVE) {
+            Some("?") => return self.reserve(&id),
+            Some(place) => self.reservations.take(place),
+            None => None,
+        };
+        let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        self.around.metrics.told("accept");
+        self.pass_on(request, admitted).await
+    }
+
+    async fn pass_on(
+        &self,
+        mut request: Request<Incoming>,
+        admitted: Admitted,
+    ) -> Response<ResponseBody> {
+        let wants_tunnel = *request.method() == Method::CONNECT;
+        let client = wants_tunnel.then(|| hyper::upgrade::on(&mut request));
+        let has_body = !wants_tunnel && !request.body().is_end_stream();
+        let (head, incoming) = request.into_parts();
+        let body = match has_body {
+            true => ClientBody::new(incoming, &ClientLimits::default()).attempt(),
+            false => None,
+        };
+        let mut request = Request::from_parts(head, body.unwrap_or(RequestBody::Empty));
+        to_origin_form(&mut request, wants_tunnel);
+        for name in [MESH_INSTANCE, MESH_RESERVE] {
+            request.headers_mut().remove(name);
+        }
+        let instance: Arc<LocalInstance> = admitted.0.clone();
+        let (mut response, lease) = match send_local(&self.mesh.net, &instance, request).await {
+            Ok(answer) => answer,
+            Err(SendError::Unsent(_)) if !has_body => return self.refuse(Refusal::Gone),
+            Err(_) => return lost(),
+        };
+        let held = Held {
+            admitted: Some(admitted),
+            lease: Some(lease),
+            ..Held::default()
+        };
+        let has_switched = wants_tunnel && tunnel::has_switched(&response);
+        let end = hyper::upgrade::on(&mut response);
+        let (mut parts, body) = response.into_parts();
+        parts.version = Version::HTTP_2;
+        clean_answer(&mut parts.headers);
+        parts.headers.insert(MESH_NODE, self.node_name.clone());
+        if has_switched && let Some(client) = client {
+            parts.status = StatusCode::OK;
+            let tunnel = Tunnel {
+                client,
+                instance: end,
+                // The gateway that has the client keeps the limits, and says goodbye.
+                limits: TunnelLimits {
+                    total: None,
+                    idle: None,
+                },
+                held,
+                record: None,
+                leaving: self.never_leaving.clone(),
+                alive: None,
+            };
+            tokio::spawn(tunnel.run());
+            return Response::from_parts(parts, ResponseBody::empty());
+        }
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return lost();
+        }
+        if wants_tunnel && parts.status.is_success() {
+            // A plain success would read as a tunnel on the way back.
+            parts.status = StatusCode::BAD_GATEWAY;
+        }
+        let limits = None;
+        let upstream = Upstream { body, limits, held };
+        Response::from_parts(parts, ResponseBody::upstream(upstream))
+    }
+
+    fn reserve(&self, id: &InstanceId) -> Response<ResponseBody> {
+        let admitted = match self.local.admit(id) {
+            Ok(admitted) => admitted,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        hit(Point::PlaceReserved);
+        let place = self.reservations.hold(admitted);
+        let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
+            return self.refuse(Refusal::Busy);
+        };
+        let mut response = Response::new(ResponseBody::empty());
+        response.headers_mut().insert(MESH_RESERVE, place);
+        response
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response<ResponseBody> {
+        self.around.metrics.told(refusal.as_str());
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let value = HeaderValue::from_static(refusal.as_str());
+        response.headers_mut().insert(MESH_ANSWER, value);
+        response
+    }
+}
+
+fn lost() -> Response<ResponseBody> {
+    let mut answer = Cause::UpstreamError.answer(Tongue::Http2);
+    let yes = HeaderValue::from_static("1");
+    answer.headers_mut().insert(MESH_LOST, yes);
+    answer
+}
+
+/// HTTP/2's authority becomes the Host field again, and its extended CONNECT an upgrade.
+fn to_origin_form(request: &mut Request<RequestBody>, is_upgrade: bool) {
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    let path = request.uri().path_and_query();
+    let path = path.map_or("/", |path| path.as_str());
+    if let Ok(uri) = path.parse() {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_11;
+    if is_upgrade {
+        *request.method_mut() = Method::GET;
+        request.extensions_mut().clear();
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}

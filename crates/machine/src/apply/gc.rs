@@ -1,0 +1,54 @@
+//! `CollectRevisions`: revisions that nobody needs go, a bounded number in one entry.
+
+use nihilo_types::id::ObjectKey;
+use nihilo_types::revision::RoutingState;
+use nihilo_types::shard::shard_of;
+
+use super::{Context, Result, check_shard};
+use crate::command::CollectRevisions;
+use crate::reply::{Outcome, Rejection};
+use crate::state::State;
+
+/// Revisions that one entry removes, at most.
+const MAX_COLLECTED: usize = 100;
+
+impl State {
+    /// What has come into use since it was decided stays.
+    pub(crate) fn collect_revisions(
+        &mut self,
+        collect: &CollectRevisions,
+        context: &mut Context,
+    ) -> Result {
+        self.check_fence(collect.fence)?;
+        check_shard(collect.fence, shard_of(&collect.key))?;
+        if collect.revisions.len() > MAX_COLLECTED {
+            let text = format!("at most {MAX_COLLECTED} revisions in one entry");
+            return Err(Rejection::Invalid(text));
+        }
+        for name in &collect.revisions {
+            let key = collect.key.sibling(name.as_str());
+            if self.may_go(&collect.key, &key) {
+                self.remove_revision(&key, context);
+                if let Some(siblings) = self.revisions_of.get_mut(&collect.key) {
+                    siblings.remove(&key);
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn may_go(&self, service: &ObjectKey, key: &ObjectKey) -> bool {
+        let Some(revision) = self.revisions.get(key) else {
+            return false;
+        };
+        let status = self.configurations.get(service).map(|c| &c.status);
+        let is_latest = status.is_some_and(|status| {
+            let name = &revision.metadata.name;
+            status.latest_created_revision_name == *name
+                || status.latest_ready_revision_name == *name
+        });
+        revision.root() == *service
+            && revision.routing_state() == RoutingState::Reserve
+            && !is_latest
+    }
+}

@@ -1,0 +1,146 @@
+//! `nihilo.serving.v1.ConfigService`: ConfigMaps, the cluster's own settings among them.
+
+use std::time::Duration;
+
+use nihilo_machine::command::{DeleteConfigMap, Expect, PutConfigMap, RequestKey};
+use nihilo_machine::reply::Change;
+use nihilo_machine::{Command, Outcome, Reply};
+use nihilo_raft::RaftNode;
+use nihilo_scale::config::unknown_keys;
+use nihilo_types::config_map::{CONFIG_AUTOSCALER, ConfigMap, SYSTEM_NAMESPACE};
+use nihilo_types::id::{Kind, LogIndex};
+use nihilo_wire::serving as pb;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::read::{self, Level};
+use super::serving::decode;
+use super::{error, names};
+
+const PLURAL: &str = "configmaps";
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+pub struct ConfigApi {
+    pub raft: RaftNode,
+}
+
+impl ConfigApi {
+    async fn propose(&self, command: Command, once: RequestKey) -> Result<Reply, Status> {
+        if once.id.is_empty() && command.needs_request_id() {
+            let text = "a write needs a `request_id` or an `etag`: without one it could be \
+                        applied twice";
+            return Err(error::invalid("MALFORMED", text));
+        }
+        self.raft
+            .propose(command, once, WRITE_LIMIT)
+            .await
+            .map_err(|failure| error::not_proposed(&failure))
+    }
+}
+
+/// Keys of the autoscaler's settings that nothing reads.
+fn warnings(map: &ConfigMap) -> Vec<String> {
+    let meta = &map.metadata;
+    if meta.namespace != SYSTEM_NAMESPACE || meta.name != CONFIG_AUTOSCALER {
+        return Vec::new();
+    }
+    let warn = |(key, near): (String, Option<String>)| match near {
+        Some(near) => format!("unknown key `{key}` has no effect, did you mean `{near}`?"),
+        None => format!("unknown key `{key}` has no effect"),
+    };
+    unknown_keys(&map.data).into_iter().map(warn).collect()
+}
+
+#[tonic::async_trait]
+impl pb::config_service_server::ConfigService for ConfigApi {
+    async fn get_config_map(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        read::ready(&self.raft, &request, Level::Linearizable).await?;
+        let key = names::parse(&request.into_inner().name, PLURAL)?;
+        let object = read::get(&self.raft.state(), Kind::ConfigMap, &key);
+        object
+            .map(Response::new)
+            .ok_or_else(|| error::not_found("configmap", &key.name))
+    }
+
+    async fn list_config_maps(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        read::ready(&self.raft, &request, Level::Local).await?;
+        let request = request.into_inner();
+        let resource_version = read::applied(&self.raft).0;
+        let namespace = names::parse_parent(&request.parent)?;
+        let items = read::list(&self.raft.state(), Kind::ConfigMap, namespace, "");
+        Ok(Response::new(pb::ListResponse {
+            items,
+            resource_version,
+        }))
+    }
+
+    async fn apply_config_map(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::ApplyConfigMapResponse>, Status> {
+        let request = request.into_inner();
+        let once = RequestKey::new(
+            &request.request_id,
+            "apply-configmap",
+            &request.encode_to_vec(),
+        );
+        let mut config_map: ConfigMap = decode(&request.json)?;
+        config_map.default_fields();
+        let expect = match names::parse_etag(&request.etag)? {
+            Some(version) => Expect::Version(LogIndex(version)),
+            None => Expect::Any,
+        };
+        let warnings = warnings(&config_map);
+        let put = PutConfigMap {
+            config_map,
+            expect,
+            uid: uuid::Uuid::now_v7().to_string(),
+        };
+        let command = Command::PutConfigMap(Box::new(put));
+        let reply = self.propose(command, once).await?;
+        match reply.result {
+            Ok(Outcome::ConfigMap { config_map, change }) => {
+                Ok(Response::new(pb::ApplyConfigMapResponse {
+                    object: Some(read::shown(config_map.as_ref(), &config_map.metadata)),
+                    unchanged: change == Change::Unchanged,
+                    index: reply.index.0,
+                    warnings,
+                }))
+            }
+            Ok(other) => Err(Status::internal(format!("unexpected answer {other:?}"))),
+            Err(rejection) => Err(error::rejected(&rejection)),
+        }
+    }
+
+    async fn delete_config_map(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let request = request.into_inner();
+        let once = RequestKey::new(
+            &request.request_id,
+            "delete-configmap",
+            &request.encode_to_vec(),
+        );
+        let key = names::parse(&request.name, PLURAL)?;
+        let expect = match names::parse_etag(&request.etag)? {
+            Some(version) => Expect::Version(LogIndex(version)),
+            None => Expect::Any,
+        };
+        let command = Command::DeleteConfigMap(DeleteConfigMap { key, expect });
+        let reply = self.propose(command, once).await?;
+        match reply.result {
+            Ok(_) => Ok(Response::new(pb::DeleteResponse {
+                index: reply.index.0,
+            })),
+            Err(rejection) => Err(error::rejected(&rejection)),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Starts this node's gateway as its configuration says.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use nihilo_control::Control;
+use nihilo_gateway::access_log::Destination;
+use nihilo_gateway::listener::Trust;
+use nihilo_gateway::rules::Cidr;
+use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_host::Host;
+use nihilo_types::id::NodeId;
+use nihilo_types::node_config::{AccessLogTo, NodeConfig};
+
+use crate::ports::ScaleUpPort;
+
+/// # Errors
+/// A setting cannot be used, or a port is taken.
+pub(crate) async fn start(
+    config: &NodeConfig,
+    host: &Host,
+    local: &LocalInstances,
+    control: &Arc<OnceLock<Control>>,
+) -> anyhow::Result<Gateway> {
+    let scale_up = Arc::new(ScaleUpPort(control.clone()));
+    Ok(Gateway::start(&settings(config)?, host, local.clone(), scale_up).await?)
+}
+
+fn settings(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
+    let text = format!("{}:{}", config.listen, config.gateway_port);
+    let listen = address(&text, "listen")?;
+    let given = &config.gateway;
+    let private = given.private_listen.as_deref();
+    let tls = given.tls_listen.as_deref().zip(given.certificates.as_ref());
+    let ranges = |texts: &[String], key: &str| {
+        let ranges: Result<Vec<Cidr>, String> =
+            texts.iter().map(|text| Cidr::parse(text)).collect();
+        ranges.map_err(|why| anyhow::anyhow!("gateway: {key}: {why}"))
+    };
+    Ok(GatewayConfig {
+        private_listen: private
+            .map(|text| address(text, "private-listen"))
+            .transpose()?,
+        tls: match tls {
+            Some((text, directory)) => Some((address(text, "tls-listen")?, directory.clone())),
+            None => None,
+        },
+        trust: Trust {
+            proxies: ranges(&given.trusted_proxies, "trusted-proxies")?,
+            proxy_protocol: ranges(&given.proxy_protocol_from, "proxy-protocol-from")?,
+        },
+        access_log: match given.access_log {
+            AccessLogTo::Off => Destination::Off,
+            AccessLogTo::Stdout => Destination::Stdout,
+            AccessLogTo::File => Destination::File(config.data_dir.join("access.log")),
+        },
+        cluster: config.cluster.clone(),
+        ..GatewayConfig::plain(listen, NodeId(config.node_id), &config.name)
+    })
+}
+
+fn address(text: &str, key: &str) -> anyhow::Result<SocketAddr> {
+    text.parse()
+        .with_context(|| format!("{key} = `{text}` is no address with a port"))
+}
