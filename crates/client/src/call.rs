@@ -45,22 +45,34 @@ impl Client {
     /// No server at all, or an address that is none.
     pub fn connect_lazy(servers: Vec<String>) -> Result<Self, Error> {
         if servers.is_empty() {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                "",
-                "no server to talk to",
-            ));
+            return Err(no_server());
         }
         let servers: Vec<_> = servers
             .into_iter()
             .map(Server::new)
             .collect::<Result<_, _>>()?;
+        Ok(Self::of(servers))
+    }
+
+    /// The same over channels that the caller has made, each with the address it is called by.
+    ///
+    /// # Errors
+    /// No channel at all.
+    pub fn over(channels: Vec<(String, Channel)>) -> Result<Self, Error> {
+        if channels.is_empty() {
+            return Err(no_server());
+        }
+        let server = |(address, channel)| Server { address, channel };
+        Ok(Self::of(channels.into_iter().map(server).collect()))
+    }
+
+    fn of(servers: Vec<Server>) -> Self {
         let first = rand::random_range(0..servers.len());
-        Ok(Self {
+        Self {
             servers: servers.into(),
             current: Arc::new(AtomicUsize::new(first)),
             timeout: DEFAULT_TIMEOUT,
-        })
+        }
     }
 
     /// The same servers with another limit for each call.
@@ -150,6 +162,10 @@ impl Client {
             self.current
                 .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
+}
+
+fn no_server() -> Error {
+    Error::new(Code::InvalidArgument, "", "no server to talk to")
 }
 
 impl Server {

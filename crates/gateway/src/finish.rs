@@ -1,6 +1,7 @@
 //! An instance's answer on its way to the client.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
@@ -31,7 +32,7 @@ impl Plane {
         let node = node.unwrap_or_else(|| self.node_name.clone());
         record.instance = Some(id.clone());
         record.first_byte_at = Some(Instant::now());
-        let deadline = exchange.wish.deadline.into();
+        let deadline = exchange.wish.deadline;
         let idle = exchange.target.idle_timeout_ms;
         let idle = (idle > 0).then(|| Duration::from_millis(idle));
         let has_switched = exchange.tunnel.is_some() && tunnel::has_switched(&response);

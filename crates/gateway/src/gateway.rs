@@ -1,6 +1,6 @@
 //! The gateway's handle, and its thread.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_failpoint::{Bug, Point, hit, planted};
+use nihilo_host::{Host, Net, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::debug;
@@ -114,50 +114,45 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the listeners, so that a used port is an error now, and starts the data thread.
-    /// Clients are answered after [`Self::open_listeners`].
+    /// Binds the listeners, so that a used port is an error now, and starts the data plane, on its
+    /// own thread where the host gives it one. Clients are answered after
+    /// [`Self::open_listeners`].
     ///
     /// # Errors
     /// An address is in use, certificates or the log's file cannot be used, or no thread be made.
-    pub fn start(
+    pub async fn start(
         config: &GatewayConfig,
+        host: &Host,
         local: LocalInstances,
         scale_up: Arc<dyn ScaleUp>,
     ) -> Result<Self, StartError> {
-        let (doors, tls) = open_doors(config)?;
+        let (doors, tls) = open_doors(config, &host.net).await?;
         let addresses = doors
             .iter()
             .filter_map(|door| door.socket.local_addr().ok());
         let addresses = addresses.collect();
         let (leaving, leaving_seen) = watch::channel(false);
-        let plane = Arc::new(plane(config, local, scale_up, leaving_seen)?);
+        let plane = Arc::new(plane(config, &host.net, local, scale_up, leaving_seen)?);
         let (phase, phase_seen) = watch::channel(Phase::Closed);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (data_plane, trust) = (plane.clone(), Arc::new(config.trust.clone()));
-        std::thread::Builder::new()
-            .name("gateway".into())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    tokio::spawn(repeat_demand(data_plane.clone()));
-                    if let Some(tls) = tls {
-                        tokio::spawn(tls.follow());
-                    }
-                    for door in doors {
-                        let (plane, trust) = (data_plane.clone(), trust.clone());
-                        tokio::spawn(listener::run(plane, door, trust, phase_seen.clone()));
-                    }
-                    // Mesh streams of other gateways go on until the process ends.
-                    std::future::pending::<()>().await;
-                });
-            })?;
+        let data_plane = DataPlane {
+            plane: plane.clone(),
+            doors,
+            tls,
+            trust: Arc::new(config.trust.clone()),
+            phase: phase_seen,
+        };
+        let runtime = match host.threads {
+            Threads::Own => data_plane.on_own_thread()?,
+            Threads::Callers => {
+                tokio::spawn(data_plane.run());
+                Handle::current()
+            }
+        };
         Ok(Self {
             plane,
             phase,
             leaving,
-            runtime: handle,
+            runtime,
             addresses,
         })
     }
@@ -267,15 +262,12 @@ impl Gateway {
     }
 
     /// Serves another node's gateway on a connection past its preamble.
-    pub fn serve_mesh(&self, socket: TcpStream) {
+    pub fn serve_mesh(&self, socket: Stream) {
         let plane = self.plane.clone();
-        let Ok(socket) = socket.into_std() else {
+        let Ok(socket) = socket.move_to(&self.runtime) else {
             return;
         };
         self.runtime.spawn(async move {
-            let Ok(socket) = TcpStream::from_std(socket) else {
-                return;
-            };
             let service = service_fn(move |request: Request<Incoming>| {
                 let plane = plane.clone();
                 async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
@@ -291,8 +283,47 @@ impl Gateway {
     }
 }
 
+/// What runs behind the handle.
+struct DataPlane {
+    plane: Arc<Plane>,
+    doors: Vec<Door>,
+    tls: Option<Tls>,
+    trust: Arc<Trust>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl DataPlane {
+    /// The runtime of the thread lives as long as the process.
+    fn on_own_thread(mut self) -> std::io::Result<Handle> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let moved = self.doors.into_iter().map(|door| door.move_to(&handle));
+        self.doors = moved.collect::<Result<_, _>>()?;
+        std::thread::Builder::new()
+            .name("gateway".into())
+            .spawn(move || runtime.block_on(self.run()))?;
+        Ok(handle)
+    }
+
+    async fn run(self) {
+        tokio::spawn(repeat_demand(self.plane.clone()));
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.follow());
+        }
+        for door in self.doors {
+            let (plane, trust) = (self.plane.clone(), self.trust.clone());
+            tokio::spawn(listener::run(plane, door, trust, self.phase.clone()));
+        }
+        // Mesh streams of other gateways go on until the process ends.
+        std::future::pending::<()>().await;
+    }
+}
+
 fn plane(
     config: &GatewayConfig,
+    net: &Net,
     local: LocalInstances,
     scale_up: Arc<dyn ScaleUp>,
     leaving: watch::Receiver<bool>,
@@ -318,7 +349,7 @@ fn plane(
             metrics,
         },
         local,
-        mesh: Mesh::default(),
+        mesh: Mesh::new(net.clone()),
         reservations: Reservations::default(),
         log: Arc::new(log),
         limits: config.client_limits,
@@ -329,22 +360,19 @@ fn plane(
     })
 }
 
-fn open_doors(config: &GatewayConfig) -> Result<(Vec<Door>, Option<Tls>), StartError> {
-    let door = |kind: Kind, address: SocketAddr| {
-        let bind = |source| StartError::Bind { address, source };
-        let socket = StdListener::bind(address).map_err(bind)?;
-        socket.set_nonblocking(true).map_err(bind)?;
-        Ok::<_, StartError>(Door { kind, socket })
-    };
-    let mut doors = vec![door(Kind::Public, config.listen)?];
+async fn open_doors(
+    config: &GatewayConfig,
+    net: &Net,
+) -> Result<(Vec<Door>, Option<Tls>), StartError> {
+    let mut doors = vec![Door::open(net, Kind::Public, config.listen).await?];
     if let Some(address) = config.private_listen {
-        doors.push(door(Kind::Private, address)?);
+        doors.push(Door::open(net, Kind::Private, address).await?);
     }
     let Some((address, directory)) = &config.tls else {
         return Ok((doors, None));
     };
     let tls = Tls::open(directory)?;
-    doors.push(door(Kind::Tls(tls.clone()), *address)?);
+    doors.push(Door::open(net, Kind::Tls(tls.clone()), *address).await?);
     Ok((doors, Some(tls)))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use nihilo_host::Net;
 use nihilo_types::id::SessionId;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
@@ -25,12 +26,20 @@ const MAX_LOST: usize = 64;
 /// One HTTP/2 connection per peer gateway, made on first use and after a loss.
 #[derive(Debug, Default)]
 pub struct Mesh {
+    pub(crate) net: Net,
     peers: Mutex<HashMap<Arc<str>, H2>>,
     /// Sessions that were declared down: their streams end.
     lost: watch::Sender<Vec<SessionId>>,
 }
 
 impl Mesh {
+    pub fn new(net: Net) -> Self {
+        Self {
+            net,
+            ..Self::default()
+        }
+    }
+
     pub fn session_down(&self, session: SessionId) {
         self.lost.send_modify(|lost| {
             lost.push(session);
@@ -90,7 +99,7 @@ impl Mesh {
         if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
             return Ok(sender);
         }
-        let mut stream = connect(peer, MESH_CONNECT).await?;
+        let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
         stream.write_all(MESH_PREAMBLE).await?;
         let sender = handshake_h2(stream).await?;
         self.peers.lock().insert(peer.clone(), sender.clone());

@@ -59,7 +59,7 @@ impl Plane {
             request.headers_mut().remove(name);
         }
         let instance: Arc<LocalInstance> = admitted.0.clone();
-        let (mut response, lease) = match send_local(&instance, request).await {
+        let (mut response, lease) = match send_local(&self.mesh.net, &instance, request).await {
             Ok(answer) => answer,
             Err(SendError::Unsent(_)) if !has_body => return self.refuse(Refusal::Gone),
             Err(_) => return lost(),

@@ -1,7 +1,8 @@
 //! What is known of one request, and what is said of it when it ends, however it ends.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use http::header::{HeaderMap, REFERER, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri, Version};

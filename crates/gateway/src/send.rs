@@ -1,6 +1,7 @@
 //! One attempt to have a request answered by an instance, here or behind another node's gateway.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
@@ -69,7 +70,7 @@ impl Plane {
                     .await
             }
         };
-        let mut response = match tokio::time::timeout_at(limit.into(), send).await {
+        let mut response = match tokio::time::timeout_at(limit, send).await {
             Ok(answer) => answer?,
             Err(_) => return Err(Failed::Lost(cause, None)),
         };
@@ -101,7 +102,7 @@ impl Plane {
         };
         let instance = admitted.0.clone();
         hit(Point::RequestSentHere);
-        match send_local(&instance, request).await {
+        match send_local(&self.mesh.net, &instance, request).await {
             Ok((response, lease)) => {
                 held.lease = Some(lease);
                 held.admitted = Some(admitted);

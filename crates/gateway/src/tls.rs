@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use nihilo_host::Stream;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{info, warn};
@@ -115,7 +115,7 @@ impl std::fmt::Debug for Tls {
 /// A client past its handshake.
 #[derive(Debug)]
 pub struct Accepted {
-    pub stream: TlsStream<TcpStream>,
+    pub stream: TlsStream<Stream>,
     pub is_h2: bool,
     pub names: Option<Arc<Names>>,
 }
@@ -143,7 +143,7 @@ impl Tls {
 
     /// # Errors
     /// The handshake failed.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<Accepted> {
+    pub async fn accept(&self, socket: Stream) -> io::Result<Accepted> {
         let stream = self.acceptor.accept(socket).await?;
         let (_, session) = stream.get_ref();
         let table = self.table.load();

@@ -9,7 +9,7 @@ use http::{Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use nihilo_host::{Net, Stream};
 
 use crate::body::RequestBody;
 use crate::limiter::LocalInstance;
@@ -34,16 +34,18 @@ pub enum SendError {
 
 /// Sends to an instance of this node, over a connection that exists if there is one.
 pub async fn send_local(
+    net: &Net,
     instance: &Arc<LocalInstance>,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     match instance.h2c {
-        true => send_h2c(instance, request).await,
-        false => send_h1(instance, request).await,
+        true => send_h2c(net, instance, request).await,
+        false => send_h1(net, instance, request).await,
     }
 }
 
 async fn send_h1(
+    net: &Net,
     instance: &Arc<LocalInstance>,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
@@ -54,7 +56,7 @@ async fn send_h1(
     }
     let mut sender = match instance.pool.take_idle() {
         Some(sender) => sender,
-        None => match connect_h1(instance).await {
+        None => match connect_h1(net, instance).await {
             Ok(sender) => sender,
             Err(_) => return Err(SendError::Unsent(Box::new(request))),
         },
@@ -69,12 +71,13 @@ async fn send_h1(
 }
 
 async fn send_h2c(
+    net: &Net,
     instance: &Arc<LocalInstance>,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let (mut sender, lease) = match instance.pool.take_shared() {
         Some(shared) => shared,
-        None => match connect_h2(instance).await {
+        None => match connect_h2(net, instance).await {
             Ok(shared) => shared,
             Err(_) => return Err(SendError::Unsent(Box::new(request))),
         },
@@ -105,14 +108,14 @@ pub(crate) fn unanswered(error: &hyper::Error) -> SendError {
     SendError::Unanswered
 }
 
-pub(crate) async fn connect(address: &str, limit: Duration) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(limit, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
+pub(crate) async fn connect(net: &Net, address: &str, limit: Duration) -> io::Result<Stream> {
+    let stream = tokio::time::timeout(limit, net.dial(address)).await??;
+    stream.set_nodelay()?;
     Ok(stream)
 }
 
-async fn connect_h1(instance: &LocalInstance) -> io::Result<H1> {
-    let stream = connect(&instance.address.to_string(), LOCAL_CONNECT).await?;
+async fn connect_h1(net: &Net, instance: &LocalInstance) -> io::Result<H1> {
+    let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD + 16 * 1024)
@@ -126,13 +129,13 @@ async fn connect_h1(instance: &LocalInstance) -> io::Result<H1> {
     Ok(sender)
 }
 
-async fn connect_h2(instance: &LocalInstance) -> io::Result<(H2, StreamLease)> {
-    let stream = connect(&instance.address.to_string(), LOCAL_CONNECT).await?;
+async fn connect_h2(net: &Net, instance: &LocalInstance) -> io::Result<(H2, StreamLease)> {
+    let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
     let sender = handshake_h2(stream).await?;
     Ok(instance.pool.share(sender))
 }
 
-pub(crate) async fn handshake_h2(stream: TcpStream) -> io::Result<H2> {
+pub(crate) async fn handshake_h2(stream: Stream) -> io::Result<H2> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(MAX_HEAD as u32)
         .handshake(TokioIo::new(stream))

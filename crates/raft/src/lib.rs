@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod clock;
+pub mod dial;
 pub mod disk;
 pub mod introduction;
 mod membership;
@@ -21,7 +22,7 @@ pub use nihilo_store::{
     Compacted, Identity, OpenError, StateDigest, StateHandle, check_unused, create, is_blank,
 };
 pub use nihilo_store::{anew, backup};
-pub use node::{RaftConfig, RaftNode, StartError};
+pub use node::{Ground, RaftConfig, RaftNode, StartError};
 pub use peer_server::{PeerServer, removed_text};
 pub use profile::Timing;
 pub use proposer::{Outcome, ProposeError};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
+use nihilo_host::Net;
 use nihilo_machine::State;
 use nihilo_store::snapshot::DumpFile;
 use nihilo_store::{Identity, Node, StateHandle, TypeConfig, convert};
@@ -27,6 +28,8 @@ use tracing::warn;
 
 use crate::quorum_gate::QuorumGate;
 
+use crate::dial::connect_lazily;
+
 /// Bound of a dial: a dead host must look dead at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Largest message of a peer (02-store §2.2).
@@ -45,6 +48,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) net: Net,
     pub(crate) gate: Arc<QuorumGate>,
     pub(crate) removed: Removed,
     pub(crate) state: StateHandle,
@@ -100,17 +104,17 @@ enum Lane {
     Snapshots,
 }
 
-pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+pub(crate) fn channel(net: &Net, address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .tcp_nodelay(true);
+    Ok(connect_lazily(net, &endpoint))
 }
 
 impl Network {
     fn peer(&self, target: u64, node: &Node, lane: Lane) -> Peer {
         // An address that is not one shows as unreachable, like any other dead peer.
-        let client = channel(&node.address).ok().map(|channel| {
+        let client = channel(&self.net, &node.address).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES)

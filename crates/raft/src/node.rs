@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nihilo_host::{Host, Net};
 use nihilo_machine::State;
 use nihilo_machine::command::Founder;
 use nihilo_machine::state::ObjectEvent;
+use nihilo_store::disk::Disk;
 use nihilo_store::io_thread::{Failure, IoStats};
 use nihilo_store::snapshot::SnapshotDir;
 use nihilo_store::state::DIGEST_EVERY;
@@ -21,7 +23,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, Instant, SnapshotPolicy};
 use parking_lot::Mutex;
 use pb::raft_client::RaftClient;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
@@ -66,6 +68,14 @@ pub struct RaftConfig {
     pub digest_every: Option<u64>,
 }
 
+/// What a node stands on; the system's own by default.
+#[derive(Debug, Default)]
+pub struct Ground {
+    pub host: Host,
+    /// Another disk than the file system's.
+    pub disk: Option<Box<dyn Disk>>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -101,6 +111,7 @@ pub(crate) struct Inner {
     failure: Failure,
     io_stats: Arc<Mutex<IoStats>>,
     status: watch::Receiver<RaftStatus>,
+    net: Net,
     /// By id and address: a member that is replaced has both anew.
     clients: Mutex<BTreeMap<(u64, String), RaftClient<Channel>>>,
     slots: Semaphore,
@@ -116,7 +127,7 @@ pub(crate) struct Inner {
     split_at: AtomicU64,
     _runtime: RaftRuntime,
     /// Keeps the data directory ours.
-    _lock: Arc<std::fs::File>,
+    _lock: Option<Arc<std::fs::File>>,
 }
 
 impl fmt::Debug for RaftNode {
@@ -134,9 +145,23 @@ impl RaftNode {
     /// # Errors
     /// The data directory cannot be used, or openraft refuses its configuration.
     pub async fn start(config: RaftConfig) -> Result<Self, StartError> {
+        Self::start_on(config, Ground::default()).await
+    }
+
+    /// The same on a machine of which not all is the system's.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(config: RaftConfig, ground: Ground) -> Result<Self, StartError> {
+        let Ground { host, disk } = ground;
         let timing = Timing::of(config.profile);
-        let runtime = RaftRuntime::start().map_err(|error| StartError::Raft(error.to_string()))?;
-        let mut store = Store::open(&config.data_dir, &config.identity).await?;
+        let runtime = RaftRuntime::start(host.threads)
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let (dir, identity) = (&config.data_dir, &config.identity);
+        let mut store = match disk {
+            Some(disk) => Store::open_on(disk, dir, identity, host.threads).await?,
+            None => Store::open(dir, identity).await?,
+        };
         store.machine.digest_every = config.digest_every.unwrap_or(DIGEST_EVERY);
         let (poisoner, snapshots) = (store.poisoner(), store.snapshots.clone());
         let (state, failure, io_stats, lock) = (
@@ -161,6 +186,7 @@ impl RaftNode {
             removed: removed.clone(),
             state: state.clone(),
             gate: gate.clone(),
+            net: host.net.clone(),
         };
         let started = runtime.spawn(async move {
             Raft::new(id, openraft_config, network, store.log, store.machine).await
@@ -193,6 +219,7 @@ impl RaftNode {
             failure,
             io_stats,
             status,
+            net: host.net,
             clients: Mutex::default(),
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
@@ -499,7 +526,7 @@ impl RaftNode {
         if let Some(client) = clients.get(&(id, address.clone())) {
             return Some(client.clone());
         }
-        let client = RaftClient::new(network::channel(&address).ok()?);
+        let client = RaftClient::new(network::channel(&self.0.net, &address).ok()?);
         // Those of nodes that have gone or moved are of no use any more.
         clients.retain(|(known, _), _| *known != id && self.peer_address(*known).is_some());
         clients.insert((id, address), client.clone());
@@ -547,7 +574,7 @@ fn openraft_config(config: &RaftConfig, timing: Timing) -> Result<Config, StartE
 
 /// Keeps a copy of the metrics that changes only with role, term, leader or membership.
 fn follow_status(
-    runtime: &Runtime,
+    runtime: &Handle,
     raft: &Raft,
     gate: Arc<QuorumGate>,
 ) -> watch::Receiver<RaftStatus> {
@@ -597,7 +624,7 @@ async fn end_with_store(raft: Raft, mut failure: Failure, data_dir: PathBuf) {
 }
 
 /// Samples how late a sleep of one tick ends: late ticks are what makes false elections.
-fn measure_lateness(runtime: &Runtime, timing: Timing) -> Arc<Mutex<TickLateness>> {
+fn measure_lateness(runtime: &Handle, timing: Timing) -> Arc<Mutex<TickLateness>> {
     let lateness = Arc::new(Mutex::new(TickLateness::default()));
     let shared = Arc::downgrade(&lateness);
     let tick = Duration::from_millis(timing.heartbeat_ms * 13 / 64);

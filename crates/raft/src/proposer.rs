@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::clock::wall_ms;
+use crate::dial::TCP_CONNECT_ERROR;
 use crate::disk::MIN_FREE_BYTES;
 use crate::node::RaftNode;
 
@@ -310,7 +311,7 @@ fn forwarding_failed(status: &Status) -> Attempt {
         }
         Code::ResourceExhausted => Attempt::Failed(ProposeError::Overloaded),
         // The dial itself failed: nothing was sent.
-        Code::Unavailable if status.message().contains("tcp connect error") => Attempt::Elsewhere,
+        Code::Unavailable if status.message().contains(TCP_CONNECT_ERROR) => Attempt::Elsewhere,
         _ => Attempt::Failed(ProposeError::Unanswered(status.to_string())),
     }
 }

@@ -3,41 +3,51 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use nihilo_host::Threads;
+use tokio::runtime::{Builder, Handle, Runtime};
 
 const RAFT_WORKERS: usize = 2;
 /// Tasks of the Raft runtime get this long to let go of the store.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
-/// A tokio runtime that may be dropped anywhere, inside another runtime too.
+/// Where openraft runs. May be dropped anywhere, inside another runtime too.
 #[derive(Debug)]
-pub(crate) struct RaftRuntime(Option<Runtime>);
+pub(crate) struct RaftRuntime {
+    own: Option<Runtime>,
+    handle: Handle,
+}
 
 impl RaftRuntime {
-    pub(crate) fn start() -> std::io::Result<Self> {
-        Builder::new_multi_thread()
-            .worker_threads(RAFT_WORKERS)
-            .thread_name("raft")
-            .enable_all()
-            .build()
-            .map(|runtime| Self(Some(runtime)))
+    /// Must be called inside a runtime, which is the one used if no other is wanted.
+    pub(crate) fn start(threads: Threads) -> std::io::Result<Self> {
+        let own = match threads {
+            Threads::Callers => None,
+            Threads::Own => Some(
+                Builder::new_multi_thread()
+                    .worker_threads(RAFT_WORKERS)
+                    .thread_name("raft")
+                    .enable_all()
+                    .build()?,
+            ),
+        };
+        let handle = own
+            .as_ref()
+            .map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        Ok(Self { own, handle })
     }
 }
 
 impl Deref for RaftRuntime {
-    type Target = Runtime;
+    type Target = Handle;
 
-    fn deref(&self) -> &Runtime {
-        let Some(runtime) = &self.0 else {
-            unreachable!("it is taken out only in drop")
-        };
-        runtime
+    fn deref(&self) -> &Handle {
+        &self.handle
     }
 }
 
 impl Drop for RaftRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.own.take() {
             // tokio refuses to drop a runtime inside another one, so a thread does it; waited for,
             // so that the store is closed before the process can end.
             let end = std::thread::spawn(move || runtime.shutdown_timeout(SHUTDOWN_LIMIT));

@@ -7,21 +7,24 @@
 //! `demo/ignore-term` has to be killed, every other one serves.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use nihilo_host::net::Reserved;
+use nihilo_host::{Listener, Net};
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use nihilo_types::node_config::BootDelay;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -34,7 +37,36 @@ const SIGKILL: i32 = 9;
 
 #[derive(Debug)]
 pub struct FakeDriver {
-    boot: BootDelay,
+    config: FakeConfig,
+    net: Net,
+}
+
+/// What a simulated sandbox is like.
+#[derive(Debug, Clone, Default)]
+pub struct FakeConfig {
+    pub boot: BootDelay,
+    /// Hears of every request that an instance serves.
+    pub listener: Option<RequestListener>,
+}
+
+/// Called when a request reaches an instance, and when it was answered.
+#[derive(Clone)]
+pub struct RequestListener(pub Arc<Listen>);
+
+/// Instance, step and the request's own name, empty if it has none.
+pub type Listen = dyn Fn(&InstanceId, RequestStep, &str) + Send + Sync;
+
+/// How far a request is within its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestStep {
+    Started,
+    Finished,
+}
+
+impl fmt::Debug for RequestListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestListener")
+    }
 }
 
 /// A simulated instance; what it serves ends when this is dropped.
@@ -63,15 +95,16 @@ impl Drop for FakeInstance {
 }
 
 impl FakeDriver {
-    pub fn new(boot: BootDelay) -> Self {
-        Self { boot }
+    pub fn new(config: FakeConfig, net: Net) -> Self {
+        Self { config, net }
     }
 
     /// The same id boots equally long each time; ids spread evenly over the range.
     fn boot_delay(&self, id: &InstanceId) -> Duration {
-        let span = self.boot.max_ms.saturating_sub(self.boot.min_ms) + 1;
+        let BootDelay { min_ms, max_ms } = self.config.boot;
+        let span = max_ms.saturating_sub(min_ms) + 1;
         let drawn = crc32c::crc32c(id.as_str().as_bytes()) % span;
-        Duration::from_millis((self.boot.min_ms + drawn).into())
+        Duration::from_millis((min_ms + drawn).into())
     }
 }
 
@@ -84,12 +117,17 @@ impl Driver for FakeDriver {
         output: &Output,
     ) -> Result<Started<FakeInstance>, StartError> {
         let behaviour = behaviour(spec)?;
-        let (socket, address) =
-            reserve().map_err(|error| StartError::not_started("port", error.to_string()))?;
+        let reserved = self.net.reserve();
+        let port = reserved.map_err(|error| StartError::not_started("port", error.to_string()))?;
+        let address = port.address;
         let booted_at = Instant::now() + self.boot_delay(&spec.id);
         let server = match behaviour {
             Behaviour::Serve | Behaviour::IgnoreTerm => {
-                Some(tokio::spawn(serve(socket, booted_at)))
+                let app = App {
+                    id: spec.id.clone(),
+                    listener: self.config.listener.clone(),
+                };
+                Some(tokio::spawn(serve(port, booted_at, app)))
             }
             Behaviour::Crash | Behaviour::NeverReady => None,
         };
@@ -166,24 +204,16 @@ fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
     }
 }
 
-/// A bound socket refuses connections until it listens: the port is taken, the app not yet there.
-fn reserve() -> std::io::Result<(TcpSocket, SocketAddr)> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let address = socket.local_addr()?;
-    Ok((socket, address))
-}
-
-async fn serve(socket: TcpSocket, booted_at: Instant) {
+async fn serve(port: Reserved, booted_at: Instant, app: App) {
     tokio::time::sleep_until(booted_at).await;
-    let Ok(listener) = socket.listen(BACKLOG) else {
+    let Ok(listener) = port.listen(BACKLOG).await else {
         return;
     };
-    accept(listener).await;
+    accept(listener, app).await;
 }
 
 /// Connections end with the instance: they are tasks of this set.
-async fn accept(listener: TcpListener) {
+async fn accept(listener: Listener, app: App) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         // Ended ones are let go first, so that the set holds only what is open.
@@ -192,18 +222,66 @@ async fn accept(listener: TcpListener) {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
+                let app = app.clone();
+                let service = service_fn(move |request| app.clone().answer(request));
                 let connection = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(answer));
+                    .serve_connection(TokioIo::new(stream), service);
                 connections.spawn(async move { drop(connection.await) });
             }
         }
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    // Read to its end, so that the connection can be used again.
-    drop(request.into_body().collect().await);
-    Ok(Response::new(Full::new(Bytes::from_static(b"fake\n"))))
+/// What an instance serves.
+#[derive(Clone)]
+struct App {
+    id: InstanceId,
+    listener: Option<RequestListener>,
+}
+
+/// A request's name on the wire, as the demo's echo app has it.
+const NONCE: &str = "x-demo-nonce";
+/// The instance's own word for who answered.
+const ANSWERED_BY: &str = "x-demo-instance";
+/// For so many milliseconds a request is served.
+const TAKES: &str = "x-demo-ms";
+
+impl App {
+    /// The body's length back, under the request's name.
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let header = |name: &str| {
+            let value = request.headers().get(name);
+            let value = value.and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let (nonce, takes) = (header(NONCE), header(TAKES));
+        self.tell(RequestStep::Started, &nonce);
+        // Read to its end, so that the connection can be used again.
+        let body = request.into_body().collect().await;
+        if let Ok(ms) = takes.parse() {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        self.tell(RequestStep::Finished, &nonce);
+        let n_bytes = body.map_or(0, |body| body.to_bytes().len());
+        let answer = match nonce.is_empty() {
+            true => "fake\n".to_owned(),
+            false => format!("{n_bytes}\n"),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(answer)));
+        let headers = response.headers_mut();
+        for (name, value) in [(NONCE, nonce.as_str()), (ANSWERED_BY, self.id.as_str())] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        }
+        Ok(response)
+    }
+
+    fn tell(&self, step: RequestStep, nonce: &str) {
+        if let Some(listener) = &self.listener {
+            (listener.0)(&self.id, step, nonce);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -212,10 +290,18 @@ mod tests {
 
     use super::*;
 
+    fn of(boot: BootDelay) -> FakeDriver {
+        let config = FakeConfig {
+            boot,
+            listener: None,
+        };
+        FakeDriver::new(config, Net::System)
+    }
+
     #[test]
     fn boot_times_are_in_range_and_repeatable() {
         let (min_ms, max_ms) = (5, 50);
-        let driver = FakeDriver::new(BootDelay { min_ms, max_ms });
+        let driver = of(BootDelay { min_ms, max_ms });
         let ids = (0..200).map(|n| InstanceId::new("hello-00001", Epoch(7), n));
         let delays: Vec<_> = ids.clone().map(|id| driver.boot_delay(&id)).collect();
         let range = Duration::from_millis(5)..=Duration::from_millis(50);
@@ -224,7 +310,7 @@ mod tests {
         assert!(distinct.len() > 20, "{} distinct delays", distinct.len());
         let again: Vec<_> = ids.map(|id| driver.boot_delay(&id)).collect();
         assert_eq!(delays, again);
-        let fixed = FakeDriver::new(BootDelay {
+        let fixed = of(BootDelay {
             min_ms: 7,
             max_ms: 7,
         });

@@ -16,3 +16,4 @@ pub mod process;
 pub mod startstop;
 
 pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};
+pub use fake::FakeConfig;

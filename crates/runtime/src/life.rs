@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_failpoint::{Bug, Point, hit, planted};
+use nihilo_host::Net;
 use nihilo_types::instance::{Exit, InstanceSpec, InstanceState};
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::warn;
@@ -127,7 +127,7 @@ async fn lead<D: Driver>(
         biased;
         exit = driver.wait(handle) => return End::Exited(exit),
         _ = ordered(orders, |order| order != Order::Run) => return End::Stop,
-        ready = tokio::time::timeout(boot, listening(&inner.fine_looks, address)) => {
+        ready = tokio::time::timeout(boot, listening(&inner.host.net, &inner.fine_looks, address)) => {
             if ready.is_err() {
                 return End::NeverReady;
             }
@@ -185,9 +185,12 @@ async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bo
 }
 
 /// Resolves once something accepts on the port.
-async fn listening(fine_looks: &Arc<Semaphore>, address: SocketAddr) {
+async fn listening(net: &Net, fine_looks: &Arc<Semaphore>, address: SocketAddr) {
     let started = Instant::now();
-    if let Ok(permit) = fine_looks.clone().try_acquire_owned() {
+    // Finer than tokio's clock means a thread, and so the system's own network.
+    if net.is_system()
+        && let Ok(permit) = fine_looks.clone().try_acquire_owned()
+    {
         let seen = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             is_listening_soon(address)
@@ -196,7 +199,8 @@ async fn listening(fine_looks: &Arc<Semaphore>, address: SocketAddr) {
             return;
         }
     }
-    while TcpStream::connect(address).await.is_err() {
+    let address = address.to_string();
+    while net.dial(&address).await.is_err() {
         tokio::time::sleep(pause_after(started.elapsed())).await;
     }
 }

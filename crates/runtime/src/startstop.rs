@@ -5,20 +5,23 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use nihilo_host::BootClock;
 use nihilo_types::id::{Epoch, InstanceId};
 use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// The file grows to this, twice.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug)]
-pub(crate) struct StartStopLog(Mutex<(PathBuf, Option<File>, u64)>);
+pub(crate) struct StartStopLog {
+    file: Mutex<(PathBuf, Option<File>, u64)>,
+    clock: BootClock,
+}
 
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    boottime_ns: i128,
+    boottime_ns: u64,
     instance: &'a str,
     epoch: u64,
     event: &'a str,
@@ -26,19 +29,20 @@ struct Line<'a> {
 }
 
 impl StartStopLog {
-    pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(dir: &Path, clock: BootClock) -> std::io::Result<Self> {
         let path = dir.join("startstop.log");
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let size = file.metadata()?.len();
-        Ok(Self(Mutex::new((path, Some(file), size))))
+        Ok(Self {
+            file: Mutex::new((path, Some(file), size)),
+            clock,
+        })
     }
 
     /// `event`: `spawn` before the call, `spawned` after it, `exit` when it has ended.
     pub(crate) fn write(&self, event: &str, id: &InstanceId, epoch: Epoch, pid: Option<u32>) {
-        let now = clock_gettime(ClockId::Boottime);
-        let boottime_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
         let line = Line {
-            boottime_ns,
+            boottime_ns: self.clock.now_ns(),
             instance: id.as_str(),
             epoch: epoch.0,
             event,
@@ -48,7 +52,7 @@ impl StartStopLog {
             return;
         };
         text.push(b'\n');
-        let mut log = self.0.lock();
+        let mut log = self.file.lock();
         let (path, file, size) = &mut *log;
         if *size + text.len() as u64 > MAX_BYTES {
             *file = std::fs::rename(&*path, path.with_extension("log.1"))

@@ -9,6 +9,7 @@ use nihilo_gateway::access_log::Destination;
 use nihilo_gateway::listener::Trust;
 use nihilo_gateway::rules::Cidr;
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
+use nihilo_host::Host;
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{AccessLogTo, NodeConfig};
 
@@ -16,13 +17,14 @@ use crate::ports::ScaleUpPort;
 
 /// # Errors
 /// A setting cannot be used, or a port is taken.
-pub(crate) fn start(
+pub(crate) async fn start(
     config: &NodeConfig,
+    host: &Host,
     local: &LocalInstances,
     control: &Arc<OnceLock<Control>>,
 ) -> anyhow::Result<Gateway> {
     let scale_up = Arc::new(ScaleUpPort(control.clone()));
-    Ok(Gateway::start(&settings(config)?, local.clone(), scale_up)?)
+    Ok(Gateway::start(&settings(config)?, host, local.clone(), scale_up).await?)
 }
 
 fn settings(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {

@@ -15,6 +15,7 @@ use nihilo_control::ports::{
     StateSource,
 };
 use nihilo_gateway::{DemandSignal, Gateway, LocalInstances, ScaleUp};
+use nihilo_host::Net;
 use nihilo_machine::command::RequestKey;
 use nihilo_machine::state::{ObjectEvent, Session};
 use nihilo_machine::{Command, Reply, State};
@@ -25,7 +26,6 @@ use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use nihilo_types::route_table::RouteTable;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 
@@ -92,6 +92,7 @@ impl LeaderView for RaftPort {
 /// Keep-alives to whichever member leads. What consensus wants to know of this node rides along.
 #[derive(Debug)]
 pub struct LeaderPort {
+    pub net: Net,
     pub remote: Remote,
     pub raft: RaftNode,
 }
@@ -118,7 +119,7 @@ impl LeaderLink for LeaderPort {
     fn is_refused(&self, peer_address: Arc<str>) -> BoxFuture<'_, bool> {
         async move {
             let refused = || async {
-                let dial = TcpStream::connect(&*peer_address);
+                let dial = self.net.dial(&peer_address);
                 let dialled = tokio::time::timeout(DIAL_LIMIT, dial).await;
                 matches!(dialled, Ok(Err(error))
                     if error.kind() == std::io::ErrorKind::ConnectionRefused)

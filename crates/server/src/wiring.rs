@@ -11,11 +11,15 @@ use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
 use nihilo_gateway::{Gateway, LocalInstances};
+use nihilo_host::{Host, Listener};
 use nihilo_machine::Command;
 use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
-use nihilo_runtime::{Agent, AgentConfig, DriverConfig};
+use nihilo_runtime::agent::OrderListener;
+use nihilo_runtime::fake::RequestListener;
+use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
 use nihilo_scale::config::{ScaleConfig, unknown_keys};
+use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
@@ -24,9 +28,8 @@ use nihilo_wire::internal as pb;
 use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -35,6 +38,7 @@ use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
@@ -92,7 +96,7 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config.clone()).await?;
+        let node = Node::start(config.clone(), Ground::default()).await?;
         let mut removal = node.raft.removal();
         // A node that may not take part serves nothing either. Any may come first; all end in the
         // same good order.
@@ -128,8 +132,23 @@ async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a node stands on; the system's own by default.
+#[derive(Debug, Default)]
+pub struct Ground {
+    pub host: Host,
+    /// Another disk than the file system's for the store.
+    pub disk: Option<Box<dyn Disk>>,
+    /// Hears of the requests that fake instances serve.
+    pub requests: Option<RequestListener>,
+    /// Hears of the orders that the agent gets.
+    pub orders: Option<OrderListener>,
+    /// Snapshots more often than every 20,000 entries.
+    pub snapshot_every: Option<u64>,
+}
+
 /// A running node.
-struct Node {
+#[derive(Debug)]
+pub struct Node {
     raft: RaftNode,
     control: Control,
     gateway: Gateway,
@@ -139,21 +158,28 @@ struct Node {
 }
 
 impl Node {
-    async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+    /// Starts a node on the caller's runtime; it runs until [`Self::stop`], and takes part once it
+    /// is [`Self::found`].
+    ///
+    /// # Errors
+    /// Anything that keeps it from starting, with what to do about it.
+    pub async fn start(config: NodeConfig, ground: Ground) -> anyhow::Result<Self> {
         check_autoscaler(&config.autoscaler)?;
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
-        let peer = bind(&config, config.peer_port, "peer").await?;
-        let admin = bind(&config, config.admin_port, "admin").await?;
-        let raft = start_raft(&config).await?;
+        let peer = bind(&ground.host, &config, config.peer_port, "peer").await?;
+        let admin = bind(&ground.host, &config, config.admin_port, "admin").await?;
+        let host = ground.host.clone();
+        let (requests, orders) = (ground.requests.clone(), ground.orders.clone());
+        let raft = start_raft(&config, ground).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = crate::data_plane::start(&config, &local, &control_cell)?;
-        let agent = start_agent(&config, local)?;
+        let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
+        let agent = start_agent(&config, &host, requests, orders, local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
-            channels: Channels::default(),
+            channels: Channels::new(host.net.clone()),
             cluster_id: cluster_id.clone(),
         };
         let ports = ControlPorts {
@@ -161,6 +187,7 @@ impl Node {
             state: Arc::new(RaftPort(raft.clone())),
             leader: Arc::new(RaftPort(raft.clone())),
             leader_link: Arc::new(LeaderPort {
+                net: host.net.clone(),
                 remote: remote.clone(),
                 raft: raft.clone(),
             }),
@@ -196,9 +223,20 @@ impl Node {
         Ok(node)
     }
 
+    pub fn raft(&self) -> &RaftNode {
+        &self.raft
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
     /// Takes part as soon as it may. The founder makes the membership and the cluster's first
     /// entry; a cluster that has them is left alone.
-    async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// This node may not take part, or Raft has stopped.
+    pub async fn found(&self, config: &NodeConfig) -> anyhow::Result<()> {
         self.raft.introduce().await?;
         if !config.is_founder() {
             return Ok(());
@@ -242,7 +280,7 @@ impl Node {
         });
     }
 
-    fn serve_peers(&self, listener: TcpListener, config: &NodeConfig, cluster_id: Arc<str>) {
+    fn serve_peers(&self, listener: Listener, config: &NodeConfig, cluster_id: Arc<str>) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
@@ -272,7 +310,7 @@ impl Node {
         });
     }
 
-    fn serve_admin(&self, listener: TcpListener, config: &NodeConfig, channels: Channels) {
+    fn serve_admin(&self, listener: Listener, config: &NodeConfig, channels: Channels) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -328,7 +366,7 @@ impl Node {
             let server = Server::builder()
                 .accept_http1(true)
                 .add_routes(crate::admin::metrics::add(routes, gateway))
-                .serve_with_incoming(TcpListenerStream::new(listener));
+                .serve_with_incoming(incoming(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
             }
@@ -336,7 +374,7 @@ impl Node {
     }
 
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
-    async fn stop(self) {
+    pub async fn stop(self) {
         info!("node stops");
         if planted(Bug::LeavesFirst) {
             self.control.leave(HANDOVER_LIMIT).await;
@@ -368,9 +406,12 @@ async fn report_health(raft: RaftNode, health: tonic_health::server::HealthRepor
     }
 }
 
-async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpListener> {
-    let address = format!("{}:{port}", config.listen);
-    TcpListener::bind(&address).await.with_context(|| {
+async fn bind(host: &Host, config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<Listener> {
+    let text = format!("{}:{port}", config.listen);
+    let address = text
+        .parse()
+        .with_context(|| format!("listen = `{}` is no address", config.listen))?;
+    host.net.listen(address).await.with_context(|| {
         format!(
             "{what} address {address} cannot be used; see who listens there with `ss -ltnp 'sport = \
              :{port}'`, or set another `{what}-port`"
@@ -378,7 +419,7 @@ async fn bind(config: &NodeConfig, port: u16, what: &str) -> anyhow::Result<TcpL
     })
 }
 
-async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
+async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftNode> {
     let members: BTreeMap<u64, String> = config
         .members
         .iter()
@@ -411,13 +452,22 @@ async fn start_raft(config: &NodeConfig) -> anyhow::Result<RaftNode> {
         members,
         founders,
         profile: config.profile,
-        snapshot_every: nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY"),
+        snapshot_every: ground
+            .snapshot_every
+            .or_else(|| nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY")),
         digest_every: None,
     };
-    Ok(RaftNode::start(raft).await?)
+    let Ground { host, disk, .. } = ground;
+    Ok(RaftNode::start_on(raft, nihilo_raft::Ground { host, disk }).await?)
 }
 
-fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Agent> {
+fn start_agent(
+    config: &NodeConfig,
+    host: &Host,
+    requests: Option<RequestListener>,
+    orders: Option<OrderListener>,
+    local: LocalInstances,
+) -> anyhow::Result<Agent> {
     let dir = config.data_dir.join("agent");
     let agent = AgentConfig {
         node_name: config.name.clone(),
@@ -428,8 +478,13 @@ fn start_agent(config: &NodeConfig, local: LocalInstances) -> anyhow::Result<Age
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
             },
-            DriverKind::Fake => DriverConfig::Fake(config.fake_boot.unwrap_or_default()),
+            DriverKind::Fake => DriverConfig::Fake(FakeConfig {
+                boot: config.fake_boot.unwrap_or_default(),
+                listener: requests,
+            }),
         },
+        host: host.clone(),
+        orders,
     };
     std::fs::create_dir_all(&dir)?;
     Agent::new(agent, Arc::new(AdmissionPort(local)))

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nihilo_gateway::LocalInstances;
-use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig};
+use nihilo_host::Host;
+use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
@@ -41,6 +42,8 @@ impl Harness {
             dir: dir.path().into(),
             capacity: 3,
             driver,
+            host: Host::default(),
+            orders: None,
         };
         let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
         agent.set_accepting(true);
@@ -63,7 +66,11 @@ impl Harness {
 
     fn fake() -> Self {
         let (min_ms, max_ms) = (5, 20);
-        Self::new(DriverConfig::Fake(BootDelay { min_ms, max_ms }))
+        let fake = FakeConfig {
+            boot: BootDelay { min_ms, max_ms },
+            listener: None,
+        };
+        Self::new(DriverConfig::Fake(fake))
     }
 
     fn start(&self, spec: &InstanceSpec) -> Result<InstanceReport, AgentError> {

@@ -5,12 +5,13 @@
 //! blocks of whole entries, and whoever asks for it is told so.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 use nihilo_machine::ObjectEvent;
 use nihilo_machine::state::ObjectChange;
 use nihilo_types::id::LogIndex;
-use rocksdb::{DB, Direction, IteratorMode};
 
+use crate::disk::Rows;
 use crate::keys;
 
 /// Changes held in memory, at most.
@@ -238,41 +239,45 @@ pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<ObjectEvent, String> {
 ///
 /// # Errors
 /// The database cannot be read, in words.
-pub(crate) fn read_page(db: &DB, from: LogIndex, upto: LogIndex) -> Result<Changes, String> {
-    let cf = db.cf_handle(keys::CHANGES).ok_or("no change family")?;
-    let start = key_after(from);
-    let mut events: Vec<ObjectEvent> = Vec::new();
-    for row in db.iterator_cf(cf, IteratorMode::From(&start, Direction::Forward)) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        let event = decode(&key, &value)?;
+pub(crate) fn read_page(
+    rows: &(impl Rows + ?Sized),
+    from: LogIndex,
+    upto: LogIndex,
+) -> Result<Changes, String> {
+    let mut page = Changes {
+        events: Vec::new(),
+        upto,
+    };
+    rows.scan(keys::CHANGES, &key_after(from), &mut |key, value| {
+        let event = decode(key, value)?;
         if event.index > upto {
-            break;
+            return Ok(ControlFlow::Break(()));
         }
-        let is_new_entry = events.last().is_none_or(|last| last.index != event.index);
-        if is_new_entry && events.len() >= PAGE_ROWS {
-            let upto = events.last().map_or(from, |last| last.index);
-            return Ok(Changes { events, upto });
+        let last = page.events.last().map(|last| last.index);
+        if last != Some(event.index) && page.events.len() >= PAGE_ROWS {
+            page.upto = last.unwrap_or(from);
+            return Ok(ControlFlow::Break(()));
         }
-        events.push(event);
-    }
-    Ok(Changes { events, upto })
+        page.events.push(event);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(page)
 }
 
 /// Counts what the database holds.
 ///
 /// # Errors
 /// It cannot be read, in words.
-pub(crate) fn load_blocks(db: &DB) -> Result<VecDeque<Block>, String> {
-    let cf = db.cf_handle(keys::CHANGES).ok_or("no change family")?;
+pub(crate) fn load_blocks(rows: &(impl Rows + ?Sized)) -> Result<VecDeque<Block>, String> {
     let mut counted = ChangeLog::new(LogIndex(0), LogIndex(0), VecDeque::new());
-    for row in db.iterator_cf(cf, IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
+    rows.scan(keys::CHANGES, &[], &mut |key, value| {
         let index = key
             .first_chunk::<8>()
             .ok_or("a change has a malformed key")?;
         let index = LogIndex(u64::from_be_bytes(*index));
         counted.count(&[(key.to_vec(), value.to_vec())], Some(index));
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(counted.blocks)
 }
 

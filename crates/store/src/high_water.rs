@@ -29,9 +29,9 @@ const HAS_LAST: u64 = 4;
 
 /// The newest vote and log index that were durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Mark {
-    pub(crate) vote: Option<Vote>,
-    pub(crate) last: Option<u64>,
+pub struct Mark {
+    pub vote: Option<Vote>,
+    pub last: Option<u64>,
 }
 
 impl Mark {

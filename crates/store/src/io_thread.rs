@@ -7,16 +7,16 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nihilo_failpoint::{Bug, Point, fails, hit, hit_if, planted};
+use nihilo_host::Threads;
 use nihilo_machine::RowChange;
 use nihilo_types::id::LogIndex;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
-use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::changes::{self, ChangeRow};
-use crate::high_water::{HighWater, Mark};
+use crate::disk::{Batch, Change, Disk, Mark};
 use crate::keys;
 use crate::type_config::{TypeConfig, Vote};
 
@@ -140,7 +140,8 @@ pub(crate) struct IoHandle {
 }
 
 /// Ends the thread, and with it the database, when the last handle goes: a process that exits
-/// while it still writes would tear RocksDB down under its feet.
+/// while it still writes would tear RocksDB down under its feet. Without a thread of its own it is
+/// a task that ends by itself.
 #[derive(Debug)]
 struct IoThread {
     queue: Option<mpsc::Sender<Op>>,
@@ -160,8 +161,8 @@ impl Drop for IoThread {
 
 impl IoHandle {
     pub(crate) fn spawn(
-        db: Arc<DB>,
-        high_water: HighWater,
+        disk: Box<dyn Disk>,
+        threads: Threads,
         applied: LogIndex,
         generation: u64,
     ) -> io::Result<Self> {
@@ -172,20 +173,23 @@ impl IoHandle {
         let (written, follow_written) = watch::channel(applied);
         let writes_left = Arc::new(AtomicI64::new(i64::MAX));
         let writer = Writer {
-            db,
-            high_water,
+            disk,
             failed: failed.clone(),
             stats: stats.clone(),
             written,
             generation,
             writes_left: writes_left.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("raft-io".into())
-            .spawn(move || writer.run(receiver))?;
+        let thread = match threads {
+            Threads::Own => Some(own_thread(writer, receiver)?),
+            Threads::Callers => {
+                tokio::spawn(writer.run(receiver));
+                None
+            }
+        };
         let thread = Arc::new(IoThread {
             queue: Some(queue),
-            thread: Some(thread),
+            thread,
         });
         Ok(Self {
             thread,
@@ -229,6 +233,16 @@ impl IoHandle {
     }
 }
 
+fn own_thread(
+    writer: Writer,
+    queue: mpsc::Receiver<Op>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    std::thread::Builder::new()
+        .name("raft-io".into())
+        .spawn(move || runtime.block_on(writer.run(queue)))
+}
+
 /// Ends the store of this process from outside of it; does not keep it open.
 #[derive(Debug, Clone)]
 pub struct Poisoner(Weak<watch::Sender<Option<Arc<str>>>>);
@@ -259,8 +273,7 @@ fn poison(failed: &watch::Sender<Option<Arc<str>>>, cause: &str) {
 }
 
 struct Writer {
-    db: Arc<DB>,
-    high_water: HighWater,
+    disk: Box<dyn Disk>,
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     stats: Arc<Mutex<IoStats>>,
     written: watch::Sender<LogIndex>,
@@ -276,8 +289,8 @@ enum Answer {
 }
 
 impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Op>) {
-        while let Some(first) = queue.blocking_recv() {
+    async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
+        while let Some(first) = queue.recv().await {
             let mut ops = vec![first];
             while ops.len() < MAX_MERGED {
                 match queue.try_recv() {
@@ -285,24 +298,24 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.execute(ops);
+            self.execute(ops).await;
         }
     }
 
     /// One batch, one write, then every answer in the order of the operations.
-    fn execute(&mut self, ops: Vec<Op>) {
-        let mut batch = WriteBatch::default();
+    async fn execute(&mut self, ops: Vec<Op>) {
+        let mut batch = Batch::new();
         let mut answers = Vec::new();
         let mut sync = false;
         let mut n_entries = 0;
-        let marks = Marks::of(self.high_water.mark(), &ops);
+        let marks = Marks::of(self.disk.mark(), &ops);
         let stands_at = ops.iter().filter_map(Op::stands_at).max();
         for op in ops {
             n_entries += match &op {
                 Op::Append { entries, .. } => entries.len() as u64,
                 _ => 0,
             };
-            if let Some(answer) = self.stage(op, &mut batch) {
+            if let Some(answer) = stage(op, &mut self.generation, &mut batch) {
                 sync = true;
                 answers.push(answer);
             }
@@ -310,7 +323,7 @@ impl Writer {
         if planted(Bug::AckBeforeSync) {
             std::thread::sleep(UNSYNCED_FOR);
         }
-        let result = self.write(batch, sync, n_entries, &marks);
+        let result = self.write(batch, sync, n_entries, &marks).await;
         if let (Ok(()), Some(at)) = (&result, stands_at) {
             self.written.send_replace(at);
         }
@@ -327,108 +340,10 @@ impl Writer {
         }
     }
 
-    /// Puts one operation into the batch; returns who must hear of its durability.
-    fn stage(&mut self, op: Op, batch: &mut WriteBatch) -> Option<Answer> {
-        let db = self.db.clone();
-        let cf = |name| db.cf_handle(name).expect("opened with all column families");
-        match op {
-            Op::Append { entries, callback } => {
-                for (index, bytes) in entries {
-                    batch.put_cf(cf(keys::LOG), keys::log_key(index), bytes);
-                }
-                Some(Answer::Callback(callback))
-            }
-            Op::Vote { bytes, done, .. } => {
-                batch.put_cf(cf(keys::META), keys::VOTE, bytes);
-                Some(Answer::Done(done))
-            }
-            Op::Truncate { from, to, done } => {
-                for index in from..=to {
-                    batch.delete_cf(cf(keys::LOG), keys::log_key(index));
-                }
-                Some(Answer::Done(done))
-            }
-            Op::Committed { bytes } => {
-                batch.put_cf(cf(keys::META), keys::COMMITTED, bytes);
-                None
-            }
-            Op::Purge { upto, bytes } => {
-                let end = keys::log_key(upto + 1);
-                batch.delete_range_cf(cf(keys::LOG), keys::log_key(0), end);
-                batch.put_cf(cf(keys::META), keys::PURGED, bytes);
-                None
-            }
-            Op::State {
-                rows,
-                changes,
-                trim,
-                applied,
-                at: _,
-            } => {
-                for (key, value) in changes {
-                    batch.put_cf(cf(keys::CHANGES), key, value);
-                }
-                if let Some(floor) = trim {
-                    let end = changes::key_after(floor);
-                    batch.delete_range_cf(cf(keys::CHANGES), vec![0], end);
-                    let floor = floor.0.to_be_bytes();
-                    batch.put_cf(cf(keys::STATE_META), keys::CHANGES_AFTER, floor);
-                }
-                let state = cf(keys::state_family(self.generation));
-                for row in rows {
-                    match row.value {
-                        Some(value) => batch.put_cf(state, row.key, value),
-                        None => batch.delete_cf(state, row.key),
-                    }
-                }
-                batch.put_cf(cf(keys::STATE_META), keys::APPLIED, applied);
-                None
-            }
-            Op::Clear { generation } => {
-                let family = cf(keys::state_family(generation));
-                batch.delete_range_cf(family, [0].as_slice(), [0xff].as_slice());
-                None
-            }
-            Op::Load {
-                generation,
-                rows,
-                changes,
-            } => {
-                for (key, value) in rows {
-                    batch.put_cf(cf(keys::state_family(generation)), key, value);
-                }
-                for (key, value) in changes {
-                    batch.put_cf(cf(keys::CHANGES), key, value);
-                }
-                None
-            }
-            Op::Flip {
-                generation,
-                changes_after,
-                applied,
-                at: _,
-                done,
-            } => {
-                let meta = cf(keys::STATE_META);
-                let end = changes::key_after(changes_after);
-                batch.delete_range_cf(cf(keys::CHANGES), vec![0], end);
-                batch.put_cf(meta, keys::CHANGES_AFTER, changes_after.0.to_be_bytes());
-                batch.put_cf(meta, keys::GENERATION, generation.to_be_bytes());
-                batch.put_cf(meta, keys::APPLIED, applied);
-                self.generation = generation;
-                Some(Answer::Done(done))
-            }
-            Op::Identity { bytes, done } => {
-                batch.put_cf(cf(keys::META), keys::IDENTITY, bytes);
-                Some(Answer::Done(done))
-            }
-        }
-    }
-
     /// No retry after a failure: the next fsync could succeed with the data gone.
-    fn write(
+    async fn write(
         &mut self,
-        batch: WriteBatch,
+        batch: Batch,
         sync: bool,
         n_entries: u64,
         marks: &Marks,
@@ -441,7 +356,7 @@ impl Writer {
             return Err(KILL_POINT.into());
         }
         let started = Instant::now();
-        let result = self.write_both(batch, sync, marks);
+        let result = self.write_both(batch, sync, marks).await;
         if let Err(cause) = &result {
             poison(&self.failed, cause);
         } else if sync {
@@ -457,26 +372,139 @@ impl Writer {
     }
 
     /// The mark falls before its tail goes, and rises after the log is durable.
-    fn write_both(&mut self, batch: WriteBatch, sync: bool, marks: &Marks) -> Result<(), String> {
+    async fn write_both(&mut self, batch: Batch, sync: bool, marks: &Marks) -> Result<(), String> {
         let of_mark = |error: io::Error| format!("high-water: {error}");
-        if marks.lowest != self.high_water.mark() {
-            self.high_water.lower(marks.lowest).map_err(of_mark)?;
+        if marks.lowest != self.disk.mark() {
+            self.disk.lower_mark(marks.lowest).map_err(of_mark)?;
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
         if sync && fails(Point::BeforeSync) {
             return Err("failpoint: input/output error".to_owned());
         }
-        self.db
-            .write_opt(batch, &options)
-            .map_err(|error| error.to_string())?;
+        self.disk.write(batch, sync).await?;
         hit_if(Point::AfterSync, || sync);
-        if marks.after != self.high_water.mark() {
-            self.high_water.write(marks.after).map_err(of_mark)?;
+        if marks.after != self.disk.mark() {
+            self.disk.raise_mark(marks.after).map_err(of_mark)?;
             hit(Point::AfterMark);
         }
         Ok(())
     }
+}
+
+/// Puts one operation into the batch; returns who must hear of its durability. `generation` is that
+/// of the state that is read.
+fn stage(op: Op, generation: &mut u64, batch: &mut Batch) -> Option<Answer> {
+    match op {
+        Op::Append { entries, callback } => {
+            for (index, bytes) in entries {
+                batch.push(put(keys::LOG, &keys::log_key(index), bytes));
+            }
+            Some(Answer::Callback(callback))
+        }
+        Op::Vote { bytes, done, .. } => {
+            batch.push(put(keys::META, keys::VOTE, bytes));
+            Some(Answer::Done(done))
+        }
+        Op::Truncate { from, to, done } => {
+            batch.extend((from..=to).map(|index| Change::Delete {
+                family: keys::LOG,
+                key: keys::log_key(index).to_vec(),
+            }));
+            Some(Answer::Done(done))
+        }
+        Op::Committed { bytes } => {
+            batch.push(put(keys::META, keys::COMMITTED, bytes));
+            None
+        }
+        Op::Purge { upto, bytes } => {
+            batch.push(Change::DeleteRange {
+                family: keys::LOG,
+                from: keys::log_key(0).to_vec(),
+                to: keys::log_key(upto + 1).to_vec(),
+            });
+            batch.push(put(keys::META, keys::PURGED, bytes));
+            None
+        }
+        Op::State {
+            rows,
+            changes,
+            trim,
+            applied,
+            at: _,
+        } => {
+            batch.extend(put_all(keys::CHANGES, changes));
+            batch.extend(trim.into_iter().flat_map(drop_changes));
+            let family = keys::state_family(*generation);
+            batch.extend(rows.into_iter().map(|row| row_change(family, row)));
+            batch.push(put(keys::STATE_META, keys::APPLIED, applied));
+            None
+        }
+        Op::Clear { generation } => {
+            batch.push(Change::DeleteRange {
+                family: keys::state_family(generation),
+                from: vec![0],
+                to: vec![0xff],
+            });
+            None
+        }
+        Op::Load {
+            generation,
+            rows,
+            changes,
+        } => {
+            batch.extend(put_all(keys::state_family(generation), rows));
+            batch.extend(put_all(keys::CHANGES, changes));
+            None
+        }
+        Op::Flip {
+            generation: next,
+            changes_after,
+            applied,
+            at: _,
+            done,
+        } => {
+            batch.extend(drop_changes(changes_after));
+            let number = next.to_be_bytes().to_vec();
+            batch.push(put(keys::STATE_META, keys::GENERATION, number));
+            batch.push(put(keys::STATE_META, keys::APPLIED, applied));
+            *generation = next;
+            Some(Answer::Done(done))
+        }
+        Op::Identity { bytes, done } => {
+            batch.push(put(keys::META, keys::IDENTITY, bytes));
+            Some(Answer::Done(done))
+        }
+    }
+}
+
+fn put(family: &'static str, key: &[u8], value: Vec<u8>) -> Change {
+    let key = key.to_vec();
+    Change::Put { family, key, value }
+}
+
+fn put_all(family: &'static str, rows: Vec<ChangeRow>) -> impl Iterator<Item = Change> {
+    let put = move |(key, value)| Change::Put { family, key, value };
+    rows.into_iter().map(put)
+}
+
+fn row_change(family: &'static str, row: RowChange) -> Change {
+    let key = row.key;
+    match row.value {
+        Some(value) => Change::Put { family, key, value },
+        None => Change::Delete { family, key },
+    }
+}
+
+/// Changes up to `floor` go, and it is written that they are complete only after it.
+fn drop_changes(floor: LogIndex) -> [Change; 2] {
+    let after = floor.0.to_be_bytes().to_vec();
+    [
+        Change::DeleteRange {
+            family: keys::CHANGES,
+            from: vec![0],
+            to: changes::key_after(floor),
+        },
+        put(keys::STATE_META, keys::CHANGES_AFTER, after),
+    ]
 }
 
 /// Where the high-water mark goes with one batch.

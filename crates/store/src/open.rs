@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nihilo_host::Threads;
 use nihilo_machine::State;
 use nihilo_machine::command::CLUSTER_VERSION;
 use nihilo_types::id::LogIndex;
@@ -14,16 +16,18 @@ use nihilo_wire::internal as pb;
 use openraft::entry::RaftEntry;
 use prost::Message;
 use rocksdb::statistics::{StatsLevel, Ticker};
-use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options};
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options};
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
 use crate::changes::{self, ChangeLog};
+use crate::disk::{Disk, Rows};
 use crate::high_water::{self, Found, HighWater, Mark};
 use crate::io_thread::{Failure, IoHandle, IoStats, Op, Poisoner};
 use crate::log::{Log, LogStore, decode_entry};
+use crate::rocks::RocksDisk;
 use crate::snapshot::SnapshotDir;
-use crate::state::{Disk, Position, StateHandle, StateMachine};
+use crate::state::{Pages, Position, StateHandle, StateMachine};
 use crate::type_config::LogId;
 use crate::{convert, keys};
 
@@ -116,9 +120,10 @@ pub struct Store {
     /// and at most the founding membership.
     pub is_young: bool,
     io: IoHandle,
-    options: Statistics,
+    /// RocksDB's.
+    options: Option<Statistics>,
     /// Held for the life of the process.
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
 impl Store {
@@ -135,21 +140,51 @@ impl Store {
                 .await
                 .expect("loading does not panic")?
         };
-        check_identity(dir, opened.identity.as_ref(), identity, &opened)?;
-        let is_young = opened.is_young();
-        let disk = Arc::downgrade(&opened.db);
-        let applied = opened.position.index();
-        let io = IoHandle::spawn(opened.db, opened.high_water, applied, opened.generation)
-            .map_err(|source| OpenError::Directory {
-                dir: dir.to_owned(),
-                source,
-            })?;
-        let identity = opened.identity.clone().unwrap_or_else(|| identity.clone());
-        let store_id = match opened.store_id {
-            Some(store_id) => store_id,
-            None => new_store_id(),
+        Self::on(opened, Some(lock), dir, identity, Threads::Own).await
+    }
+
+    /// Opens, or makes, the store of one node on another disk than the file system's. Whoever gives
+    /// it sees to it that no other process has it; of `dir` only the snapshots are used.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_on(
+        disk: Box<dyn Disk>,
+        dir: &Path,
+        identity: &Identity,
+        threads: Threads,
+    ) -> Result<Self, OpenError> {
+        let contents = read(disk.as_ref(), &disk.mark())
+            .map_err(|flaw| damaged(dir, flaw.describe(|| "given".into())))?;
+        let opened = Opened {
+            disk,
+            options: None,
+            contents,
         };
-        if opened.identity.is_none() {
+        Self::on(opened, None, dir, identity, threads).await
+    }
+
+    async fn on(
+        opened: Opened,
+        lock: Option<File>,
+        dir: &Path,
+        identity: &Identity,
+        threads: Threads,
+    ) -> Result<Self, OpenError> {
+        let Opened {
+            disk,
+            options,
+            contents,
+        } = opened;
+        check_identity(dir, identity, &contents)?;
+        let is_young = contents.is_young();
+        let (rows, generation) = (disk.reader(), contents.generation);
+        let io = IoHandle::spawn(disk, threads, contents.position.index(), generation)
+            .map_err(|source| directory(dir, source))?;
+        let is_new = contents.identity.is_none();
+        let identity = contents.identity.unwrap_or_else(|| identity.clone());
+        let store_id = contents.store_id.unwrap_or_else(new_store_id);
+        if is_new {
             let bytes = encode_identity(&identity, &store_id);
             io.durable(|done| Op::Identity { bytes, done })
                 .await
@@ -158,21 +193,15 @@ impl Store {
                     source,
                 })?;
         }
-        let disk = Disk {
-            db: disk,
-            written: io.written.clone(),
-        };
-        let state = StateHandle::new(opened.state, &opened.position, opened.changes, disk);
+        let written = io.written.clone();
+        let pages = Pages { rows, written };
+        let position = contents.position;
+        let state = StateHandle::new(contents.state, &position, contents.changes, pages);
         let (snapshots, current) =
             SnapshotDir::open(dir).map_err(|source| directory(dir, source))?;
-        let machine = StateMachine::new(
-            state.clone(),
-            io.clone(),
-            opened.position,
-            opened.generation,
-        )
-        .with_snapshots(snapshots.clone(), current);
-        let log = LogStore::new(opened.log, io.clone());
+        let machine = StateMachine::new(state.clone(), io.clone(), position, generation)
+            .with_snapshots(snapshots.clone(), current);
+        let log = LogStore::new(contents.log, io.clone());
         Ok(Self {
             log,
             machine,
@@ -182,8 +211,8 @@ impl Store {
             store_id: store_id.into(),
             is_young,
             io,
-            options: opened.options,
-            _lock: Arc::new(lock),
+            options,
+            _lock: lock.map(Arc::new),
         })
     }
 
@@ -206,7 +235,10 @@ impl Store {
 
     /// How often RocksDB synced its write-ahead log since the store was opened.
     pub fn n_wal_syncs(&self) -> u64 {
-        self.options.0.get_ticker_count(Ticker::WalFileSynced)
+        let options = self.options.as_ref();
+        options.map_or(0, |options| {
+            options.0.get_ticker_count(Ticker::WalFileSynced)
+        })
     }
 
     pub fn stats(&self) -> Arc<parking_lot::Mutex<IoStats>> {
@@ -214,7 +246,7 @@ impl Store {
     }
 
     /// Keeps the directory locked for as long as it lives.
-    pub fn lock_guard(&self) -> Arc<File> {
+    pub fn lock_guard(&self) -> Option<Arc<File>> {
         self._lock.clone()
     }
 }
@@ -229,24 +261,9 @@ impl std::fmt::Debug for Statistics {
 }
 
 struct Opened {
-    db: Arc<DB>,
-    options: Statistics,
-    high_water: HighWater,
-    log: Log,
-    state: State,
-    position: Position,
-    changes: ChangeLog,
-    generation: u64,
-    identity: Option<Identity>,
-    store_id: Option<String>,
-}
-
-impl Opened {
-    fn is_young(&self) -> bool {
-        let last = self.log.entries.last_key_value().map(|(index, _)| *index);
-        let last = last.max(self.position.last.map(|id| id.index));
-        last.unwrap_or(0) == 0 && self.log.vote.is_none()
-    }
+    disk: Box<dyn Disk>,
+    options: Option<Statistics>,
+    contents: Contents,
 }
 
 /// Whether `dir` holds no store at all.
@@ -340,36 +357,22 @@ fn load(dir: &Path) -> Result<Opened, OpenError> {
         None => HighWater::create(dir).map_err(|source| directory(dir, source))?,
     };
     let mark = high_water.mark();
+    let read = |db: &DB| proven(dir, db, &mark);
     let ((db, options), contents) = if mark.is_blank() {
         // Nothing was ever acknowledged here, so that an empty database is no loss.
         let opened = open_database(dir, Mode::New)?;
-        let contents = read(dir, &opened.0, &mark)?;
+        let contents = read(&opened.0)?;
         (opened, contents)
     } else {
         // Proven before anything is opened for writing: recovery drops what it cannot read.
-        let contents = read(dir, &open_database(dir, Mode::ReadOnly)?.0, &mark)?;
+        let contents = read(&open_database(dir, Mode::ReadOnly)?.0)?;
         (open_database(dir, Mode::Present)?, contents)
     };
-    let Contents {
-        log,
-        state,
-        position,
-        changes,
-        generation,
-        identity,
-        store_id,
-    } = contents;
+    let db = Arc::new(db);
     Ok(Opened {
-        db: Arc::new(db),
-        options: Statistics(options),
-        high_water,
-        log,
-        state,
-        position,
-        changes,
-        generation,
-        identity,
-        store_id,
+        disk: Box::new(RocksDisk { db, high_water }),
+        options: Some(Statistics(options)),
+        contents,
     })
 }
 
@@ -385,17 +388,22 @@ pub(crate) struct Contents {
     pub(crate) store_id: Option<String>,
 }
 
+impl Contents {
+    fn is_young(&self) -> bool {
+        let last = self.log.entries.last_key_value().map(|(index, _)| *index);
+        let last = last.max(self.position.last.map(|id| id.index));
+        last.unwrap_or(0) == 0 && self.log.vote.is_none()
+    }
+}
+
 /// Proves and reads a directory that no process uses, without writing to it.
 pub(crate) fn read_all(dir: &Path) -> Result<Contents, OpenError> {
     let Some(high_water) = find_mark(dir)? else {
         let file = high_water::path(dir);
         return Err(damaged(dir, format!("`{}` is missing", file.display())));
     };
-    read(
-        dir,
-        &open_database(dir, Mode::ReadOnly)?.0,
-        &high_water.mark(),
-    )
+    let (db, _) = open_database(dir, Mode::ReadOnly)?;
+    proven(dir, &db, &high_water.mark())
 }
 
 /// Makes an empty database in a directory that has none.
@@ -403,26 +411,50 @@ pub(crate) fn create_database(dir: &Path) -> Result<DB, OpenError> {
     open_database(dir, Mode::New).map(|(db, _)| db)
 }
 
+/// What is wrong with what was read.
+enum Flaw {
+    Damaged(String),
+    /// The end of the log is missing.
+    Short(String),
+}
+
+impl Flaw {
+    /// In words; `log_files` names what held the missing end.
+    fn describe(self, log_files: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Damaged(what) => what,
+            Self::Short(what) => {
+                let files = log_files();
+                format!("{what}: its write-ahead log ({files}) is damaged or cut")
+            }
+        }
+    }
+}
+
+impl From<String> for Flaw {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
+    }
+}
+
+fn proven(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
+    read(db, mark).map_err(|flaw| damaged(dir, flaw.describe(|| write_ahead_files(db.path()))))
+}
+
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
-fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
-    let broken = |what: String| damaged(dir, what);
-    let mut log = load_log(db).map_err(broken)?;
-    let position = match get(db, keys::STATE_META, keys::APPLIED).map_err(broken)? {
-        Some(bytes) => Position::decode(&bytes).map_err(broken)?,
+fn read(rows: &(impl Rows + ?Sized), mark: &Mark) -> Result<Contents, Flaw> {
+    let mut log = load_log(rows)?;
+    let position = match rows.get(keys::STATE_META, keys::APPLIED)? {
+        Some(bytes) => Position::decode(&bytes)?,
         None => Position::default(),
     };
-    check_mark(mark, &mut log, &position).map_err(|what| {
-        let files = write_ahead_files(db.path());
-        broken(format!(
-            "{what}: its write-ahead log ({files}) is damaged or cut"
-        ))
-    })?;
-    let generation = load_generation(db).map_err(broken)?;
-    let state = load_state(db, generation).map_err(broken)?;
-    let changes = load_changes(db, &position).map_err(broken)?;
-    let (identity, store_id) = match get(db, keys::META, keys::IDENTITY).map_err(broken)? {
+    check_mark(mark, &mut log, &position).map_err(Flaw::Short)?;
+    let generation = load_generation(rows)?;
+    let state = load_state(rows, generation)?;
+    let changes = load_changes(rows, &position)?;
+    let (identity, store_id) = match rows.get(keys::META, keys::IDENTITY)? {
         Some(bytes) => {
-            let (identity, store_id) = decode_identity(&bytes).map_err(broken)?;
+            let (identity, store_id) = decode_identity(&bytes)?;
             (Some(identity), Some(store_id))
         }
         None => (None, None),
@@ -438,8 +470,8 @@ fn read(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
     })
 }
 
-fn load_generation(db: &DB) -> Result<u64, String> {
-    let Some(bytes) = get(db, keys::STATE_META, keys::GENERATION)? else {
+fn load_generation(rows: &(impl Rows + ?Sized)) -> Result<u64, String> {
+    let Some(bytes) = rows.get(keys::STATE_META, keys::GENERATION)? else {
         return Ok(0);
     };
     let bytes = bytes.as_slice().try_into();
@@ -449,19 +481,19 @@ fn load_generation(db: &DB) -> Result<u64, String> {
 }
 
 /// A directory of an older build has no change log: it begins with what is applied.
-fn load_changes(db: &DB, position: &Position) -> Result<ChangeLog, String> {
+fn load_changes(rows: &(impl Rows + ?Sized), position: &Position) -> Result<ChangeLog, String> {
     let applied = position.index();
-    if db.cf_handle(keys::CHANGES).is_none() {
+    if !rows.has_family(keys::CHANGES) {
         return Ok(ChangeLog::new(applied, applied, VecDeque::new()));
     }
-    let floor = match get(db, keys::STATE_META, keys::CHANGES_AFTER)? {
+    let floor = match rows.get(keys::STATE_META, keys::CHANGES_AFTER)? {
         Some(bytes) => {
             let bytes = bytes.as_slice().try_into();
             LogIndex(u64::from_be_bytes(bytes.map_err(|_| "malformed index")?))
         }
         None => applied,
     };
-    Ok(ChangeLog::new(applied, floor, changes::load_blocks(db)?))
+    Ok(ChangeLog::new(applied, floor, changes::load_blocks(rows)?))
 }
 
 pub(crate) fn damaged(dir: &Path, what: String) -> OpenError {
@@ -590,35 +622,26 @@ fn write_ahead_files(path: &Path) -> String {
     names.join(", ")
 }
 
-fn get(db: &DB, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let cf = db
-        .cf_handle(family)
-        .ok_or_else(|| format!("no column family `{family}`"))?;
-    db.get_cf(cf, key).map_err(|error| error.to_string())
-}
-
-fn load_state(db: &DB, generation: u64) -> Result<State, String> {
-    let family = keys::state_family(generation);
-    let cf = db.cf_handle(family).ok_or("no state family")?;
-    let mut rows = Vec::new();
-    for row in db.iterator_cf(cf, IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        rows.push((key.into_vec(), value.into_vec()));
-    }
-    State::from_rows(rows).map_err(|error| error.to_string())
+fn load_state(rows: &(impl Rows + ?Sized), generation: u64) -> Result<State, String> {
+    let mut found = Vec::new();
+    rows.scan(keys::state_family(generation), &[], &mut |key, value| {
+        found.push((key.to_vec(), value.to_vec()));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    State::from_rows(found).map_err(|error| error.to_string())
 }
 
 /// Reads the whole retained log: contiguous from the purge point, checksums right, leader ids
 /// never falling.
-fn load_log(db: &DB) -> Result<Log, String> {
+fn load_log(rows: &(impl Rows + ?Sized)) -> Result<Log, String> {
     let log_id = |key| -> Result<Option<LogId>, String> {
-        let Some(bytes) = get(db, keys::META, key)? else {
+        let Some(bytes) = rows.get(keys::META, key)? else {
             return Ok(None);
         };
         let message = pb::LogId::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
         convert::log_id_from(Some(message)).map_err(|error| error.to_string())
     };
-    let vote = match get(db, keys::META, keys::VOTE)? {
+    let vote = match rows.get(keys::META, keys::VOTE)? {
         Some(bytes) => {
             let message = pb::Vote::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
             Some(convert::vote_from(Some(message)).map_err(|error| error.to_string())?)
@@ -631,12 +654,10 @@ fn load_log(db: &DB) -> Result<Log, String> {
         vote,
         ..Log::default()
     };
-    let cf = db.cf_handle(keys::LOG).ok_or("no log family")?;
     let mut previous = log.purged;
-    for row in db.iterator_cf(cf, IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| error.to_string())?;
-        let index = u64::from_be_bytes(key.as_ref().try_into().map_err(|_| "malformed log key")?);
-        let entry = decode_entry(&value).map_err(|why| format!("log entry {index}: {why}"))?;
+    rows.scan(keys::LOG, &[], &mut |key, value| {
+        let index = u64::from_be_bytes(key.try_into().map_err(|_| "malformed log key")?);
+        let entry = decode_entry(value).map_err(|why| format!("log entry {index}: {why}"))?;
         let id = entry.log_id();
         let expected = previous.map_or(index, |id| id.index + 1);
         if id.index != index || index != expected {
@@ -649,24 +670,20 @@ fn load_log(db: &DB) -> Result<Log, String> {
         }
         previous = Some(id);
         log.entries.insert(index, entry);
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(log)
 }
 
-fn check_identity(
-    dir: &Path,
-    found: Option<&Identity>,
-    wanted: &Identity,
-    opened: &Opened,
-) -> Result<(), OpenError> {
-    match found {
-        Some(found) if found.is_a(wanted) => check_version(dir, &opened.state),
+fn check_identity(dir: &Path, wanted: &Identity, contents: &Contents) -> Result<(), OpenError> {
+    match contents.identity.as_ref() {
+        Some(found) if found.is_a(wanted) => check_version(dir, &contents.state),
         Some(found) => Err(OpenError::WrongIdentity {
             dir: dir.to_owned(),
             found: describe(found),
             wanted: describe(wanted),
         }),
-        None if opened.log.entries.is_empty() && opened.position.last.is_none() => Ok(()),
+        None if contents.log.entries.is_empty() && contents.position.last.is_none() => Ok(()),
         None => Err(OpenError::Damaged {
             dir: dir.to_owned(),
             what: "identity is missing beside a log".into(),

@@ -1,6 +1,7 @@
 //! The replicated state behind openraft's state machine trait, and the handle everyone reads by.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -15,12 +16,12 @@ use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use rocksdb::DB;
 use tokio::sync::watch;
 use tracing::error;
 
 use crate::changes::{self, ChangeLog, ChangeRow, Changes, Compacted, Place};
 use crate::convert;
+use crate::disk::Rows;
 use crate::dump::{Family, Reader};
 use crate::io_thread::{IoHandle, Op};
 use crate::snapshot::{Contents, DumpFile, SnapshotDir};
@@ -47,7 +48,7 @@ pub struct StateHandle(Arc<Shared>);
 struct Shared {
     state: RwLock<AppliedState>,
     changes: RwLock<ChangeLog>,
-    disk: Disk,
+    pages: Pages,
     digests: Mutex<VecDeque<StateDigest>>,
     applied: watch::Sender<LogIndex>,
 }
@@ -68,7 +69,7 @@ impl AppliedState {
 }
 
 impl StateHandle {
-    pub(crate) fn new(state: State, applied: &Position, changes: ChangeLog, disk: Disk) -> Self {
+    pub(crate) fn new(state: State, applied: &Position, changes: ChangeLog, pages: Pages) -> Self {
         let index = applied.index();
         Self(Arc::new(Shared {
             state: RwLock::new(AppliedState {
@@ -77,7 +78,7 @@ impl StateHandle {
                 last: applied.last,
             }),
             changes: RwLock::new(changes),
-            disk,
+            pages,
             digests: Mutex::default(),
             applied: watch::Sender::new(index),
         }))
@@ -156,7 +157,7 @@ impl StateHandle {
             }
             Place::Database { upto } => upto,
         };
-        let page = self.0.disk.page(index, upto).await;
+        let page = self.0.pages.page(index, upto).await;
         // What was dropped while it was read may be missing from it.
         let floor = self.0.changes.read().floor();
         match page {
@@ -190,23 +191,29 @@ impl StateHandle {
 }
 
 /// Reads of the database beside its only writer. It does not keep the database open.
-#[derive(Debug, Clone)]
-pub(crate) struct Disk {
-    pub(crate) db: Weak<DB>,
+#[derive(Clone)]
+pub(crate) struct Pages {
+    pub(crate) rows: Weak<dyn Rows + Send + Sync>,
     /// The index that the state in the database stands at.
     pub(crate) written: watch::Receiver<LogIndex>,
 }
 
-impl Disk {
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages").finish_non_exhaustive()
+    }
+}
+
+impl Pages {
     /// One page of changes; `None` when the store is closed or cannot be read.
     async fn page(&self, from: LogIndex, upto: LogIndex) -> Option<Changes> {
         // What memory has let go may still be on its way to the database.
         let mut written = self.written.clone();
         written.wait_for(|at| *at >= upto).await.ok()?;
-        let db = self.db.clone();
+        let rows = self.rows.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let db = db.upgrade()?;
-            let page = changes::read_page(&db, from, upto);
+            let rows = rows.upgrade()?;
+            let page = changes::read_page(rows.as_ref(), from, upto);
             page.map_err(|text| error!(text, "change log not read"))
                 .ok()
         });

@@ -6,16 +6,20 @@ use serde_json::Value;
 use crate::run::cargo_output;
 
 /// Crate, and what it may import; nothing else.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("types", &[]),
+    ("host", &[]),
     ("failpoint", &[]),
     ("actors", &[]),
     ("scale", &["types"]),
     ("machine", &["types", "scale"]),
     ("entity", &["types", "scale", "machine"]),
     ("wire", &["types", "machine"]),
-    ("store", &["types", "machine", "wire", "failpoint"]),
-    ("raft", &["store", "machine", "wire", "types", "failpoint"]),
+    ("store", &["types", "machine", "wire", "failpoint", "host"]),
+    (
+        "raft",
+        &["store", "machine", "wire", "types", "failpoint", "host"],
+    ),
     (
         "control",
         &[
@@ -28,8 +32,8 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "failpoint",
         ],
     ),
-    ("gateway", &["types", "scale", "failpoint"]),
-    ("runtime", &["types", "failpoint"]),
+    ("gateway", &["types", "scale", "failpoint", "host"]),
+    ("runtime", &["types", "failpoint", "host"]),
     ("client", &["types", "wire"]),
     ("cli", &["client", "types", "scale", "entity", "wire"]),
     (
@@ -49,12 +53,20 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "client",
             "cli",
             "failpoint",
+            "host",
         ],
     ),
     // `machine` tells who owns what, so that the owner can be killed on purpose.
     (
         "jepsen-lite",
         &["client", "wire", "types", "machine", "sim", "failpoint"],
+    ),
+    // The server's own wiring on a simulated machine (docs/decisions/0020).
+    (
+        "sim-shell",
+        &[
+            "types", "host", "store", "raft", "runtime", "server", "client", "sim",
+        ],
     ),
     ("xtask", &[]),
     // It measures what users see, and consensus alone (docs/decisions/0009).

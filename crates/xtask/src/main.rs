@@ -37,12 +37,15 @@ enum Command {
         /// Only this seed.
         #[arg(long)]
         seed: Option<u64>,
-        /// How many seeds, from 0.
-        #[arg(long, default_value_t = 2_000)]
-        seeds: u64,
+        /// How many seeds, from 0. Default: 2,000, with `--shell` 40.
+        #[arg(long)]
+        seeds: Option<u64>,
         /// With `--seed`: prints every event.
         #[arg(long)]
         trace: bool,
+        /// The real shells on a simulated network, instead of the world around the pure crates.
+        #[arg(long)]
+        shell: bool,
     },
     /// Real nodes under real faults; see `cargo xtask jepsen list`.
     #[command(disable_help_flag = true)]
@@ -69,7 +72,18 @@ fn main() -> anyhow::Result<()> {
         Command::Jepsen { arguments } => jepsen::jepsen(&arguments),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
-        Command::Sim { seed, seeds, trace } => sim::sim(seed, seeds, trace),
+        Command::Sim {
+            seed,
+            seeds,
+            trace,
+            shell: false,
+        } => sim::sim(seed, seeds, trace),
+        Command::Sim {
+            seed,
+            seeds,
+            trace,
+            shell: true,
+        } => sim::shell(seed, seeds, trace),
         Command::Bench { args } => bench::run(&args),
         Command::Tidy => tidy::check(),
     }

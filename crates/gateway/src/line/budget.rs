@@ -1,7 +1,8 @@
 //! How many requests of a revision may be sent again: a fifth of those of the last seconds, and a few
 //! a second beside, so that retries never become the load (05-gateway §11).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Earned by each request.
 const SHARE: f64 = 0.2;

@@ -11,7 +11,8 @@ mod service_times;
 mod waiters;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use nihilo_failpoint::{Point, hit};
 use nihilo_scale::integrator::Integrator;
@@ -221,7 +222,7 @@ impl Line {
         self.raise_demand(false);
         // A place may be free that nobody was there to take.
         self.serve();
-        match tokio::time::timeout_at(wish.deadline.into(), &mut in_line.woken).await {
+        match tokio::time::timeout_at(wish.deadline, &mut in_line.woken).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(_)) | Err(_) => {
                 let last_failure = self.inner.lock().last_failure.clone();
@@ -335,7 +336,7 @@ impl Line {
         let until = self.inner.lock().places.avoid(endpoint, trouble, now);
         let line = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep_until(until.into()).await;
+            tokio::time::sleep_until(until).await;
             line.serve();
         });
     }

@@ -1,7 +1,8 @@
 //! The instances of one revision as this gateway sees them, and which of them is next
 //! (05-gateway §16).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, NodeId, SessionId};

@@ -4,19 +4,20 @@ mod caps;
 pub mod proxy_protocol;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use nihilo_host::{Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use self::caps::Caps;
 use crate::connection::{self, Client, Opening};
-use crate::gateway::Phase;
+use crate::gateway::{Phase, StartError};
 use crate::proxy::Plane;
 use crate::rules::{Cidr, Hop};
 use crate::tls::Tls;
@@ -65,7 +66,24 @@ impl Trust {
 #[derive(Debug)]
 pub struct Door {
     pub kind: Kind,
-    pub socket: StdListener,
+    pub socket: Listener,
+}
+
+impl Door {
+    pub(crate) async fn open(
+        net: &Net,
+        kind: Kind,
+        address: SocketAddr,
+    ) -> Result<Self, StartError> {
+        let bind = |source| StartError::Bind { address, source };
+        let socket = net.listen(address).await.map_err(bind)?;
+        Ok(Self { kind, socket })
+    }
+
+    pub(crate) fn move_to(self, runtime: &Handle) -> io::Result<Self> {
+        let socket = self.socket.move_to(runtime)?;
+        Ok(Self { socket, ..self })
+    }
 }
 
 /// Accepts until the gateway drains.
@@ -75,10 +93,7 @@ pub async fn run(
     trust: Arc<Trust>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let listener = match TcpListener::from_std(door.socket) {
-        Ok(listener) => listener,
-        Err(error) => return warn!(%error, "gateway listener"),
-    };
+    let listener = door.socket;
     if phase
         .wait_for(|phase| *phase != Phase::Closed)
         .await
@@ -132,13 +147,13 @@ fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
 
 async fn welcome(
     plane: Arc<Plane>,
-    mut socket: TcpStream,
+    mut socket: Stream,
     peer: SocketAddr,
     kind: Kind,
     trust: Arc<Trust>,
     phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+    socket.set_nodelay()?;
     let mut local = socket.local_addr()?;
     let mut client = peer;
     if Trust::holds(&trust.proxy_protocol, peer) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nihilo_gateway::connection::ClientLimits;
 use nihilo_gateway::{DemandSignal, Gateway, GatewayConfig, LocalInstances, ScaleUp};
+use nihilo_host::Host;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
@@ -110,8 +111,11 @@ impl Rig {
         let mut config = GatewayConfig::plain(listen, NodeId(1), "node1");
         change(&mut config);
         let instances = LocalInstances::default();
-        let gateway = Gateway::start(&config, instances.clone(), Arc::new(NoOwner));
-        let gateway = gateway.expect("a gateway");
+        let host = Host::default();
+        let gateway = Gateway::start(&config, &host, instances.clone(), Arc::new(NoOwner));
+        // It binds here, and serves on a thread of its own.
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let gateway = runtime.block_on(gateway).expect("a gateway");
         let mut table = RouteTable {
             domain: "test".into(),
             ..RouteTable::default()

@@ -1,5 +1,6 @@
 //! Node to node: the services on the peer port, and the clients that call them.
 
+pub mod accepted;
 pub mod agent_service;
 pub mod channels;
 pub mod convert;

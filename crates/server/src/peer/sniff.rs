@@ -6,9 +6,12 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use nihilo_host::{Listener, Stream};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
+
+use super::accepted::Accepted;
 
 /// First bytes of a mesh connection.
 pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
@@ -21,9 +24,9 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Accepts for ever; mesh sockets go to `mesh` past their preamble, the others to the receiver.
 pub fn split(
-    listener: TcpListener,
-    mesh: impl Fn(TcpStream) + Send + Sync + Clone + 'static,
-) -> mpsc::Receiver<io::Result<TcpStream>> {
+    listener: Listener,
+    mesh: impl Fn(Stream) + Send + Sync + Clone + 'static,
+) -> mpsc::Receiver<io::Result<Accepted>> {
     let (grpc, receiver) = mpsc::channel(ACCEPT_QUEUE);
     nihilo_actors::task::spawn("peer-accept", async move {
         loop {
@@ -44,26 +47,25 @@ pub fn split(
 }
 
 async fn sniff(
-    socket: TcpStream,
-    grpc: mpsc::Sender<io::Result<TcpStream>>,
-    mesh: impl Fn(TcpStream),
+    mut socket: Stream,
+    grpc: mpsc::Sender<io::Result<Accepted>>,
+    mesh: impl Fn(Stream),
 ) {
-    if let Err(error) = socket.set_nodelay(true) {
+    if let Err(error) = socket.set_nodelay() {
         debug!(%error, "nodelay");
     }
-    match tokio::time::timeout(SNIFF_TIMEOUT, is_mesh(&socket)).await {
+    match tokio::time::timeout(SNIFF_TIMEOUT, is_mesh(&mut socket)).await {
         Ok(Ok(true)) => mesh(socket),
-        Ok(Ok(false)) => drop(grpc.send(Ok(socket)).await),
+        Ok(Ok(false)) => drop(grpc.send(Ok(Accepted(socket))).await),
         Ok(Err(error)) => debug!(%error, "peer sniff"),
         Err(_) => debug!("peer said nothing"),
     }
 }
 
 /// Peeks until the answer is clear; consumes the preamble when it is one.
-async fn is_mesh(socket: &TcpStream) -> io::Result<bool> {
+async fn is_mesh(socket: &mut Stream) -> io::Result<bool> {
     let mut head = [0; MESH_PREAMBLE.len()];
     loop {
-        socket.readable().await?;
         let n = socket.peek(&mut head).await?;
         if n == 0 || head[..n] != MESH_PREAMBLE[..n] {
             return Ok(false);
@@ -71,18 +73,9 @@ async fn is_mesh(socket: &TcpStream) -> io::Result<bool> {
         if n == head.len() {
             break;
         }
-        // Half a preamble: `readable` would return at once.
+        // Half a preamble: to look again would return at once.
         tokio::time::sleep(POLL).await;
     }
-    let mut taken = 0;
-    while taken < head.len() {
-        socket.readable().await?;
-        match socket.try_read(&mut head[taken..]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => taken += n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
+    socket.read_exact(&mut head).await?;
     Ok(true)
 }

@@ -2,14 +2,18 @@
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same on every machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed ^ 0x6a09_e667_f3bc_c909)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an endless sequence needs no `Option`"
+    )]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,27 +22,27 @@ impl Random {
     }
 
     /// `0..n`; 0 when `n` is 0.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         // The bias of the remainder is below 2^-40 for every range used here.
         self.next() % n.max(1)
     }
 
     /// `low..=high`.
-    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)
     }
 
     /// True `permille` times in a thousand.
-    pub(crate) fn chance(&mut self, permille: u64) -> bool {
+    pub fn chance(&mut self, permille: u64) -> bool {
         self.below(1000) < permille
     }
 
-    pub(crate) fn index(&mut self, len: usize) -> usize {
+    pub fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.below(len as u64)).unwrap_or(0)
     }
 
     /// Mostly near `low`, seldom near `high`: the shape of delays.
-    pub(crate) fn skewed(&mut self, low: u64, high: u64) -> u64 {
+    pub fn skewed(&mut self, low: u64, high: u64) -> u64 {
         let (a, b) = (self.between(low, high), self.between(low, high));
         let c = self.between(low, high);
         a.min(b).min(c)
