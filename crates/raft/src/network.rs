@@ -1,13 +1,14 @@
 //! Raft RPCs to peers over gRPC. Clients never dial when made: they connect on first use, and
 //! heartbeats and snapshots have connections of their own.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
-use nihilo_host::Net;
+use nihilo_host::{Host, Net, Threads};
 use nihilo_machine::State;
 use nihilo_store::snapshot::DumpFile;
 use nihilo_store::{Identity, Node, StateHandle, TypeConfig, convert};
@@ -20,7 +21,6 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use pb::raft_client::RaftClient;
-use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -48,7 +48,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
-    pub(crate) net: Net,
+    pub(crate) host: Host,
     pub(crate) gate: Arc<QuorumGate>,
     pub(crate) removed: Removed,
     pub(crate) state: StateHandle,
@@ -95,6 +95,7 @@ pub(crate) struct Peer {
     removed: Removed,
     state: StateHandle,
     gate: Arc<QuorumGate>,
+    threads: Threads,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +115,7 @@ pub(crate) fn channel(net: &Net, address: &str) -> Result<Channel, tonic::transp
 impl Network {
     fn peer(&self, target: u64, node: &Node, lane: Lane) -> Peer {
         // An address that is not one shows as unreachable, like any other dead peer.
-        let client = channel(&self.net, &node.address).ok().map(|channel| {
+        let client = channel(&self.host.net, &node.address).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -133,6 +134,7 @@ impl Network {
             removed: self.removed.clone(),
             state: self.state.clone(),
             gate: self.gate.clone(),
+            threads: self.host.threads,
         }
     }
 }
@@ -172,36 +174,32 @@ impl Peer {
 
 /// The file in pieces, read no faster than they are taken; a piece that cannot be read ends the
 /// stream, and the receiver sees that something is missing.
-fn chunks(file: tokio::fs::File) -> impl futures_util::Stream<Item = pb::SnapshotChunk> + Send {
-    futures_util::stream::unfold(Some(file), |file| async move {
-        let mut file = file?;
-        let mut data = BytesMut::with_capacity(SNAPSHOT_CHUNK);
-        while data.len() < SNAPSHOT_CHUNK {
-            match file.read_buf(&mut data).await {
-                Ok(0) => {
-                    let done = true;
-                    let data = data.freeze();
-                    let last = pb::SnapshotChunk {
-                        data,
-                        done,
-                        ..pb::SnapshotChunk::default()
-                    };
-                    return Some((last, None));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    warn!(%error, "a snapshot cannot be read to its end");
-                    return None;
-                }
-            }
-        }
-        let data = data.freeze();
+fn chunks(
+    file: Arc<File>,
+    threads: Threads,
+) -> impl futures_util::Stream<Item = pb::SnapshotChunk> + Send {
+    futures_util::stream::unfold(Some(file), move |file| async move {
+        let file = file?;
+        let source = file.clone();
+        let read = threads.aside(move || read_piece(&source)).await.flatten();
+        let data = read
+            .inspect_err(|error| warn!(%error, "a snapshot cannot be read to its end"))
+            .ok()?;
+        let done = data.len() < SNAPSHOT_CHUNK;
         let piece = pb::SnapshotChunk {
-            data,
+            data: data.into(),
+            done,
             ..pb::SnapshotChunk::default()
         };
-        Some((piece, Some(file)))
+        Some((piece, (!done).then_some(file)))
     })
+}
+
+/// The next piece of a file; a short one is its end.
+fn read_piece(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(SNAPSHOT_CHUNK);
+    file.take(SNAPSHOT_CHUNK as u64).read_to_end(&mut data)?;
+    Ok(data)
 }
 
 async fn bounded_raw<T>(
@@ -346,13 +344,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         let file = snapshot.snapshot;
         let limit = SNAPSHOT_LIMIT + Duration::from_millis(file.length() / SNAPSHOT_BYTES_PER_MS);
-        let opened = tokio::fs::File::open(file.path()).await;
+        let (threads, path) = (self.threads, file.path().to_owned());
+        let opened = threads.aside(move || File::open(path)).await.flatten();
         let opened = opened.map_err(|error| {
             // Gone or unreadable: the next try is with another one.
             file.mark_damaged();
             StreamingError::from(RPCError::Network(NetworkError::new(&error)))
         })?;
-        let stream = futures_util::stream::iter(std::iter::once(first)).chain(chunks(opened));
+        let stream = futures_util::stream::iter(std::iter::once(first))
+            .chain(chunks(Arc::new(opened), threads));
         let mut client = self.client().map_err(StreamingError::from)?;
         let removed = self.removed.clone();
         let call = async move {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nihilo_host::{Host, Net};
+use nihilo_host::{Host, Threads};
 use nihilo_machine::State;
 use nihilo_machine::command::Founder;
 use nihilo_machine::state::ObjectEvent;
@@ -111,7 +111,7 @@ pub(crate) struct Inner {
     failure: Failure,
     io_stats: Arc<Mutex<IoStats>>,
     status: watch::Receiver<RaftStatus>,
-    net: Net,
+    host: Host,
     /// By id and address: a member that is replaced has both anew.
     clients: Mutex<BTreeMap<(u64, String), RaftClient<Channel>>>,
     slots: Semaphore,
@@ -186,7 +186,7 @@ impl RaftNode {
             removed: removed.clone(),
             state: state.clone(),
             gate: gate.clone(),
-            net: host.net.clone(),
+            host: host.clone(),
         };
         let started = runtime.spawn(async move {
             Raft::new(id, openraft_config, network, store.log, store.machine).await
@@ -219,7 +219,7 @@ impl RaftNode {
             failure,
             io_stats,
             status,
-            net: host.net,
+            host,
             clients: Mutex::default(),
             slots: Semaphore::new(MAX_PROPOSALS),
             log_clock: LogClock::new(log_ms),
@@ -271,6 +271,10 @@ impl RaftNode {
     /// Drawn when this node's data directory was made.
     pub fn store_id(&self) -> &str {
         &self.0.introduction.store_id
+    }
+
+    pub(crate) fn threads(&self) -> Threads {
+        self.0.host.threads
     }
 
     pub(crate) fn introduction(&self) -> &Introduction {
@@ -526,7 +530,7 @@ impl RaftNode {
         if let Some(client) = clients.get(&(id, address.clone())) {
             return Some(client.clone());
         }
-        let client = RaftClient::new(network::channel(&self.0.net, &address).ok()?);
+        let client = RaftClient::new(network::channel(&self.0.host.net, &address).ok()?);
         // Those of nodes that have gone or moved are of no use any more.
         clients.retain(|(known, _), _| *known != id && self.peer_address(*known).is_some());
         clients.insert((id, address), client.clone());

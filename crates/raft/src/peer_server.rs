@@ -1,7 +1,10 @@
 //! The Raft service on the peer port.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_host::Threads;
 use nihilo_machine::command::{CLUSTER_VERSION, RequestKey};
 use nihilo_store::snapshot::{DumpFile, SnapshotDir};
 use nihilo_store::{TypeConfig, convert};
@@ -11,7 +14,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use tokio::io::AsyncWriteExt;
 use tonic::{Request, Response, Status, Streaming};
 
 use nihilo_types::id::{LogIndex, NodeId};
@@ -127,12 +129,12 @@ impl PeerServer {
 /// Takes a snapshot in, piece by piece into a file, and proves it before consensus hears of it.
 async fn receive(
     dir: &SnapshotDir,
+    threads: Threads,
     mut chunks: Streaming<pb::SnapshotChunk>,
 ) -> Result<DumpFile, Status> {
     let failed = |error: std::io::Error| Status::unavailable(format!("snapshot: {error}"));
     let unfinished = dir.begin().map_err(failed)?;
-    let file = unfinished.file.try_clone().map_err(failed)?;
-    let mut file = tokio::fs::File::from_std(file);
+    let file = Arc::new(unfinished.file.try_clone().map_err(failed)?);
     let received = async {
         let (mut n_bytes, mut done) = (0, false);
         while let Some(chunk) = next(&mut chunks).await? {
@@ -140,15 +142,16 @@ async fn receive(
             if n_bytes > MAX_SNAPSHOT_BYTES {
                 return Err(Status::resource_exhausted("snapshot is too large"));
             }
-            file.write_all(&chunk.data).await.map_err(failed)?;
+            let (file, data) = (file.clone(), chunk.data);
+            let written = threads.aside(move || (&*file).write_all(&data)).await;
+            written.flatten().map_err(failed)?;
             done |= chunk.done;
         }
-        file.flush().await.map_err(failed)?;
         Ok(done)
     };
     let received = received.await;
     // Reads and syncs the whole file.
-    let ended = tokio::task::spawn_blocking(move || match received {
+    let ended = threads.aside(move || match received {
         Ok(true) if unfinished.prove().is_ok() => unfinished.finish().map_err(failed),
         Ok(_) => {
             unfinished.abandon();
@@ -267,7 +270,7 @@ impl pb::raft_server::Raft for PeerServer {
         self.check_voice(first.identity.as_ref())?;
         let vote = convert::vote_from(first.vote).map_err(malformed)?;
         let meta = convert::snapshot_meta_from(first.meta).map_err(malformed)?;
-        let snapshot = receive(self.0.snapshots(), chunks).await?;
+        let snapshot = receive(self.0.snapshots(), self.0.threads(), chunks).await?;
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.0.raft().install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(stopped)?;

@@ -6,19 +6,24 @@
 
 #![expect(unsafe_code, reason = "the C signature of getrandom(2)")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
-static STATE: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// One sequence for each thread: what another one draws, and when, must not show in the
+    /// simulation's.
+    static STATE: Cell<u64> = const { Cell::new(0) };
+}
 
-/// Starts the sequence; before it, the process draws from that of seed 0.
+/// Starts this thread's sequence; before it, every thread draws from that of seed 0.
 pub(crate) fn seed(seed: u64) {
-    STATE.store(seed ^ 0x7f4a_7c15_9e37_79b9, Ordering::Relaxed);
+    STATE.set(seed ^ 0x7f4a_7c15_9e37_79b9);
 }
 
 /// SplitMix64, as the rest of the simulation.
 fn draw() -> u64 {
-    let state = STATE.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mut z = state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

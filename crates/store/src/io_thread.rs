@@ -128,6 +128,7 @@ pub type Failure = watch::Receiver<Option<Arc<str>>>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct IoHandle {
+    pub(crate) threads: Threads,
     thread: Arc<IoThread>,
     failed: Arc<watch::Sender<Option<Arc<str>>>>,
     pub(crate) failure: Failure,
@@ -192,6 +193,7 @@ impl IoHandle {
             thread,
         });
         Ok(Self {
+            threads,
             thread,
             failed,
             failure,
@@ -213,14 +215,18 @@ impl IoHandle {
         queue.send(op).await.map_err(|_| closed())
     }
 
-    /// As [`Self::send`], outside of a runtime's tasks.
-    pub(crate) fn blocking_send(&self, op: Op) -> io::Result<()> {
+    /// As [`Self::send`], for work that [`Threads::aside`] runs. Where that is a task, a full queue is
+    /// an error: nothing else runs that could empty it.
+    pub(crate) fn send_aside(&self, op: Op) -> io::Result<()> {
         let closed = || io::Error::other("the store has been closed");
         if self.failure.borrow().is_some() {
             return Err(io::Error::other("the store has failed"));
         }
         let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
-        queue.blocking_send(op).map_err(|_| closed())
+        match self.threads {
+            Threads::Own => queue.blocking_send(op).map_err(|_| closed()),
+            Threads::Callers => queue.try_send(op).map_err(io::Error::other),
+        }
     }
 
     /// Hands an operation over and waits until it is durable.

@@ -194,7 +194,11 @@ impl Store {
                 })?;
         }
         let written = io.written.clone();
-        let pages = Pages { rows, written };
+        let pages = Pages {
+            rows,
+            written,
+            threads,
+        };
         let position = contents.position;
         let state = StateHandle::new(contents.state, &position, contents.changes, pages);
         let (snapshots, current) =

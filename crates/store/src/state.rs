@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::{Stream, TryStreamExt};
 use nihilo_failpoint::{Point, hit};
+use nihilo_host::Threads;
 use nihilo_machine::state::ObjectEvent;
 use nihilo_machine::{Applied, RowChange, State};
 use nihilo_types::id::LogIndex;
@@ -104,14 +105,14 @@ impl StateHandle {
     }
 
     /// Takes the digest of the state as it is now, aside: it reads everything.
-    fn take_digest(&self) {
+    fn take_digest(&self, threads: Threads) {
         let (at, state) = {
             let applied = self.0.state.read();
             (applied.at.0, applied.state.clone())
         };
         let shared = Arc::downgrade(&self.0);
         // Nobody waits for it.
-        drop(tokio::task::spawn_blocking(move || {
+        tokio::spawn(threads.aside(move || {
             let digest = state.digest();
             let Some(shared) = shared.upgrade() else {
                 return;
@@ -196,6 +197,7 @@ pub(crate) struct Pages {
     pub(crate) rows: Weak<dyn Rows + Send + Sync>,
     /// The index that the state in the database stands at.
     pub(crate) written: watch::Receiver<LogIndex>,
+    pub(crate) threads: Threads,
 }
 
 impl fmt::Debug for Pages {
@@ -211,7 +213,7 @@ impl Pages {
         let mut written = self.written.clone();
         written.wait_for(|at| *at >= upto).await.ok()?;
         let rows = self.rows.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.threads.aside(move || {
             let rows = rows.upgrade()?;
             let page = changes::read_page(rows.as_ref(), from, upto);
             page.map_err(|text| error!(text, "change log not read"))
@@ -320,6 +322,7 @@ impl StateMachine {
             }),
             dir: self.snapshots.clone(),
             current: self.current.clone(),
+            threads: self.io.threads,
         }
     }
 
@@ -350,7 +353,7 @@ impl StateMachine {
         };
         self.position.last = Some(log_id);
         if log_id.index.is_multiple_of(self.digest_every) {
-            self.handle.take_digest();
+            self.handle.take_digest(self.io.threads);
         }
         Ok(reply)
     }
@@ -437,8 +440,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // What an install that did not come to its end has left.
         self.io.send(Op::Clear { generation }).await?;
         let (io, file) = (self.io.clone(), snapshot.clone());
-        let loading = tokio::task::spawn_blocking(move || load(&file, &io, generation));
-        let loaded = loading.await.map_err(io::Error::other)??;
+        let loading = self.io.threads.aside(move || load(&file, &io, generation));
+        let loaded = loading.await??;
         let changes_after = LogIndex(loaded.changes_after);
         self.io
             .durable(|done| Op::Flip {
@@ -546,7 +549,7 @@ fn next_frame<R: io::Read>(
     if is_end && rows.is_empty() && changes.is_empty() {
         return Ok(None);
     }
-    io.blocking_send(Op::Load {
+    io.send_aside(Op::Load {
         generation,
         rows: rows.clone(),
         changes: changes.clone(),
@@ -560,6 +563,7 @@ pub struct Builder {
     contents: Arc<Contents>,
     dir: Option<SnapshotDir>,
     current: Current,
+    threads: Threads,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -571,8 +575,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         hit(Point::SnapshotBuilt);
         let (contents, dir) = (self.contents.clone(), self.dir.clone());
         let dir = dir.ok_or_else(|| io::Error::other("no place for snapshots"))?;
-        let writing = tokio::task::spawn_blocking(move || contents.write(&dir));
-        let snapshot = writing.await.map_err(io::Error::other)??;
+        let writing = self.threads.aside(move || contents.write(&dir));
+        let snapshot = writing.await??;
         let meta = self.contents.meta.clone();
         take_place(&self.current, meta.clone(), snapshot.clone());
         Ok(Snapshot { meta, snapshot })
