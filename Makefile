@@ -3,13 +3,14 @@ SHELL := /bin/bash
 ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
 DATA := .nihilo
 
-.PHONY: help up down demo test check sim fix image compose-up compose-down deps-installed
+.PHONY: help up down demo test test-long check sim fix image compose-up compose-down deps-installed
 
 help:
 	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
 	@echo 'make down    stop the three nodes'
 	@echo 'make demo    run the demo again'
 	@echo 'make test    format check, clippy, all tests; P=machine for one crate'
+	@echo 'make test-long   the tests that take minutes, which make test leaves out'
 	@echo 'make check   everything of it but the tests'
 	@echo 'make image   build the container image nihilo:dev; compose-up and compose-down use it'
 	@echo 'make sim     2,000 simulated clusters; SEED=7 for one of them, SEEDS=100 for fewer'
@@ -26,6 +27,9 @@ down:
 
 demo:
 	$(ENV) "$${CARGO_TARGET_DIR:-target}/release/nihilo" demo --data-dir $(DATA)
+
+test-long: deps-installed
+	$(ENV) cargo xtask test --long
 
 test: deps-installed
 	$(ENV) cargo xtask test $(if $(P),--package $(P))

@@ -32,7 +32,7 @@ pub struct Client {
     timeout: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Server {
     address: String,
     channel: Channel,
@@ -82,6 +82,15 @@ impl Client {
             timeout,
             ..self.clone()
         }
+    }
+
+    /// A client of each server alone.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> + use<'_> {
+        self.servers.iter().map(|server| Self {
+            servers: Arc::from([server.clone()]),
+            current: Arc::default(),
+            timeout: self.timeout,
+        })
     }
 
     pub fn servers(&self) -> impl Iterator<Item = &str> {
@@ -164,7 +173,7 @@ impl Client {
     }
 }
 
-fn no_server() -> Error {
+pub(crate) fn no_server() -> Error {
     Error::new(Code::InvalidArgument, "", "no server to talk to")
 }
 

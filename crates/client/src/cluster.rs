@@ -6,7 +6,7 @@ use pb::cluster_service_client::ClusterServiceClient;
 use tonic::codegen::Bytes;
 use tonic::{Code, Streaming};
 
-use crate::call::{Client, request_id, unary};
+use crate::call::{Client, no_server, request_id, unary};
 use crate::error::Error;
 
 impl Client {
@@ -128,7 +128,7 @@ impl Client {
             token_id: token.id.clone(),
             nonce: nonce.to_vec().into(),
         };
-        let greeted = unary!(self, ClusterServiceClient, greet, greeting)?;
+        let (greeted, proven) = self.greet(&greeting).await?;
         let hash = join_token::secret_hash(&token.secret);
         let proof = join_token::proof(&hash, &nonce, &greeted.cluster_id);
         if !token.is_for(&greeted.cluster_id) || greeted.proof != proof.as_slice() {
@@ -147,7 +147,19 @@ impl Client {
             peer: peer.into(),
             admin: admin.into(),
         };
-        unary!(self, ClusterServiceClient, join_node, request)
+        unary!(proven, ClusterServiceClient, join_node, request)
+    }
+
+    /// The greeting's answer, and a client of the server alone that gave it.
+    async fn greet(&self, greeting: &pb::GreetRequest) -> Result<(pb::GreetResponse, Self), Error> {
+        let mut last = None;
+        for one in self.each() {
+            match unary!(one, ClusterServiceClient, greet, greeting.clone()) {
+                Ok(greeted) => return Ok((greeted, one)),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(no_server))
     }
 
     /// Makes a learner a voter, as soon as it has caught up.

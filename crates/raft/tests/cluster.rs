@@ -377,9 +377,9 @@ async fn a_large_state_moves_without_an_election() {
     moves_without_an_election(24).await;
 }
 
-/// Some 500 MiB of rows: `cargo nextest run -p nihilo-raft --run-ignored only`.
+/// Some 500 MiB of rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes and 2 GiB of disk"]
+#[ignore = "takes minutes and 2 GiB of disk: runs in `cargo xtask test --long`"]
 async fn half_a_gibibyte_moves_without_an_election() {
     moves_without_an_election(1_200).await;
 }

@@ -27,13 +27,7 @@ pub(crate) fn jepsen(arguments: &[String]) -> anyhow::Result<()> {
     build.extend(PACKAGES);
     build.extend(["--bin", "nihilo", "--bin", "nihilo-jepsen-lite"]);
     cargo(&build)?;
-    let needs_chaos = arguments.iter().any(|argument| {
-        matches!(
-            argument.as_str(),
-            "headline" | "canary" | "points" | "--bug"
-        )
-    });
-    if needs_chaos {
+    if needs_chaos(arguments) {
         // By name only: `nihilo` stays the binary that is shipped (docs/decisions/0030).
         let mut build = vec!["build", "--locked"];
         build.extend(is_release.then_some(RELEASE));
@@ -53,5 +47,39 @@ pub(crate) fn jepsen(arguments: &[String]) -> anyhow::Result<()> {
     match status.context("the harness does not start")?.code() {
         Some(code) => std::process::exit(code),
         None => bail!("the harness was killed"),
+    }
+}
+
+/// Whether a failpoint or a planted bug is asked for. `points` only reads what runs have left.
+fn needs_chaos(arguments: &[String]) -> bool {
+    let asks = |argument: &String| {
+        let (name, _) = argument.split_once('=').unwrap_or((argument, ""));
+        matches!(
+            name,
+            "headline" | "canary" | "--bug" | "--bugs" | "--failpoints"
+        )
+    };
+    arguments.first().is_some_and(|first| first != "points") && arguments.iter().any(asks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_plants_or_stops_needs_the_chaos_binary() {
+        let table = [
+            ("headline --cells f1:owner", true),
+            ("canary", true),
+            ("run --bug=ack-before-sync", true),
+            ("--workload register --failpoints DIR", true),
+            ("points --failpoints DIR", false),
+            ("matrix --cells ci", false),
+            ("", false),
+        ];
+        for (line, expected) in table {
+            let arguments: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(needs_chaos(&arguments), expected, "{line}");
+        }
     }
 }

@@ -27,6 +27,9 @@ enum Command {
         /// Only this crate's tests, e.g. `machine`.
         #[arg(short, long)]
         package: Option<String>,
+        /// Only the tests that take minutes, which the others leave out.
+        #[arg(long, conflicts_with = "package")]
+        long: bool,
     },
     /// Fails on an edge between crates that the architecture does not have.
     Deps,
@@ -55,20 +58,22 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Builds everything optimised and runs a benchmark: lease, cold, gateway, rss, failover, store.
+    /// Builds everything optimised and runs a benchmark: lease, cold, coldrate, gateway, autoscaler,
+    /// idle, trace, rss, failover, restart, store.
     Bench {
         /// Name and options, as `cargo xtask bench -- --help` and `bench cold --help` list them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Fails on leftovers: sleeps in tests, unfinished code, dead links in documents.
+    /// Fails on leftovers: sleeps in tests, tests that run nowhere, dead links in documents.
     Tidy,
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Check => test::check(),
-        Command::Test { package } => test::test(package.as_deref()),
+        Command::Test { long: true, .. } => test::long(),
+        Command::Test { package, .. } => test::test(package.as_deref()),
         Command::Jepsen { arguments } => jepsen::jepsen(&arguments),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),

@@ -20,6 +20,25 @@ pub(crate) fn check() -> anyhow::Result<()> {
     ])
 }
 
+/// The tests that the gate has no time for, each ignored with the reason (`tidy` wants one).
+pub(crate) fn long() -> anyhow::Result<()> {
+    let args = match has_nextest() {
+        true => vec![
+            "nextest",
+            "run",
+            "--locked",
+            "--no-fail-fast",
+            "--workspace",
+        ],
+        false => vec!["test", "--locked", "--no-fail-fast", "--workspace"],
+    };
+    let only = match has_nextest() {
+        true => &["--run-ignored", "only"][..],
+        false => &["--", "--ignored"],
+    };
+    cargo(&[&args, only].concat())
+}
+
 pub(crate) fn test(package: Option<&str>) -> anyhow::Result<()> {
     let package = package.map(|name| format!("nihilo-{name}"));
     let mut args = match has_nextest() {

@@ -1,4 +1,4 @@
-//! What no compiler sees: sleeps in tests, unfinished code, links to nowhere.
+//! What no compiler sees: sleeps in tests, tests that run nowhere, links to nowhere.
 
 use std::path::Path;
 
@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 
 use crate::run::root;
 
+/// Ends the reason of a test that the gate leaves out.
+const RUNS_IN: &str = "runs in `cargo xtask test --long`";
 const SKIP: [&str; 3] = ["target", ".git", ".nihilo"];
 
 pub(crate) fn check() -> anyhow::Result<()> {
@@ -49,6 +51,11 @@ fn look(path: &Path, text: &str, problems: &mut Vec<String>) {
         if is_test && line.contains(sleeps) {
             problems.push(format!(
                 "{place}: a sleep in a test; wait for a level with a limit"
+            ));
+        }
+        if line.trim_start().starts_with("#[ignore") && !line.contains(RUNS_IN) {
+            problems.push(format!(
+                "{place}: an ignored test; its reason must say why, and that it `{RUNS_IN}`"
             ));
         }
         if path.extension().is_some_and(|extension| extension == "md") {

@@ -114,14 +114,37 @@ impl Trial {
         };
         self.evidences = Evidences {
             since_ns: boottime_ns(),
+            // An epoch may have been booked long before an order under it.
+            saved_ledgers: std::mem::take(&mut self.evidences.saved_ledgers),
             log_from: self.nodes().into_iter().map(size).collect(),
             ..Evidences::default()
         };
+        // Each was judged in the window in which it was seen.
+        self.cluster.ended.clear();
         self.recorder.forget()?;
         self.scan.forget();
         for ledger in std::fs::read_dir(&self.ledger)? {
             std::fs::remove_file(ledger?.path())?;
         }
+        Ok(())
+    }
+
+    /// Copies what a node's agent and owners have booked out of the disk's reach.
+    fn save_ledgers(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+        let n_saved = self.evidences.saved_ledgers.len();
+        let to = self
+            .ledger
+            .with_file_name("saved")
+            .join(n_saved.to_string());
+        let from = &self.cluster.nodes[node].config.data_dir;
+        for ledger in [judge::OWNED, judge::COMMANDS] {
+            let (from, to) = (from.join(ledger), to.join(ledger));
+            if from.is_file() {
+                std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
+                std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+            }
+        }
+        self.evidences.saved_ledgers.push((node_name(node), to));
         Ok(())
     }
 
@@ -311,6 +334,7 @@ impl Trial {
                 node: node_name(*node),
                 records,
             });
+            self.save_ledgers(*node)?;
             let disk = self.cluster.disk(*node)?;
             tokio::task::block_in_place(|| disk.lose_power())?;
         }

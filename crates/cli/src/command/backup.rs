@@ -8,7 +8,7 @@ use clap::Args;
 use nihilo_types::node_config::Member;
 use nihilo_types::time;
 
-use super::join::{CONFIG, NodeArgs, check_empty};
+use super::join::{CONFIG, NodeArgs, check_empty, check_own};
 use super::node;
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
@@ -40,8 +40,10 @@ pub(crate) async fn run(context: &Context, args: &BackupArgs, hooks: Hooks) -> R
                 .hint("name another file: a backup replaces nothing"),
         );
     }
-    let partial = args.file.with_extension("partial");
-    let head = match receive(context, &partial, hooks).await {
+    let partial = partial_of(&args.file);
+    let file =
+        File::create_new(&partial).map_err(|error| Failure::io(partial.display(), &error))?;
+    let head = match receive(context, file, &partial, hooks).await {
         Ok(head) => head,
         Err(failure) => {
             // What came is of no use to anybody.
@@ -62,10 +64,21 @@ pub(crate) async fn run(context: &Context, args: &BackupArgs, hooks: Hooks) -> R
     Ok(())
 }
 
-async fn receive(context: &Context, partial: &Path, hooks: Hooks) -> Result<BackupHead> {
+/// Beside the file, under a name that is no other backup's.
+fn partial_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+async fn receive(
+    context: &Context,
+    mut file: File,
+    partial: &Path,
+    hooks: Hooks,
+) -> Result<BackupHead> {
     let shown = partial.display();
     let writing = |error: std::io::Error| Failure::io(&shown, &error);
-    let mut file = File::create(partial).map_err(writing)?;
     let mut pieces = context.client.backup().await?;
     while let Some(piece) = pieces.next().await? {
         file.write_all(&piece).map_err(writing)?;
@@ -99,6 +112,7 @@ pub(crate) fn failed(error: &anyhow::Error) -> Failure {
 pub(crate) fn restore(args: RestoreArgs, hooks: Hooks) -> Result<()> {
     let mut config = args.node.config();
     check_empty(&config.data_dir)?;
+    check_own(&config)?;
     let task = Offline::Restore {
         file: args.file.clone(),
         data_dir: config.data_dir.clone(),

@@ -67,7 +67,7 @@ pub(crate) async fn run(context: &Context, command: ConfigMapCommand) -> Result<
 
 async fn list(context: &Context, scope: Scope, output: &OutputArgs) -> Result<()> {
     let listed = context.client.config_maps(scope.namespace(context)).await?;
-    let rows = |maps: &Vec<ConfigMap>| {
+    let rows = |maps: &[ConfigMap]| {
         let row = |map: &ConfigMap| {
             let meta = &map.metadata;
             (
@@ -77,7 +77,8 @@ async fn list(context: &Context, scope: Scope, output: &OutputArgs) -> Result<()
         };
         scope.table(&["NAME", "KEYS"], maps.iter().map(row).collect())
     };
-    output::one(output.output, &listed.items, |_| String::new(), rows)
+    let name = |map: &ConfigMap| format!("configmap/{}", map.metadata.name);
+    output::list(output.output, &listed.items, name, rows)
 }
 
 fn values_table(map: &ConfigMap) -> String {

@@ -60,6 +60,7 @@ pub(crate) fn run(global: &Global, args: JoinArgs, hooks: Hooks) -> Result<()> {
     let (token, servers) = parse(&args.token)?;
     let mut config = args.node.config();
     check_empty(&config.data_dir)?;
+    check_own(&config)?;
     let file = config.data_dir.join(CONFIG);
     let joined = runtime()?.block_on(async {
         let client = Client::connect_lazy(servers)?.with_timeout(global.request_timeout);
@@ -133,6 +134,25 @@ impl NodeArgs {
     }
 }
 
+/// What is wrong with the arguments themselves is told before the token is used up.
+pub(crate) fn check_own(config: &NodeConfig) -> Result<()> {
+    let mut alone = config.clone();
+    alone.node_id = 1;
+    alone.members = vec![me(&alone)];
+    NodeConfig::parse(&alone.to_yaml(), CONFIG)
+        .map(drop)
+        .map_err(|error| Failure::usage(error.0))
+}
+
+fn me(config: &NodeConfig) -> Member {
+    Member {
+        id: config.node_id,
+        name: config.name.clone(),
+        peer: config.peer_address(),
+        admin: config.admin_address(),
+    }
+}
+
 /// Fills in what the cluster has said.
 fn complete(config: &mut NodeConfig, joined: pb::JoinNodeResponse) -> Result<()> {
     config.node_id = joined.node_id;
@@ -149,13 +169,7 @@ fn complete(config: &mut NodeConfig, joined: pb::JoinNodeResponse) -> Result<()>
         peer: member.peer,
         admin: member.admin,
     });
-    let me = Member {
-        id: config.node_id,
-        name: config.name.clone(),
-        peer: config.peer_address(),
-        admin: config.admin_address(),
-    };
-    config.members = others.chain([me]).collect();
+    config.members = others.chain([me(config)]).collect();
     NodeConfig::parse(&config.to_yaml(), CONFIG)
         .map(drop)
         .map_err(|error| orphan(config, &error.0))

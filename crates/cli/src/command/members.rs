@@ -160,16 +160,10 @@ pub(crate) async fn token(context: &Context, command: TokenCommand) -> Result<()
                 .into_iter()
                 .map(Token::from)
                 .collect();
-            output::one(
+            output::list(
                 output.output,
                 &tokens,
-                |tokens| {
-                    tokens
-                        .iter()
-                        .map(|token| token.id.clone())
-                        .collect::<Vec<_>>()
-                        .join("\n")
-                },
+                |token| token.id.clone(),
                 |tokens| {
                     output::table(
                         &TOKEN_HEAD,

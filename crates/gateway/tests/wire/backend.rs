@@ -2,7 +2,7 @@
 //! script.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Request {
 
 #[derive(Debug, Default)]
 struct Memory {
+    /// Whose requests count; all when empty.
+    client: Option<String>,
     requests: Vec<Request>,
     scripts: Vec<Script>,
     n_scripted: usize,
@@ -30,6 +32,14 @@ struct Memory {
 pub struct Backend {
     pub address: SocketAddr,
     memory: Arc<(Mutex<Memory>, Condvar)>,
+}
+
+impl Memory {
+    fn is_own(&self, request: &Request) -> bool {
+        let is_around = request.line.contains(BEFORE) || request.line.contains(AFTER);
+        let client = self.client.as_deref();
+        !is_around && client.is_none_or(|client| value(request, "x-forwarded-for") == Some(client))
+    }
 }
 
 /// Requests for this path are not the case's own.
@@ -70,9 +80,14 @@ impl Backend {
         };
     }
 
+    /// From now on only this client's requests count.
+    pub fn reset_for(&self, client: Ipv4Addr, scripts: Vec<Script>) {
+        self.reset(scripts);
+        self.memory.0.lock().expect("the memory").client = Some(client.to_string());
+    }
+
     fn own(memory: &Memory) -> Vec<Request> {
-        let is_own =
-            |request: &&Request| !request.line.contains(BEFORE) && !request.line.contains(AFTER);
+        let is_own = |request: &&Request| memory.is_own(request);
         memory.requests.iter().filter(is_own).cloned().collect()
     }
 
@@ -101,12 +116,16 @@ impl Backend {
         self.memory.1.notify_all();
     }
 
-    fn next_script(&self) -> Script {
+    /// Nothing for a request that is not the case's own.
+    fn next_script(&self, request: &Request) -> Option<Script> {
         let mut memory = self.memory.0.lock().expect("the memory");
+        if !memory.is_own(request) {
+            return None;
+        }
         let n = memory.n_scripted;
         memory.n_scripted += 1;
         let last = memory.scripts.len().saturating_sub(1);
-        memory.scripts.get(n.min(last)).cloned().unwrap_or_default()
+        Some(memory.scripts.get(n.min(last)).cloned().unwrap_or_default())
     }
 
     fn serve(&self, mut socket: TcpStream, manner: Manner) {
@@ -116,8 +135,8 @@ impl Backend {
             let Some(mut request) = reader.head(&mut socket) else {
                 return;
             };
-            let is_own = !request.line.contains(BEFORE) && !request.line.contains(AFTER);
-            let script = (manner == Manner::Scripted && is_own).then(|| self.next_script());
+            let is_scripted = manner == Manner::Scripted;
+            let script = is_scripted.then(|| self.next_script(&request)).flatten();
             if let Some(script) = script.as_ref().filter(|script| script.is_early) {
                 self.remember(request.clone());
                 drop(socket.write_all(&script.bytes));

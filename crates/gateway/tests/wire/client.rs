@@ -1,7 +1,8 @@
 //! The other end: writes bytes as they are and reads answers by the letter.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backend::fields_of;
@@ -33,7 +34,26 @@ pub enum Next {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).expect("the gateway accepts");
+        Self::of(TcpStream::connect(address).expect("the gateway accepts"))
+    }
+
+    /// From a loopback address that no other client of this process has: the backend can tell its
+    /// requests from those that an earlier client left behind.
+    pub fn connect_alone(address: SocketAddr) -> (Self, Ipv4Addr) {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let source = Ipv4Addr::new(127, 1, high, low);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        let from = SocketAddr::from((source, 0));
+        socket.bind(&from.into()).expect("a loopback address");
+        socket
+            .connect(&address.into())
+            .expect("the gateway accepts");
+        (Self::of(socket.into()), source)
+    }
+
+    fn of(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("nodelay");
         socket.set_write_timeout(Some(LIMIT)).expect("a limit");
         let buffer = Vec::new();

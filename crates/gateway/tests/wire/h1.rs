@@ -1,5 +1,6 @@
 //! Runs cases of HTTP/1.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::backend::{AFTER, BEFORE, Request};
@@ -21,8 +22,8 @@ const ARRIVAL: Duration = Duration::from_secs(20);
 
 pub fn run(rig: &Rig, case: &Case, way: Way) -> Result<(), String> {
     let backend = rig.backend(&case.service);
-    backend.reset(case.scripts.clone());
-    let mut client = Client::connect(rig.address);
+    let (mut client, source) = Client::connect_alone(rig.address);
+    backend.reset_for(source, case.scripts.clone());
     let before = format!("GET {BEFORE} HTTP/1.1\r\nHost: echo.test\r\n\r\n");
     let mut is_first = true;
     for step in &case.steps {
@@ -54,7 +55,7 @@ pub fn run(rig: &Rig, case: &Case, way: Way) -> Result<(), String> {
     let is_any = !case.seen.is_empty();
     let n = wanted.unwrap_or(usize::from(is_any));
     let requests = backend.requests(n, ARRIVAL);
-    judge(case, &requests)
+    judge(case, &requests, source)
 }
 
 fn expect(is_so: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
@@ -115,7 +116,7 @@ fn check_answer(client: &mut Client, case: &Case, want: &Answer) -> Result<(), S
     Ok(())
 }
 
-pub fn judge(case: &Case, requests: &[Request]) -> Result<(), String> {
+pub fn judge(case: &Case, requests: &[Request], source: Ipv4Addr) -> Result<(), String> {
     for seen in &case.seen {
         if let Seen::Number(n) = seen {
             let fits = requests.len() == *n;
@@ -134,7 +135,8 @@ pub fn judge(case: &Case, requests: &[Request]) -> Result<(), String> {
             Seen::Line(line) => first.line == *line,
             Seen::Header(name, value) => {
                 let values = values(name);
-                values.contains(value) || (value == "*" && !values.is_empty())
+                let value = value.replace("CLIENT", &source.to_string());
+                values.contains(&value) || (value == "*" && !values.is_empty())
             }
             Seen::No(name) => values(name).is_empty(),
             Seen::Count(name, n) => values(name).len() == *n,

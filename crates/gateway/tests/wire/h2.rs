@@ -30,8 +30,8 @@ struct Reader {
 
 pub fn run(rig: &Rig, case: &Case, way: Way) -> Result<(), String> {
     let backend = rig.backend(&case.service);
-    backend.reset(case.scripts.clone());
-    let mut client = Client::connect(rig.address);
+    let (mut client, source) = Client::connect_alone(rig.address);
+    backend.reset_for(source, case.scripts.clone());
     let opening = match case.h2 {
         Some(Opening::Whole) => [PREFACE, &frames::frame(SETTINGS, 0, 0, &[])].concat(),
         _ => Vec::new(),
@@ -58,7 +58,7 @@ pub fn run(rig: &Rig, case: &Case, way: Way) -> Result<(), String> {
         _ => None,
     });
     let n = wanted.unwrap_or(usize::from(!case.seen.is_empty()));
-    judge(case, &backend.requests(n, ARRIVAL))
+    judge(case, &backend.requests(n, ARRIVAL), source)
 }
 
 impl Reader {

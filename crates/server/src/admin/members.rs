@@ -245,13 +245,23 @@ fn check_newcomer(request: &pb::JoinNodeRequest) -> Result<(), Status> {
         return Err(error::invalid("INVALID_FIELD", text));
     }
     let is_address = |address: &str| {
+        let is_host = |host: &str| {
+            let host = host.trim_matches(['[', ']']);
+            let ip = host.parse::<std::net::IpAddr>();
+            // Nobody reaches "any address" from elsewhere.
+            !host.is_empty() && !ip.is_ok_and(|ip| ip.is_unspecified())
+        };
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
         let parts = address.rsplit_once(':');
         address.len() <= MAX_ADDRESS_BYTES
-            && parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            && parts.is_some_and(|(host, port)| is_host(host) && is_port(port))
     };
     for (what, address) in [("peer", &request.peer), ("admin", &request.admin)] {
         if !is_address(address) {
-            let text = format!("{what} = `{address}`, must be HOST:PORT");
+            let text = format!(
+                "{what} = `{address}`, must be HOST:PORT by which other nodes reach this one; see \
+                 `--advertise`"
+            );
             return Err(error::invalid("INVALID_FIELD", text));
         }
     }

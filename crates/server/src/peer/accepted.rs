@@ -3,11 +3,16 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream as Incoming;
 use nihilo_host::{Listener, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
+use tracing::warn;
+
+/// After a connection that could not be accepted.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 
 /// Tells services nothing about its client: who that is stands in the messages.
 #[derive(Debug)]
@@ -19,12 +24,26 @@ impl Connected for Accepted {
     fn connect_info(&self) {}
 }
 
-/// Everything that a listener accepts, errors too: they are no reason to stop.
+/// Everything that a listener accepts, for ever.
 pub fn incoming(listener: Listener) -> impl Incoming<Item = io::Result<Accepted>> {
     futures_util::stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.map(|(stream, _)| Accepted(stream));
-        Some((accepted, listener))
+        let stream = next(&listener).await;
+        Some((Ok(Accepted(stream)), listener))
     })
+}
+
+/// The next connection. Out of descriptors and the like is never a reason to stop listening, and to
+/// try again at once would only burn the processor.
+pub(super) async fn next(listener: &Listener) -> Stream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                warn!(%error, "no connection can be accepted now");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
 }
 
 impl AsyncRead for Accepted {

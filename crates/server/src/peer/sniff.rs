@@ -9,9 +9,9 @@ use std::time::Duration;
 use nihilo_host::{Listener, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::accepted::Accepted;
+use super::accepted::{self, Accepted};
 
 /// First bytes of a mesh connection.
 pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
@@ -19,7 +19,6 @@ pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Accepted gRPC connections that may wait for the server task.
 const ACCEPT_QUEUE: usize = 256;
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Accepts for ever; mesh sockets go to `mesh` past their preamble, the others to the receiver.
@@ -30,17 +29,9 @@ pub fn split(
     let (grpc, receiver) = mpsc::channel(ACCEPT_QUEUE);
     nihilo_actors::task::spawn("peer-accept", async move {
         loop {
-            match listener.accept().await {
-                Ok((socket, _)) => {
-                    let (grpc, mesh) = (grpc.clone(), mesh.clone());
-                    nihilo_actors::task::spawn("peer-sniff", sniff(socket, grpc, mesh));
-                }
-                // Out of descriptors and the like: never a reason to stop listening.
-                Err(error) => {
-                    warn!(%error, "peer accept");
-                    tokio::time::sleep(ACCEPT_BACKOFF).await;
-                }
-            }
+            let socket = accepted::next(&listener).await;
+            let (grpc, mesh) = (grpc.clone(), mesh.clone());
+            nihilo_actors::task::spawn("peer-sniff", sniff(socket, grpc, mesh));
         }
     });
     receiver

@@ -25,6 +25,7 @@ use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
 use nihilo_sim::history::startstop;
 
 pub use availability::Fault;
+pub(crate) use owners::{COMMANDS, OWNED};
 
 use crate::backend::log_of;
 use crate::instance_ledger::{self, InstanceLine};
@@ -58,6 +59,8 @@ pub struct Evidences {
     pub crashes: Vec<String>,
     /// Records of agents whose disks lost them later.
     pub saved_records: Vec<NodeRecords>,
+    /// Where command ledgers stand that a disk has lost, with the node they are of.
+    pub saved_ledgers: Vec<(String, PathBuf)>,
     /// What is older in the agents' records is not judged.
     pub since_ns: u64,
     /// Bytes of each node's output that are not judged.
@@ -124,7 +127,8 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         &evidences.expected_panics,
     );
     report.add(logs::NAME, logs);
-    if let Some(owners) = owners::check(nodes) {
+    let ledgers = [nodes, &evidences.saved_ledgers].concat();
+    if let Some(owners) = owners::check(&ledgers, evidences.since_ns) {
         report.add(owners::NAME, owners);
     }
     for settled in &evidences.settled {

@@ -1,6 +1,8 @@
 //! C8 for the shared checker, out of the agents' command ledgers and the owners' own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -24,36 +26,64 @@ struct Owned {
     epoch: u64,
 }
 
-/// `None` when the nodes of this trial wrote no ledgers.
-pub(super) fn check(nodes: &[(String, PathBuf)]) -> Option<Verdict> {
-    let wrote = |(_, dir): &(String, PathBuf)| dir.join("owned.jsonl").is_file();
+/// Of a node's directory: what its owners booked.
+pub(crate) const OWNED: &str = "owned.jsonl";
+/// Of a node's directory: the orders that its agent took or refused.
+pub(crate) const COMMANDS: &str = "agent/commands.jsonl";
+
+/// Judges the orders since `since_ns`; `None` when the nodes of this trial wrote no ledgers. A node
+/// may stand in `nodes` more than once, with what was saved of it.
+pub(super) fn check(nodes: &[(String, PathBuf)], since_ns: u64) -> Option<Verdict> {
+    let wrote = |(_, dir): &(String, PathBuf)| dir.join(OWNED).is_file();
     if !nodes.iter().any(wrote) {
         return None;
     }
-    Some(match commands(nodes) {
-        Ok(commands) => single_owner::check(&Input {
-            commands,
-            assignments: Vec::new(),
-        }),
+    Some(match commands(nodes, since_ns) {
+        Ok(found) => judge(found),
         Err(error) => Verdict::harness_fault(format!("{error:#}")),
     })
 }
 
-fn commands(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<AgentCommand>> {
+/// What the ledgers say.
+#[derive(Debug, Default)]
+struct Found {
+    commands: Vec<AgentCommand>,
+    /// Accepted orders under an epoch that no owner has booked.
+    n_unsent: usize,
+}
+
+fn judge(found: Found) -> Verdict {
+    let verdict = single_owner::check(&Input {
+        commands: found.commands,
+        assignments: Vec::new(),
+    });
+    match (verdict, found.n_unsent) {
+        (Verdict::Pass { .. }, n @ 1..) => {
+            Verdict::unknown(format!("{n} accepted orders of which no owner knows"))
+        }
+        (verdict, _) => verdict,
+    }
+}
+
+fn commands(nodes: &[(String, PathBuf)], since_ns: u64) -> anyhow::Result<Found> {
     let mut owners: BTreeMap<(u16, u64), BTreeSet<&str>> = BTreeMap::new();
     for (node, dir) in nodes {
-        for owned in lines::<Owned>(&dir.join("owned.jsonl"))? {
+        each_line(&dir.join(OWNED), |owned: Owned| {
             let of = owners.entry((owned.shard, owned.epoch)).or_default();
             of.insert(node);
-        }
+        })?;
     }
-    let mut commands = Vec::new();
+    let mut found = Found::default();
     for (node, dir) in nodes {
-        for command in lines::<Command>(&dir.join("agent").join("commands.jsonl"))? {
+        each_line(&dir.join(COMMANDS), |command: Command| {
+            if command.boottime_ns < since_ns {
+                return;
+            }
             let senders = owners.get(&(command.shard, command.epoch));
+            found.n_unsent += usize::from(command.accepted && senders.is_none());
             // Two that gave orders under one epoch are two owners: one command of each.
             for owner in senders.into_iter().flatten() {
-                commands.push(AgentCommand {
+                found.commands.push(AgentCommand {
                     at_ns: command.boottime_ns,
                     agent: node.clone(),
                     owned: format!("shard {}", command.shard),
@@ -62,19 +92,26 @@ fn commands(nodes: &[(String, PathBuf)]) -> anyhow::Result<Vec<AgentCommand>> {
                     accepted: command.accepted,
                 });
             }
-        }
+        })?;
     }
-    Ok(commands)
+    Ok(found)
 }
 
-fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> anyhow::Result<Vec<T>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+/// Line by line: a soak's ledgers are long, and only the newest part of them is judged.
+fn each_line<T: for<'a> Deserialize<'a>>(
+    path: &Path,
+    mut visit: impl FnMut(T),
+) -> anyhow::Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
-    let read = |line: &str| serde_json::from_str(line).with_context(|| line.to_owned());
-    text.lines().map(read).collect()
+    for line in BufReader::new(file).lines() {
+        let line = line.with_context(|| path.display().to_string())?;
+        visit(serde_json::from_str(&line).with_context(|| line.clone())?);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,13 +128,30 @@ mod tests {
         for (_, node) in &nodes {
             std::fs::create_dir_all(node.join("agent")).unwrap();
         }
-        assert!(check(&nodes).is_none());
+        assert!(check(&nodes, 0).is_none());
         let owned = "{\"shard\":3,\"epoch\":7}\n";
-        std::fs::write(nodes[0].1.join("owned.jsonl"), owned).unwrap();
+        std::fs::write(nodes[0].1.join(OWNED), owned).unwrap();
         let line = "{\"boottime_ns\":5,\"shard\":3,\"epoch\":7,\"seq\":1,\"accepted\":true}\n";
-        std::fs::write(nodes[1].1.join("agent/commands.jsonl"), line).unwrap();
-        assert_eq!(check(&nodes).unwrap().class(), Class::Pass);
-        std::fs::write(nodes[1].1.join("owned.jsonl"), owned).unwrap();
-        assert_eq!(check(&nodes).unwrap().class(), Class::Violation);
+        std::fs::write(nodes[1].1.join(COMMANDS), line).unwrap();
+        assert_eq!(check(&nodes, 0).unwrap().class(), Class::Pass);
+        std::fs::write(nodes[1].1.join(OWNED), owned).unwrap();
+        assert_eq!(check(&nodes, 0).unwrap().class(), Class::Violation);
+        let later = check(&nodes, 6).unwrap().class();
+        assert_ne!(later, Class::Violation, "it was judged before");
+    }
+
+    #[test]
+    fn an_accepted_order_that_nobody_gave_is_not_green() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = [("node1".to_owned(), dir.path().to_owned())];
+        std::fs::create_dir_all(dir.path().join("agent")).unwrap();
+        let owned = "{\"shard\":3,\"epoch\":7}\n";
+        std::fs::write(dir.path().join(OWNED), owned).unwrap();
+        let line = |epoch| {
+            let rest = "\"seq\":1,\"accepted\":true}\n";
+            format!("{{\"boottime_ns\":5,\"shard\":3,\"epoch\":{epoch},{rest}")
+        };
+        std::fs::write(dir.path().join(COMMANDS), line(7) + &line(9)).unwrap();
+        assert_eq!(check(&nodes, 0).unwrap().class(), Class::Unknown);
     }
 }

@@ -217,7 +217,8 @@ impl Watcher {
             segments: Vec::new(),
         };
         let mut n_items = 0;
-        while n_items < MAX_ITEMS {
+        // What a node that lets nobody watch leaves open is late, and judged so.
+        while n_items < MAX_ITEMS && *self.last.borrow() != Some(0) {
             let turn = self.random.between(0, self.nodes.len() as u64);
             let turn = usize::try_from(turn).unwrap_or(0);
             let Some((segment, left)) = self.segment(turn).await else {
