@@ -13,16 +13,21 @@ use nihilo_types::instance::{InstanceReport, InstanceSpec, InstanceState};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::node::Shared;
-use crate::ports::{AgentEvent, CallError, CallFence, CallRefusal};
+use crate::ports::{AgentEvent, CallError, CallFence, CallRefusal, Listed};
 
 /// Calls that may wait for one agent; beyond, a start is refused as busy.
 pub const QUEUE: usize = 256;
 /// Pause before an unanswered `List` is sent again.
 const LIST_RETRY: Duration = Duration::from_millis(50);
 const EVENTS_RETRY: Duration = Duration::from_millis(50);
+/// After a list that another node passed on.
+const LIST_AFTER_RELAY: Duration = Duration::from_secs(1);
+/// An agent whose events do not come is listed so often: by way of another node it may be reached.
+const LIST_WITHOUT_EVENTS: Duration = Duration::from_millis(500);
 
 /// A call that waits to leave. It gets its number only then: numbers in the order of leaving are
 /// what makes an answered `List` void the calls before it, and no others.
@@ -64,6 +69,8 @@ struct Link {
     /// call, and a full queue cannot lose one.
     to_list: Arc<Mutex<BTreeSet<ShardId>>>,
     events: JoinHandle<()>,
+    /// A look at all shards is due: one at a time.
+    will_look: bool,
 }
 
 impl AgentQueues {
@@ -83,6 +90,13 @@ impl AgentQueues {
             // A full queue is awake.
             drop(link.calls.try_send(AgentCall::Wake));
         }
+    }
+
+    /// Whether that was news; `false` for a session that has ended.
+    fn sets_out_to_look(&self, session: SessionId, will_look: bool) -> bool {
+        let mut links = self.0.lock();
+        let link = links.get_mut(&session);
+        link.is_some_and(|link| std::mem::replace(&mut link.will_look, will_look) != will_look)
     }
 
     pub(crate) fn sessions(&self) -> BTreeSet<SessionId> {
@@ -115,6 +129,7 @@ impl AgentQueues {
             calls,
             to_list,
             events,
+            will_look: false,
         };
         links.insert(session.id, link);
     }
@@ -240,7 +255,12 @@ async fn list(shared: &Arc<Shared>, session: &Arc<Session>, to_list: &Mutex<BTre
             .list(session.clone(), fences.collect())
             .await
         {
-            Ok(reports) => return take_list(shared, session, &epochs, seq, reports),
+            Ok(listed) => {
+                if listed.is_relayed {
+                    look_again(shared, session.id);
+                }
+                return take_list(shared, session, &epochs, seq, listed);
+            }
             Err(error) => {
                 debug!(node = %session.opened.name, %error, "list not answered");
                 tokio::time::sleep(LIST_RETRY).await;
@@ -249,17 +269,30 @@ async fn list(shared: &Arc<Shared>, session: &Arc<Session>, to_list: &Mutex<BTre
     }
 }
 
+/// The way may be free again, and nothing else would show it.
+fn look_again(shared: &Arc<Shared>, session: SessionId) {
+    if !shared.agents.sets_out_to_look(session, true) {
+        return;
+    }
+    let looking = shared.clone();
+    shared.spawn("look-again", async move {
+        tokio::time::sleep(LIST_AFTER_RELAY).await;
+        looking.agents.sets_out_to_look(session, false);
+        relist_all(&looking, session);
+    });
+}
+
 fn take_list(
     shared: &Shared,
     session: &Session,
     epochs: &BTreeMap<ShardId, Epoch>,
     seq: u64,
-    reports: Vec<InstanceReport>,
+    listed: Listed,
 ) {
     hit(Point::ListAnswered);
     let now = shared.now_ms();
     let mut by_shard: BTreeMap<ShardId, Vec<InstanceReport>> = BTreeMap::new();
-    for report in reports {
+    for report in listed.reports {
         by_shard.entry(report.shard).or_default().push(report);
     }
     for (shard, epoch) in epochs {
@@ -268,7 +301,10 @@ fn take_list(
         let touched = shared
             .with_keeper(*shard, *epoch, |keeper| {
                 let is_open = shared.agents.contains(session.id);
-                is_open.then(|| keeper.listed(from, seq, reports, now))
+                is_open.then(|| {
+                    keeper.reached(session.id, listed.is_relayed);
+                    keeper.listed(from, seq, reports, now)
+                })
             })
             .flatten()
             .unwrap_or_default();
@@ -296,6 +332,7 @@ fn take_report(shared: &Shared, session: &Session, report: InstanceReport) {
 
 /// Follows the node's instance events; ends only by being aborted.
 async fn run_events(shared: Arc<Shared>, session: Arc<Session>) {
+    let mut listed_at: Option<Instant> = None;
     loop {
         match shared.ports.agents.events(session.clone()).await {
             Ok(mut events) => {
@@ -308,7 +345,13 @@ async fn run_events(shared: Arc<Shared>, session: Arc<Session>) {
                     }
                 }
             }
-            Err(error) => debug!(node = %session.opened.name, %error, "no event stream"),
+            Err(error) => {
+                debug!(node = %session.opened.name, %error, "no event stream");
+                if listed_at.is_none_or(|at| at.elapsed() >= LIST_WITHOUT_EVENTS) {
+                    listed_at = Some(Instant::now());
+                    relist_all(&shared, session.id);
+                }
+            }
         }
         tokio::time::sleep(EVENTS_RETRY).await;
     }

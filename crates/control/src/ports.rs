@@ -119,7 +119,15 @@ pub struct Handovers {
     pub handovers: Vec<(ShardId, Handover)>,
 }
 
-/// Owner to agent, local or remote.
+/// What an agent runs of the shards that were asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    pub reports: Vec<InstanceReport>,
+    /// It came by way of another node: the agent itself does not answer this one.
+    pub is_relayed: bool,
+}
+
+/// Owner to agent, local or remote. All but starts reach an agent that only another node reaches.
 pub trait Agents: Send + Sync + 'static {
     fn start(
         &self,
@@ -144,7 +152,7 @@ pub trait Agents: Send + Sync + 'static {
         &self,
         to: Arc<Session>,
         fences: Vec<CallFence>,
-    ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>>;
+    ) -> BoxFuture<'_, Result<Listed, CallError>>;
     /// Instance events of that node from now on; ends when the link does.
     fn events(
         &self,

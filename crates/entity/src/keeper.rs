@@ -137,11 +137,20 @@ impl Keeper {
         touched
     }
 
+    /// How an agent's last list came: from it, or by way of another node.
+    pub fn reached(&mut self, session: SessionId, is_relayed: bool) {
+        match is_relayed {
+            true => self.table.by_relay.insert(session),
+            false => self.table.by_relay.remove(&session),
+        };
+    }
+
     /// A node's session ended. Instances that die with it are gone; others hold their place for
     /// the restart grace.
     pub fn session_ended(&mut self, session: SessionId, dies: bool, now_ms: u64) -> bool {
         self.waiting.remove(&session);
         self.table.heard.remove(&session);
+        self.table.by_relay.remove(&session);
         for rows in self.table.stats.values_mut() {
             rows.remove(&session);
         }

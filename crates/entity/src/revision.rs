@@ -186,6 +186,7 @@ impl RevisionActor {
 
     fn start(&self, view: View<'_>, revision: &Revision, n: usize, outputs: &mut Outputs) {
         let mut avoid = self.failures.avoided();
+        avoid.extend(&view.table.by_relay);
         let asked = own_rows(view, &self.key, revision)
             .filter(|(_, row)| row.state == RowState::Requested)
             .map(|(_, row)| row.session);

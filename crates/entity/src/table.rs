@@ -3,7 +3,7 @@
 //! It outlives panics, reloads and passivation of the shard's actors. Handlers read it through a
 //! [`View`]; only the shell writes it, from agents' reports and when an effect leaves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nihilo_machine::State;
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
@@ -34,6 +34,8 @@ pub struct ShardTable {
     /// Every live gateway serves a route table at or above this index.
     pub acknowledged: LogIndex,
     pub instances: BTreeMap<InstanceId, InstanceRow>,
+    /// Agents that answer only by way of another node: they get no starts from here (03-actors §9).
+    pub by_relay: BTreeSet<SessionId>,
     /// Next number of [`ShardTable::instance_id`]; never reset within an epoch.
     pub next_instance: u64,
     /// By revision, then gateway session; oldest first.

@@ -11,6 +11,7 @@ pub mod command;
 pub mod digest;
 pub mod member;
 pub mod ownership;
+mod replies;
 pub mod reply;
 pub mod rollout;
 pub mod route_table;

@@ -59,11 +59,14 @@ pub(crate) fn object_key(tag: &str, object: &ObjectKey) -> Vec<u8> {
 }
 
 pub(crate) fn put<T: Serialize>(key: Vec<u8>, value: &T) -> RowChange {
-    let value = serde_json::to_vec(value).expect("state rows hold only string-keyed maps");
     RowChange {
         key,
-        value: Some(value),
+        value: Some(encode(value)),
     }
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("state rows hold only string-keyed maps")
 }
 
 pub(crate) fn delete(key: Vec<u8>) -> RowChange {
@@ -106,9 +109,7 @@ impl State {
         for (shard, owner) in &self.owners {
             visit(put(key(tag::OWNER, &[&shard.to_string()]), owner));
         }
-        for (id, reply) in &self.replies {
-            visit(put(key(tag::REPLY, &[id]), reply));
-        }
+        self.replies.visit_rows(visit);
     }
 
     fn visit_objects(&self, visit: &mut dyn FnMut(RowChange)) {
@@ -206,7 +207,7 @@ impl State {
             tag::REPLY => {
                 // A client's own words, 0x00 included: all that follows the tag.
                 let (_, id) = key.split_once('\0').ok_or_else(malformed)?;
-                self.replies.insert(id.into(), decode(key, value)?);
+                self.replies.load(id, &decode(key, value)?);
             }
             _ => return Err(RowError::UnknownKind { key: key.into() }),
         }

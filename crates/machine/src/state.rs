@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
 use crate::member::{JoinToken, Member, Standing};
+use crate::replies::Replies;
 use crate::reply::Reply;
 use crate::settings::Settings;
 
@@ -47,9 +48,7 @@ pub struct State {
     /// Node to the store under whose name it opened its sessions; never removed.
     pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
-    pub(crate) replies: BTreeMap<String, StoredReply>,
-    /// Request ids, oldest first; derived from `replies`.
-    pub(crate) reply_order: VecDeque<String>,
+    pub(crate) replies: Replies,
     /// Newest entry that changed sessions or owners; derived.
     pub(crate) ownership_at: LogIndex,
     /// Service to its revisions; derived.
@@ -77,14 +76,6 @@ pub struct Session {
 pub struct ShardOwner {
     pub session: SessionId,
     pub epoch: Epoch,
-}
-
-/// The first answer to a request id, kept for its repetitions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StoredReply {
-    pub request_hash: u64,
-    pub at_log_ms: u64,
-    pub reply: Reply,
 }
 
 /// What one entry did.
@@ -379,12 +370,6 @@ impl State {
         let newest_epoch = self.owners.values().map(|owner| owner.epoch.0).max();
         let newest_session = self.sessions.keys().map(|id| id.0).max();
         self.ownership_at = LogIndex(newest_epoch.max(newest_session).unwrap_or(0));
-        let mut ids: Vec<_> = self
-            .replies
-            .iter()
-            .map(|(id, s)| (s.reply.index, id.clone()))
-            .collect();
-        ids.sort();
-        self.reply_order = ids.into_iter().map(|(_, id)| id).collect();
+        self.replies.index();
     }
 }

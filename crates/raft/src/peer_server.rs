@@ -153,14 +153,8 @@ async fn receive(
     // Reads and syncs the whole file.
     let ended = threads.aside(move || match received {
         Ok(true) if unfinished.prove().is_ok() => unfinished.finish().map_err(failed),
-        Ok(_) => {
-            unfinished.abandon();
-            Err(Status::data_loss("snapshot did not arrive whole"))
-        }
-        Err(status) => {
-            unfinished.abandon();
-            Err(status)
-        }
+        Ok(_) => Err(Status::data_loss("snapshot did not arrive whole")),
+        Err(status) => Err(status),
     });
     ended
         .await

@@ -10,9 +10,9 @@ use futures_util::{FutureExt, StreamExt};
 use nihilo_control::Control;
 use nihilo_control::ports::{
     AgentEvent, Agents, BoxFuture, CallError, CallFence, CallRefusal, Demand, Handovers, KeepAlive,
-    KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, LocalAgent, LocalGateway,
-    OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat, StatReport,
-    StateSource,
+    KeepAliveAnswer, LeaderLink, LeaderView, Leadership, LinkError, Listed, LocalAgent,
+    LocalGateway, OwnerError, Owners, ProposeError, ProposeOutcome, Proposer, RevisionStat,
+    StatReport, StateSource,
 };
 use nihilo_gateway::{DemandSignal, Gateway, LocalInstances, ScaleUp};
 use nihilo_host::Net;
@@ -26,12 +26,17 @@ use nihilo_types::endpoint::EndpointTable;
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use nihilo_types::route_table::RouteTable;
+use nihilo_wire::internal as pb;
+use nihilo_wire::internal::relay_request::Call;
+use nihilo_wire::internal::relay_response::Answer;
 use tokio::sync::watch;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::peer::convert;
 use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::follow;
-use crate::peer::remote::Remote;
+use crate::peer::relay::{Relays, direct_or_relayed};
+use crate::peer::remote::{Remote, accepted, reports};
 
 /// Between two dials that must both be refused.
 const DIAL_PAUSE: Duration = Duration::from_millis(5);
@@ -139,13 +144,41 @@ impl LeaderLink for LeaderPort {
 pub struct AgentsPort {
     pub node: NodeId,
     pub local: Agent,
-    pub remote: Remote,
+    pub relays: Relays,
     pub ledger: OwnerLedger,
 }
 
 impl AgentsPort {
     fn is_local(&self, to: &Session) -> bool {
         to.opened.node == self.node
+    }
+
+    fn list_here(&self, fences: &[CallFence]) -> Result<Listed, CallError> {
+        let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
+        let shards = fences.iter().map(|fence| (fence.shard, fence.epoch));
+        let reports = self.local.list(&shards.collect::<Vec<_>>(), seq);
+        Ok(Listed {
+            reports: reports.map_err(refusal)?,
+            is_relayed: false,
+        })
+    }
+
+    async fn order_by_relay(&self, to: &Session, call: Call) -> Result<(), CallError> {
+        match self.relays.send(to, call).await? {
+            Answer::Ordered(answer) => accepted(answer),
+            Answer::Listed(_) => Err(CallError::Unanswered("the answer to a list".into())),
+        }
+    }
+
+    async fn list_by_relay(
+        &self,
+        to: &Session,
+        call: Call,
+    ) -> Result<Vec<InstanceReport>, CallError> {
+        match self.relays.send(to, call).await? {
+            Answer::Listed(answer) => reports(answer),
+            Answer::Ordered(_) => Err(CallError::Unanswered("the answer to an order".into())),
+        }
     }
 }
 
@@ -176,7 +209,7 @@ impl Agents for AgentsPort {
                     .local
                     .start(fence.shard, fence.epoch, fence.seq, spec)
                     .map_err(refusal),
-                false => self.remote.start(&to, fence, spec).await,
+                false => self.relays.remote.start(&to, fence, spec).await,
             }
         }
         .boxed()
@@ -191,13 +224,21 @@ impl Agents for AgentsPort {
     ) -> BoxFuture<'_, Result<(), CallError>> {
         self.ledger.note(fence.shard, fence.epoch);
         async move {
-            match self.is_local(&to) {
-                true => self
-                    .local
-                    .stop(fence.shard, fence.epoch, fence.seq, &instance, reason)
-                    .map_err(refusal),
-                false => self.remote.stop(&to, fence, instance, reason).await,
+            if self.is_local(&to) {
+                let stopped =
+                    self.local
+                        .stop(fence.shard, fence.epoch, fence.seq, &instance, reason);
+                return stopped.map_err(refusal);
             }
+            let request = pb::StopRequest {
+                fence: Some(convert::fence_to(fence)),
+                instance: instance.to_string(),
+                reason: reason.to_owned(),
+                deadline_ms: 0,
+            };
+            let relayed = self.order_by_relay(&to, Call::Stop(request.clone()));
+            let direct = self.relays.remote.stop(&to, request);
+            direct_or_relayed(direct, relayed).await.map(|_| ())
         }
         .boxed()
     }
@@ -210,13 +251,19 @@ impl Agents for AgentsPort {
     ) -> BoxFuture<'_, Result<(), CallError>> {
         self.ledger.note(fence.shard, fence.epoch);
         async move {
-            match self.is_local(&to) {
-                true => self
+            if self.is_local(&to) {
+                let reopened = self
                     .local
-                    .reopen(fence.shard, fence.epoch, fence.seq, &instance)
-                    .map_err(refusal),
-                false => self.remote.reopen(&to, fence, instance).await,
+                    .reopen(fence.shard, fence.epoch, fence.seq, &instance);
+                return reopened.map_err(refusal);
             }
+            let request = pb::ReopenRequest {
+                fence: Some(convert::fence_to(fence)),
+                instance: instance.to_string(),
+            };
+            let relayed = self.order_by_relay(&to, Call::Reopen(request.clone()));
+            let direct = self.relays.remote.reopen(&to, request);
+            direct_or_relayed(direct, relayed).await.map(|_| ())
         }
         .boxed()
     }
@@ -225,20 +272,23 @@ impl Agents for AgentsPort {
         &self,
         to: Arc<Session>,
         fences: Vec<CallFence>,
-    ) -> BoxFuture<'_, Result<Vec<InstanceReport>, CallError>> {
+    ) -> BoxFuture<'_, Result<Listed, CallError>> {
         for fence in &fences {
             self.ledger.note(fence.shard, fence.epoch);
         }
         async move {
-            if !self.is_local(&to) {
-                return self.remote.list(&to, fences).await;
+            if self.is_local(&to) {
+                return self.list_here(&fences);
             }
-            let seq = fences.iter().map(|fence| fence.seq).max().unwrap_or(0);
-            let shards: Vec<_> = fences
-                .iter()
-                .map(|fence| (fence.shard, fence.epoch))
-                .collect();
-            self.local.list(&shards, seq).map_err(refusal)
+            let shards = fences.into_iter().map(convert::fence_to).collect();
+            let request = pb::ListRequest { shards };
+            let relayed = self.list_by_relay(&to, Call::List(request.clone()));
+            let direct = self.relays.remote.list(&to, request);
+            let (reports, is_relayed) = direct_or_relayed(direct, relayed).await?;
+            Ok(Listed {
+                reports,
+                is_relayed,
+            })
         }
         .boxed()
     }
@@ -250,7 +300,7 @@ impl Agents for AgentsPort {
         async move {
             match self.is_local(&to) {
                 true => Ok(local_events(&self.local)),
-                false => self.remote.events(&to).await,
+                false => self.relays.remote.events(&to).await,
             }
         }
         .boxed()

@@ -44,6 +44,7 @@ use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
 use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
+use crate::peer::relay::Relays;
 use crate::peer::remote::Remote;
 use crate::peer::sniff;
 use crate::ports::{
@@ -182,6 +183,11 @@ impl Node {
             channels: Channels::new(host.net.clone()),
             cluster_id: cluster_id.clone(),
         };
+        let relays = Relays {
+            node,
+            raft: raft.clone(),
+            remote: remote.clone(),
+        };
         let ports = ControlPorts {
             proposer: Arc::new(RaftPort(raft.clone())),
             state: Arc::new(RaftPort(raft.clone())),
@@ -194,7 +200,7 @@ impl Node {
             agents: Arc::new(AgentsPort {
                 node,
                 local: agent.clone(),
-                remote: remote.clone(),
+                relays: relays.clone(),
                 ledger: OwnerLedger::open(&config.data_dir)?,
             }),
             owners: Arc::new(OwnersPort {
@@ -216,7 +222,7 @@ impl Node {
             pid_file: config.data_dir.join("nihilo.pid"),
         };
         node.obey_no_owner_without_store();
-        node.serve_peers(peer, &config, cluster_id);
+        node.serve_peers(peer, &config, cluster_id, relays);
         node.serve_admin(admin, &config, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         info!(name = config.name, "node started");
@@ -280,7 +286,13 @@ impl Node {
         });
     }
 
-    fn serve_peers(&self, listener: Listener, config: &NodeConfig, cluster_id: Arc<str>) {
+    fn serve_peers(
+        &self,
+        listener: Listener,
+        config: &NodeConfig,
+        cluster_id: Arc<str>,
+        relays: Relays,
+    ) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
         let liveness = LivenessService {
@@ -293,6 +305,7 @@ impl Node {
             agent: self.agent.clone(),
             node_name: config.name.clone(),
             session: self.control.session(),
+            relays,
         };
         let server = Server::builder()
             .tcp_nodelay(true)

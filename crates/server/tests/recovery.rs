@@ -139,6 +139,9 @@ fn one_survivor_of_three_becomes_a_cluster_of_its_own() {
 
     must(recover(&["--yes", "dev"]));
     assert!(cluster.node_dir(0).join("db.before-recover").is_dir());
+    // Nobody joins by a snapshot of the cluster that is no more.
+    let old_snapshots = cluster.node_dir(0).join("snapshots.before-recover");
+    assert!(old_snapshots.is_dir());
     let mut node = cluster.start_node("node1");
     let server = cluster.admin(0);
     wait_for("the survivor's answer", || {

@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::open::{self, Identity, OpenError};
 use crate::state::Position;
 use crate::type_config::{LeaderId, LogId, Membership, Node, StoredMembership, Vote};
-use crate::{convert, keys};
+use crate::{convert, keys, snapshot};
 
 /// Above every index that a lost majority may have given out after what is known here.
 pub const INDEX_JUMP: u64 = 1 << 20;
@@ -28,7 +28,8 @@ const MADE_IN: &str = "recover.new";
 const BEFORE: &str = "before-recover";
 /// Rows are written in batches of about this size.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-const PARTS: [&str; 2] = ["high-water", "db"];
+/// The old snapshots go too: they are of a cluster that is no more.
+const PARTS: [&str; 3] = [snapshot::DIR, "high-water", "db"];
 
 /// Why no new store was made; the directory is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -256,6 +257,7 @@ fn write(
     address: &str,
 ) -> Result<(), AnewError> {
     use prost::Message;
+    std::fs::create_dir_all(dir.join(snapshot::DIR)).map_err(AnewError::Write)?;
     let mut high_water = HighWater::create(dir).map_err(AnewError::Write)?;
     let db = open::create_database(dir)?;
     let cf = |name| db.cf_handle(name).expect("opened with all column families");

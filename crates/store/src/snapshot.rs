@@ -19,7 +19,7 @@ use crate::convert;
 use crate::dump::{DumpError, Family, Reader, Writer};
 use crate::type_config::SnapshotMeta;
 
-const DIR: &str = "snapshots";
+pub(crate) const DIR: &str = "snapshots";
 const WHOLE: &str = "snap";
 const UNFINISHED: &str = "tmp";
 
@@ -88,6 +88,17 @@ pub struct Unfinished {
     pub file: File,
     path: PathBuf,
     dir: Arc<Path>,
+    is_finished: bool,
+}
+
+/// Whatever ends the making of it leaves nothing behind.
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // What stays behind is removed at the next start.
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
 }
 
 impl SnapshotDir {
@@ -95,13 +106,11 @@ impl SnapshotDir {
     pub(crate) fn open(data_dir: &Path) -> io::Result<(Self, Option<(SnapshotMeta, DumpFile)>)> {
         let dir: Arc<Path> = data_dir.join(DIR).into();
         std::fs::create_dir_all(&dir)?;
-        let snapshots = Self {
-            dir: dir.clone(),
-            next: Arc::default(),
-        };
+        let mut next = 0;
         let mut newest: Option<(SnapshotMeta, DumpFile)> = None;
         for found in std::fs::read_dir(&dir)? {
             let path = found?.path();
+            next = next.max(number_of(&path).map_or(0, |number| number + 1));
             let kept = newest.as_ref().and_then(|(meta, _)| meta.last_log_id);
             let taken = match read_meta(&path) {
                 Some(meta) if meta.last_log_id > kept => Some(meta),
@@ -115,15 +124,15 @@ impl SnapshotDir {
                 older.replace();
             }
         }
-        Ok((snapshots, newest))
+        let next = Arc::new(AtomicU64::new(next));
+        Ok((Self { dir, next }, newest))
     }
 
     /// # Errors
     /// The directory cannot be written.
     pub fn begin(&self) -> io::Result<Unfinished> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}.{UNFINISHED}", std::process::id());
-        let path = self.dir.join(name);
+        let path = self.dir.join(format!("{number}.{UNFINISHED}"));
         Ok(Unfinished {
             file: File::options()
                 .create_new(true)
@@ -132,6 +141,7 @@ impl SnapshotDir {
                 .open(&path)?,
             path,
             dir: self.dir.clone(),
+            is_finished: false,
         })
     }
 }
@@ -141,10 +151,11 @@ impl Unfinished {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn finish(self) -> io::Result<DumpFile> {
+    pub fn finish(mut self) -> io::Result<DumpFile> {
         self.file.sync_all()?;
         let path = self.path.with_extension(WHOLE);
         std::fs::rename(&self.path, &path)?;
+        self.is_finished = true;
         File::open(&self.dir)?.sync_all()?;
         file_of(path)
     }
@@ -157,12 +168,6 @@ impl Unfinished {
         let reader = Reader::new(BufReader::new(File::open(&self.path)?))?;
         reader.prove().map(drop)
     }
-
-    /// What was begun is not wanted.
-    pub fn abandon(self) {
-        // What stays behind is removed at the next start.
-        drop(std::fs::remove_file(&self.path));
-    }
 }
 
 fn file_of(path: PathBuf) -> io::Result<DumpFile> {
@@ -173,6 +178,11 @@ fn file_of(path: PathBuf) -> io::Result<DumpFile> {
         is_replaced: AtomicBool::new(false),
         is_damaged: AtomicBool::new(false),
     })))
+}
+
+/// Numbers grow over restarts: a name that was taken once names no other snapshot.
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 /// What a finished file says of itself; `None` for everything else.

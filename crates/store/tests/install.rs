@@ -189,4 +189,13 @@ async fn the_newest_snapshot_stays_over_a_restart_and_older_ones_go() {
     assert_eq!(files(), 1, "what was left unfinished is gone");
     let current = store.machine.get_current_snapshot().await.unwrap().unwrap();
     assert_eq!(current.meta.last_log_id.unwrap().index, 3);
+
+    // The first snapshot after a restart of a process with the same id takes no older one's name.
+    apply(&mut store, 4..=4, 10).await;
+    let mut builder = store.machine.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap();
+    drop((current, builder, store));
+    let mut store = open(dir.path()).await;
+    let current = store.machine.get_current_snapshot().await.unwrap();
+    assert_eq!(current.unwrap().meta.last_log_id.unwrap().index, 4);
 }

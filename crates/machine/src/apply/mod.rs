@@ -18,14 +18,11 @@ use nihilo_types::id::{LogIndex, ShardId};
 use nihilo_types::time::rfc3339;
 
 use crate::command::{Command, Envelope, Fence, RequestKey};
+use crate::replies::StoredReply;
 use crate::reply::{Outcome, Rejection, Reply};
 use crate::rows::{self, tag};
-use crate::state::{Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State, StoredReply};
+use crate::state::{Applied, EventKind, ObjectChange, ObjectEvent, RowChange, State};
 
-/// Replies kept for repeated request ids, at most (02-store §12).
-pub const MAX_STORED_REPLIES: usize = 65_536;
-/// How long a reply is kept, in milliseconds of LogTime.
-pub const REPLY_TTL_MS: u64 = 3_600_000;
 /// Services of a cluster, at most (02-store §8).
 pub const MAX_SERVICES: usize = 200_000;
 /// Revisions of a Service, at most.
@@ -76,9 +73,9 @@ impl State {
     /// Executes once per request id: a repetition gets the first reply.
     fn answer(&mut self, envelope: &Envelope, context: &mut Context) -> Reply {
         let RequestKey { id, hash } = &envelope.request;
-        if let Some(stored) = self.replies.get(id).filter(|_| !id.is_empty()) {
-            if stored.request_hash == *hash {
-                return stored.reply.clone();
+        if let Some((first_hash, reply)) = self.replies.get(id).filter(|_| !id.is_empty()) {
+            if first_hash == *hash {
+                return reply;
             }
             return Reply {
                 index: context.index,
@@ -91,7 +88,12 @@ impl State {
             result,
         };
         if !id.is_empty() {
-            self.remember(id, *hash, &reply, context);
+            let stored = StoredReply {
+                request_hash: *hash,
+                at_log_ms: context.log_ms,
+                reply: reply.clone(),
+            };
+            self.replies.keep(id, &stored, &mut context.rows);
         }
         reply
     }
@@ -121,33 +123,6 @@ impl State {
             Command::AddNode(add) => self.add_node(add, context),
             Command::PromoteNode(promote) => self.promote_node(*promote, context),
             Command::RemoveNode(remove) => self.remove_node(remove, context),
-        }
-    }
-
-    fn remember(&mut self, id: &str, request_hash: u64, reply: &Reply, context: &mut Context) {
-        let stored = StoredReply {
-            request_hash,
-            at_log_ms: context.log_ms,
-            reply: reply.clone(),
-        };
-        context
-            .rows
-            .push(rows::put(rows::key(tag::REPLY, &[id]), &stored));
-        self.replies.insert(id.into(), stored);
-        self.reply_order.push_back(id.into());
-        while let Some(oldest) = self.reply_order.front() {
-            let expired = self
-                .replies
-                .get(oldest)
-                .is_none_or(|stored| stored.at_log_ms + REPLY_TTL_MS < context.log_ms);
-            if !expired && self.reply_order.len() <= MAX_STORED_REPLIES {
-                break;
-            }
-            context
-                .rows
-                .push(rows::delete(rows::key(tag::REPLY, &[oldest])));
-            self.replies.remove(oldest);
-            self.reply_order.pop_front();
         }
     }
 

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use super::relay::Relays;
 use crate::ports::local_events;
 
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct AgentService {
     pub node_name: String,
     /// This node's open session; 0 = none.
     pub session: watch::Receiver<SessionId>,
+    pub relays: Relays,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::InstanceEvent, Status>> + Send>>;
@@ -132,6 +134,21 @@ impl pb::agent_server::Agent for AgentService {
             },
         };
         Ok(Response::new(response))
+    }
+
+    async fn relay(
+        &self,
+        request: Request<pb::RelayRequest>,
+    ) -> Result<Response<pb::RelayResponse>, Status> {
+        let pb::RelayRequest { session, call } = request.into_inner();
+        let call = call.ok_or_else(|| Status::invalid_argument("no call to pass on"))?;
+        let to = self.relays.session(SessionId(session));
+        let to = to.ok_or_else(|| Status::not_found(format!("session {session} is not open")))?;
+        let answer = self.relays.remote.pass_on(&to, call).await;
+        let answer = answer.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(pb::RelayResponse {
+            answer: Some(answer),
+        }))
     }
 
     async fn snapshot(

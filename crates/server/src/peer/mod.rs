@@ -7,5 +7,6 @@ pub mod convert;
 pub mod liveness_service;
 pub mod owner_ledger;
 pub mod owner_service;
+pub mod relay;
 pub mod remote;
 pub mod sniff;

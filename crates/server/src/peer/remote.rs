@@ -14,12 +14,14 @@ use nihilo_machine::command::CLUSTER_VERSION;
 use nihilo_machine::state::Session;
 use nihilo_raft::StateDigest;
 use nihilo_types::endpoint::EndpointTable;
-use nihilo_types::id::InstanceId;
+use nihilo_types::id::SessionId;
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use nihilo_wire::internal as pb;
 use pb::agent_client::AgentClient;
 use pb::liveness_client::LivenessClient;
 use pb::owner_client::OwnerClient;
+use pb::relay_request::Call;
+use pb::relay_response::Answer;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -83,58 +85,46 @@ impl Remote {
         convert::json_from(&response.report).map_err(|status| unanswered(link_error(&status)))
     }
 
-    pub async fn stop(
-        &self,
-        to: &Session,
-        fence: CallFence,
-        instance: InstanceId,
-        reason: &str,
-    ) -> Result<(), CallError> {
+    pub async fn stop(&self, to: &Session, request: pb::StopRequest) -> Result<(), CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
-        let request = pb::StopRequest {
-            fence: Some(convert::fence_to(fence)),
-            instance: instance.to_string(),
-            reason: reason.to_owned(),
-            deadline_ms: 0,
-        };
-        accepted(bounded(client.stop(request)).await)
+        accepted(bounded(client.stop(request)).await.map_err(unanswered)?)
     }
 
-    pub async fn reopen(
-        &self,
-        to: &Session,
-        fence: CallFence,
-        instance: InstanceId,
-    ) -> Result<(), CallError> {
+    pub async fn reopen(&self, to: &Session, request: pb::ReopenRequest) -> Result<(), CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
-        let fence = Some(convert::fence_to(fence));
-        let request = pb::ReopenRequest {
-            fence,
-            instance: instance.to_string(),
-        };
-        accepted(bounded(client.reopen(request)).await)
+        accepted(bounded(client.reopen(request)).await.map_err(unanswered)?)
     }
 
     pub async fn list(
         &self,
         to: &Session,
-        fences: Vec<CallFence>,
+        request: pb::ListRequest,
     ) -> Result<Vec<InstanceReport>, CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
-        let shards = fences.into_iter().map(convert::fence_to).collect();
-        let response = bounded(client.list(pb::ListRequest { shards }))
-            .await
-            .map_err(unanswered)?;
-        if let Some(refusal) = response.refusal {
-            return Err(convert::refusal_error(refusal));
-        }
-        let report = |bytes: &bytes::Bytes| convert::json_from(bytes);
-        response
-            .reports
-            .iter()
-            .map(report)
-            .collect::<Result<_, Status>>()
-            .map_err(|status| unanswered(link_error(&status)))
+        reports(bounded(client.list(request)).await.map_err(unanswered)?)
+    }
+
+    /// Has the node at `via` pass a call on to the agent of session `to`.
+    pub async fn relay(&self, via: &str, to: SessionId, call: Call) -> Result<Answer, CallError> {
+        let mut client = AgentClient::new(self.channel(via).map_err(unanswered)?);
+        let request = pb::RelayRequest {
+            session: to.0,
+            call: Some(call),
+        };
+        let response = bounded(client.relay(request)).await.map_err(unanswered)?;
+        let answer = response.answer;
+        answer.ok_or_else(|| CallError::Unanswered(format!("{via}: an empty answer")))
+    }
+
+    /// Calls the agent for somebody who does not reach it, and brings its answer as it is.
+    pub async fn pass_on(&self, to: &Session, call: Call) -> Result<Answer, CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        let answer = match call {
+            Call::List(request) => bounded(client.list(request)).await.map(Answer::Listed),
+            Call::Stop(request) => bounded(client.stop(request)).await.map(Answer::Ordered),
+            Call::Reopen(request) => bounded(client.reopen(request)).await.map(Answer::Ordered),
+        };
+        answer.map_err(unanswered)
     }
 
     pub async fn events(&self, to: &Session) -> Result<BoxStream<'static, AgentEvent>, LinkError> {
@@ -216,9 +206,18 @@ fn unanswered(error: LinkError) -> CallError {
     CallError::Unanswered(error.0)
 }
 
-fn accepted(answer: Result<pb::AgentResponse, LinkError>) -> Result<(), CallError> {
-    match answer.map_err(unanswered)?.refusal {
+pub(crate) fn accepted(answer: pb::AgentResponse) -> Result<(), CallError> {
+    match answer.refusal {
         Some(refusal) => Err(convert::refusal_error(refusal)),
         None => Ok(()),
     }
+}
+
+pub(crate) fn reports(answer: pb::ListResponse) -> Result<Vec<InstanceReport>, CallError> {
+    if let Some(refusal) = answer.refusal {
+        return Err(convert::refusal_error(refusal));
+    }
+    let report = |bytes: &bytes::Bytes| convert::json_from(bytes);
+    let reports: Result<_, Status> = answer.reports.iter().map(report).collect();
+    reports.map_err(|status| unanswered(link_error(&status)))
 }
