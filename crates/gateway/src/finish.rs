@@ -67,11 +67,12 @@ impl Plane {
         parts.version = Version::HTTP_11;
         clean_answer(&mut parts.headers);
         signed(&mut parts.headers);
-        if exchange
-            .tunnel
-            .as_ref()
-            .is_some_and(|wanted| !wanted.is_h2())
-        {
+        let wanted_on_h2 = exchange.tunnel.as_ref().map(tunnel::Wanted::is_h2);
+        if wanted_on_h2 == Some(true) && parts.status.is_success() {
+            // A plain success would read as a tunnel (RFC 8441 §5).
+            return Err(Cause::UpstreamError);
+        }
+        if wanted_on_h2 == Some(false) {
             // What the client may have sent for the tunnel is not to be read as a request.
             parts
                 .headers

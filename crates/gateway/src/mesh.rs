@@ -14,8 +14,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use crate::body::RequestBody;
+use crate::h2_form::{from_h2, to_h2};
 use crate::pool::H2;
-use crate::upstream::{SendError, connect, handshake_h2, to_h2, unanswered};
+use crate::upstream::{SendError, connect, handshake_h2, unanswered};
 
 /// First bytes of a mesh connection; the peer listener knows it by them.
 pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
@@ -86,7 +87,10 @@ impl Mesh {
                         self.peers.lock().remove(peer);
                     }
                     match failed.take_message() {
-                        Some(request) => Err(SendError::Unsent(Box::new(request))),
+                        Some(mut request) => {
+                            from_h2(&mut request);
+                            Err(SendError::Unsent(Box::new(request)))
+                        }
                         None => Err(unanswered(failed.error())),
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -12,10 +12,14 @@ use nihilo_types::id::InstanceId;
 use crate::body::{ClientBody, Held, RequestBody, ResponseBody, Upstream};
 use crate::connection::ClientLimits;
 use crate::finish::clean_answer;
+use crate::h2_form::from_h2;
 use crate::limiter::{Admitted, LocalInstance, Refusal};
 use crate::proxy::Plane;
 use crate::rescue::{Cause, Tongue};
-use crate::send::{MESH_ANSWER, MESH_INSTANCE, MESH_LOST, MESH_NODE, MESH_RESERVE};
+use crate::send::{
+    LOST_STALE, LOST_UNANSWERED, LOST_UNPROCESSED, MESH_ANSWER, MESH_INSTANCE, MESH_LOST,
+    MESH_NODE, MESH_RESERVE, forget_place,
+};
 use crate::tunnel::{self, Tunnel, TunnelLimits};
 use crate::upstream::{SendError, send_local};
 
@@ -54,15 +58,15 @@ impl Plane {
             false => None,
         };
         let mut request = Request::from_parts(head, body.unwrap_or(RequestBody::Empty));
-        to_origin_form(&mut request, wants_tunnel);
-        for name in [MESH_INSTANCE, MESH_RESERVE] {
-            request.headers_mut().remove(name);
-        }
+        from_h2(&mut request);
+        forget_place(request.headers_mut());
         let instance: Arc<LocalInstance> = admitted.0.clone();
         let (mut response, lease) = match send_local(&self.mesh.net, &instance, request).await {
             Ok(answer) => answer,
             Err(SendError::Unsent(_)) if !has_body => return self.refuse(Refusal::Gone),
-            Err(_) => return lost(),
+            Err(SendError::Stale) => return lost(LOST_STALE),
+            Err(SendError::Unprocessed) => return lost(LOST_UNPROCESSED),
+            Err(_) => return lost(LOST_UNANSWERED),
         };
         let held = Held {
             admitted: Some(admitted),
@@ -94,7 +98,7 @@ impl Plane {
             return Response::from_parts(parts, ResponseBody::empty());
         }
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return lost();
+            return lost(LOST_UNANSWERED);
         }
         if wants_tunnel && parts.status.is_success() {
             // A plain success would read as a tunnel on the way back.
@@ -130,31 +134,9 @@ impl Plane {
     }
 }
 
-fn lost() -> Response<ResponseBody> {
+fn lost(how: &'static str) -> Response<ResponseBody> {
     let mut answer = Cause::UpstreamError.answer(Tongue::Http2);
-    let yes = HeaderValue::from_static("1");
-    answer.headers_mut().insert(MESH_LOST, yes);
+    let how = HeaderValue::from_static(how);
+    answer.headers_mut().insert(MESH_LOST, how);
     answer
-}
-
-/// HTTP/2's authority becomes the Host field again, and its extended CONNECT an upgrade.
-fn to_origin_form(request: &mut Request<RequestBody>, is_upgrade: bool) {
-    if let Some(authority) = request.uri().authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        request.headers_mut().insert(HOST, host);
-    }
-    let path = request.uri().path_and_query();
-    let path = path.map_or("/", |path| path.as_str());
-    if let Ok(uri) = path.parse() {
-        *request.uri_mut() = uri;
-    }
-    *request.version_mut() = Version::HTTP_11;
-    if is_upgrade {
-        *request.method_mut() = Method::GET;
-        request.extensions_mut().clear();
-        let headers = request.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use nihilo_failpoint::{Point, hit};
 use nihilo_types::endpoint::Endpoint;
@@ -25,6 +25,11 @@ pub(crate) const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-
 /// The instance took the request and ended without an answer: the asking gateway knows whether it
 /// may be repeated.
 pub(crate) const MESH_LOST: HeaderName = HeaderName::from_static("nihilo-mesh-lost");
+/// What [`MESH_LOST`] says: the instance fell silent; the connection was an old one; the instance
+/// says that it did nothing.
+pub(crate) const LOST_UNANSWERED: &str = "unanswered";
+pub(crate) const LOST_STALE: &str = "stale";
+pub(crate) const LOST_UNPROCESSED: &str = "unprocessed";
 /// The home node's name.
 pub(crate) const MESH_NODE: HeaderName = HeaderName::from_static("nihilo-node");
 
@@ -68,6 +73,7 @@ impl Plane {
             } else {
                 self.send_away(&endpoint, exchange.body.is_some(), request)
                     .await
+                    .map_err(Failed::without_place)
             }
         };
         let mut response = match tokio::time::timeout_at(limit, send).await {
@@ -110,6 +116,7 @@ impl Plane {
             }
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(Trouble::Broken, request)),
             Err(SendError::Unprocessed) => Err(Failed::Unprocessed),
+            Err(SendError::Stale) => Err(Failed::Lost(Cause::UpstreamError, None)),
             Err(SendError::Unanswered | SendError::NodeLost) => {
                 Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Broken)))
             }
@@ -146,9 +153,7 @@ impl Plane {
         let again = (!has_body).then(|| copy(&request));
         hit(Point::RequestSentAway);
         match self.mesh.send(peer, session, request).await {
-            Ok(answer) if answer.headers().contains_key(MESH_LOST) => {
-                Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Broken)))
-            }
+            Ok(answer) if answer.headers().contains_key(MESH_LOST) => Err(lost_in(&answer)),
             Ok(answer) => match (refusal_in(&answer), again) {
                 (None, _) => Ok(answer),
                 (Some(refusal), Some(again)) => Err(Failed::Refused(refusal, Box::new(again))),
@@ -156,7 +161,7 @@ impl Plane {
             },
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(Trouble::Unreached, request)),
             Err(SendError::Unprocessed) => Err(Failed::Unprocessed),
-            Err(SendError::Unanswered) => {
+            Err(SendError::Unanswered | SendError::Stale) => {
                 Err(Failed::Lost(Cause::UpstreamError, Some(Trouble::Unreached)))
             }
             Err(SendError::NodeLost) => Err(Failed::Lost(
@@ -186,6 +191,30 @@ fn head_limit(exchange: &Exchange) -> (Instant, Cause) {
 pub(crate) fn refusal_in(answer: &Response<Incoming>) -> Option<Refusal> {
     let answer = answer.headers().get(MESH_ANSWER)?;
     answer.to_str().ok().map(Refusal::parse)
+}
+
+fn lost_in(answer: &Response<Incoming>) -> Failed {
+    let how = answer.headers().get(MESH_LOST);
+    match how.map_or(&b""[..], HeaderValue::as_bytes) {
+        how if how == LOST_UNPROCESSED.as_bytes() => Failed::Unprocessed,
+        how if how == LOST_STALE.as_bytes() => Failed::Lost(Cause::UpstreamError, None),
+        _ => Failed::Lost(Cause::UpstreamError, Some(Trouble::Broken)),
+    }
+}
+
+impl Failed {
+    /// The next attempt may go to an instance of this node, which is told nothing of the mesh.
+    fn without_place(mut self) -> Self {
+        if let Failed::Refused(_, request) | Failed::Unsent(_, request) = &mut self {
+            forget_place(request.headers_mut());
+        }
+        self
+    }
+}
+
+pub(crate) fn forget_place(headers: &mut HeaderMap) {
+    headers.remove(MESH_INSTANCE);
+    headers.remove(MESH_RESERVE);
 }
 
 /// A copy of a request without a body.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Response, Version};
+use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_host::{Net, Stream};
 
 use crate::body::RequestBody;
+use crate::h2_form::{from_h2, to_h2};
 use crate::limiter::LocalInstance;
 use crate::pool::{H1, H2, Lease, StreamLease};
 
@@ -28,6 +29,9 @@ pub enum SendError {
     Unprocessed,
     /// It was sent and there is no answer.
     Unanswered,
+    /// The same, on a connection that had served before: the peer may just have closed it for its
+    /// age, which says nothing of the peer (RFC 9112 §9.3.1).
+    Stale,
     /// The node that runs the instance was declared down.
     NodeLost,
 }
@@ -54,12 +58,18 @@ async fn send_h1(
         let chunked = HeaderValue::from_static("chunked");
         request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
-    let mut sender = match instance.pool.take_idle() {
-        Some(sender) => sender,
-        None => match connect_h1(net, instance).await {
-            Ok(sender) => sender,
-            Err(_) => return Err(SendError::Unsent(Box::new(request))),
-        },
+    while let Some(mut sender) = instance.pool.take_idle() {
+        match sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, Lease::Own(instance.clone(), sender))),
+            Err(mut failed) => match failed.take_message() {
+                // It was closed just now: the next one, or one of its own.
+                Some(unsent) => request = unsent,
+                None => return Err(SendError::Stale),
+            },
+        }
+    }
+    let Ok(mut sender) = connect_h1(net, instance).await else {
+        return Err(SendError::Unsent(Box::new(request)));
     };
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, Lease::Own(instance.clone(), sender))),
@@ -86,7 +96,10 @@ async fn send_h2c(
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, Lease::Shared(lease))),
         Err(mut failed) => match failed.take_message() {
-            Some(request) => Err(SendError::Unsent(Box::new(request))),
+            Some(mut request) => {
+                from_h2(&mut request);
+                Err(SendError::Unsent(Box::new(request)))
+            }
             None => Err(unanswered(failed.error())),
         },
     }
@@ -143,34 +156,4 @@ pub(crate) async fn handshake_h2(stream: Stream) -> io::Result<H2> {
         .map_err(io::Error::other)?;
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
-}
-
-/// HTTP/2 has the host in its target, and an upgrade is a method (RFC 8441).
-pub(crate) fn to_h2(request: &mut Request<RequestBody>) {
-    request.headers_mut().remove(TRANSFER_ENCODING);
-    let host = request.headers_mut().remove(http::header::HOST);
-    let host = host.as_ref().and_then(|host| host.to_str().ok());
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str());
-    let uri = http::Uri::builder()
-        .scheme("http")
-        .authority(host.unwrap_or("localhost"))
-        .path_and_query(path)
-        .build();
-    if let Ok(uri) = uri {
-        *request.uri_mut() = uri;
-    }
-    *request.version_mut() = Version::HTTP_2;
-    if request
-        .headers_mut()
-        .remove(http::header::UPGRADE)
-        .is_some()
-    {
-        request.headers_mut().remove(http::header::CONNECTION);
-        *request.method_mut() = Method::CONNECT;
-        let protocol = hyper::ext::Protocol::from_static("websocket");
-        request.extensions_mut().insert(protocol);
-    }
 }
