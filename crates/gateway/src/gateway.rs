@@ -204,6 +204,7 @@ impl Gateway {
 
     /// A node leaves: nothing new goes there, what is under way is answered.
     pub fn session_left(&self, session: SessionId) {
+        self.plane.mesh.session_left(session);
         for table in self.plane.endpoints.lock().values_mut() {
             table
                 .instances

@@ -24,11 +24,15 @@ const MESH_CONNECT: Duration = Duration::from_secs(1);
 /// Lost sessions remembered for streams that start just then.
 const MAX_LOST: usize = 64;
 
-/// One HTTP/2 connection per peer gateway, made on first use and after a loss.
+/// One HTTP/2 connection per session of a peer, made on first use and after a loss.
+///
+/// A node that was declared down and is heard again gets another connection: what the old one still
+/// brings belongs to streams that were given up, and the codec ends a connection that speaks of
+/// streams it has forgotten (RFC 9113 §5.1, "closed").
 #[derive(Debug, Default)]
 pub struct Mesh {
     pub(crate) net: Net,
-    peers: Mutex<HashMap<Arc<str>, H2>>,
+    peers: Mutex<HashMap<SessionId, H2>>,
     /// Sessions that were declared down: their streams end.
     lost: watch::Sender<Vec<SessionId>>,
 }
@@ -39,6 +43,11 @@ impl Mesh {
             net,
             ..Self::default()
         }
+    }
+
+    /// Nothing new goes to a session that has ended.
+    pub fn session_left(&self, session: SessionId) {
+        self.peers.lock().remove(&session);
     }
 
     pub fn session_down(&self, session: SessionId) {
@@ -71,7 +80,7 @@ impl Mesh {
         if self.is_lost(session) {
             return Err(SendError::Unsent(Box::new(request)));
         }
-        let Ok(mut sender) = self.peer(peer).await else {
+        let Ok(mut sender) = self.peer(peer, session).await else {
             return Err(SendError::Unsent(Box::new(request)));
         };
         to_h2(&mut request);
@@ -84,7 +93,7 @@ impl Mesh {
                 Err(mut failed) => {
                     // A stream that was reset says nothing of the others.
                     if sender.is_closed() {
-                        self.peers.lock().remove(peer);
+                        self.peers.lock().remove(&session);
                     }
                     match failed.take_message() {
                         Some(mut request) => {
@@ -98,15 +107,17 @@ impl Mesh {
         }
     }
 
-    async fn peer(&self, peer: &Arc<str>) -> io::Result<H2> {
-        let known = self.peers.lock().get(peer).cloned();
+    async fn peer(&self, peer: &Arc<str>, session: SessionId) -> io::Result<H2> {
+        let known = self.peers.lock().get(&session).cloned();
         if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
             return Ok(sender);
         }
         let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
         stream.write_all(MESH_PREAMBLE).await?;
         let sender = handshake_h2(stream).await?;
-        self.peers.lock().insert(peer.clone(), sender.clone());
+        let mut peers = self.peers.lock();
+        peers.retain(|_, sender| !sender.is_closed());
+        peers.insert(session, sender.clone());
         Ok(sender)
     }
 }
@@ -114,6 +125,26 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_is_back_gets_another_connection() {
+        let mesh = Mesh::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        for session in [1, 1, 2] {
+            mesh.peer(&peer, SessionId(session)).await.unwrap();
+        }
+        mesh.session_left(SessionId(2));
+        mesh.peer(&peer, SessionId(2)).await.unwrap();
+        let mut n_dialled = 0;
+        while let Ok(Ok(_)) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+            n_dialled += 1;
+        }
+        assert_eq!(
+            n_dialled, 3,
+            "session 1, session 2, and 2 again after its end"
+        );
+    }
 
     #[tokio::test]
     async fn to_a_node_that_was_declared_down_nothing_is_sent() {

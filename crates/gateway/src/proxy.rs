@@ -34,9 +34,10 @@ use crate::tunnel::{Tunnel, Wanted};
 
 /// Sends of one request after which something of it may have arrived.
 const MAX_ATTEMPTS: u32 = 3;
-/// A request of which nothing could be sent goes back to the line for so long: longer than it
-/// takes to declare a node down and to replace its instances.
-const UNSENT_LIMIT: Duration = Duration::from_secs(10);
+/// A request of which nothing could be sent goes back to the line for so long, if its own deadline
+/// allows it. Not only until a node is declared down and its instances are replaced: while the link
+/// between two living nodes is cut nobody is declared down, and the instance stays where it is.
+const UNSENT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Everything a request touches on this node.
 pub struct Plane {
@@ -251,7 +252,9 @@ impl Plane {
             record.n_sends += 1;
             let endpoint = taken.endpoint.clone();
             let is_harmless = exchange.is_idempotent || planted(Bug::PostRetried);
-            let may_repeat = is_harmless || exchange.target.h2c;
+            // HTTP/2 tells what was not processed.
+            let is_over_h2 = exchange.target.h2c || endpoint.node != self.node;
+            let may_repeat = is_harmless || is_over_h2;
             let again = may_repeat.then(|| Again::of(&request));
             exchange.wish.is_back = true;
             let failed = match self.send(exchange, taken, request).await {

@@ -8,6 +8,7 @@ use nihilo_sim::checker::instance_bound::{NodeRecords, SeenEmpty};
 use nihilo_sim::history::startstop::StartStopEvent;
 
 use crate::instance_ledger::{InstanceLine, Step};
+use crate::record::RequestRecord;
 use crate::workload::services::TIMEOUT_SECONDS;
 
 pub(super) use nihilo_sim::checker::drain::NAME;
@@ -17,13 +18,14 @@ const SLACK_NS: u64 = 5_000_000_000;
 
 pub(super) fn check(
     lines: &[InstanceLine],
+    requests: &[RequestRecord],
     records: &[NodeRecords],
     seen_empty: &[SeenEmpty],
     node_ends: &[NodeEnd],
 ) -> Verdict {
     drain::check(&Input {
         terminations: terminations(lines, records, seen_empty),
-        served: served(lines),
+        served: served(lines, &ended(requests)),
         drains: Vec::new(),
         node_ends: node_ends.to_vec(),
         limits: Limits {
@@ -66,7 +68,16 @@ fn terminations(
     .collect()
 }
 
-fn served(lines: &[InstanceLine]) -> Vec<Served> {
+/// When each request's client had its outcome.
+fn ended(requests: &[RequestRecord]) -> BTreeMap<&str, u64> {
+    let over = requests.iter().filter(|request| request.ended_ns > 0);
+    over.map(|request| (request.nonce.as_str(), request.ended_ns))
+        .collect()
+}
+
+/// What instances worked on, as long as somebody waited for it: of a request whose node was declared
+/// down the client has been told so, and the instance may go on when its node is heard again.
+fn served(lines: &[InstanceLine], ended: &BTreeMap<&str, u64>) -> Vec<Served> {
     let mut open: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut served = Vec::new();
     for line in lines {
@@ -87,6 +98,14 @@ fn served(lines: &[InstanceLine]) -> Vec<Served> {
         open.into_iter()
             .map(|(key, from_ns)| one(key, from_ns, None)),
     );
+    for one in &mut served {
+        if let Some(ended_ns) = ended.get(one.request.as_str()) {
+            let until_ns = one
+                .until_ns
+                .map_or(*ended_ns, |until_ns| until_ns.min(*ended_ns));
+            one.until_ns = Some(until_ns.max(one.from_ns));
+        }
+    }
     served
 }
 
@@ -105,6 +124,7 @@ mod tests {
     use nihilo_sim::history::startstop::StartStopRecord;
 
     use super::*;
+    use crate::record::Outcome;
 
     fn line(at_ns: u64, step: Step) -> InstanceLine {
         InstanceLine {
@@ -127,7 +147,7 @@ mod tests {
         }
     }
 
-    fn class(lines: &[InstanceLine]) -> Class {
+    fn class_of(lines: &[InstanceLine], requests: &[RequestRecord]) -> Class {
         let records = [NodeRecords {
             node: "node1".into(),
             records: vec![
@@ -135,7 +155,43 @@ mod tests {
                 record(100, StartStopEvent::Exit),
             ],
         }];
-        check(lines, &records, &[], &[]).class()
+        check(lines, requests, &records, &[], &[]).class()
+    }
+
+    fn class(lines: &[InstanceLine]) -> Class {
+        class_of(lines, &[])
+    }
+
+    #[test]
+    fn what_its_client_waits_for_no_more_may_be_stopped() {
+        let lines = [10, 30, 40].map(|at_ns| match at_ns {
+            10 => line(at_ns, Step::Started),
+            30 => line(at_ns, Step::Terminating),
+            _ => line(at_ns, Step::Finished),
+        });
+        let answered = |ended_ns| RequestRecord {
+            nonce: "r".into(),
+            method: "POST".into(),
+            service: "a".into(),
+            gateway: 0,
+            body_bytes: 0,
+            app_ms: 0,
+            sent_ns: 1,
+            ended_ns,
+            outcome: Outcome::Open,
+        };
+        for (ended_ns, expected) in [
+            (5, Class::Pass),
+            (20, Class::Pass),
+            (35, Class::Violation),
+            (0, Class::Violation),
+        ] {
+            assert_eq!(
+                class_of(&lines, &[answered(ended_ns)]),
+                expected,
+                "{ended_ns}"
+            );
+        }
     }
 
     #[test]

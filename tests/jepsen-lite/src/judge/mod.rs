@@ -104,6 +104,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         drain::NAME,
         drain::check(
             &lines,
+            &evidences.requests,
             &records,
             &evidences.seen_empty,
             &evidences.node_ends,

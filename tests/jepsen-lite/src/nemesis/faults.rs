@@ -7,6 +7,7 @@ use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
 use crate::nemesis::cuts::{self, Cut};
 use crate::nemesis::disks::DiskFault;
+use crate::nemesis::instances::InstanceFault;
 use crate::nemesis::links::LinkFault;
 use crate::nemesis::target::follower;
 use crate::seed::Random;
@@ -46,6 +47,7 @@ pub enum Nemesis {
     Swizzle,
     Disk(DiskFault),
     Link(LinkFault),
+    Instance(InstanceFault),
 }
 
 impl Nemesis {
@@ -68,6 +70,7 @@ impl Nemesis {
         all.extend([Nemesis::Flap, Nemesis::Swizzle]);
         all.extend(DiskFault::ALL.map(Nemesis::Disk));
         all.extend(LinkFault::ALL.map(Nemesis::Link));
+        all.extend(InstanceFault::ALL.map(Nemesis::Instance));
         all
     }
 
@@ -117,6 +120,7 @@ impl Nemesis {
             Nemesis::Swizzle => cuts::swizzle(trial, random).await?,
             Nemesis::Disk(fault) => fault.strike(trial, random).await?,
             Nemesis::Link(fault) => fault.strike(trial, random).await?,
+            Nemesis::Instance(fault) => fault.strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -194,6 +198,7 @@ impl fmt::Display for Nemesis {
             Nemesis::Swizzle => "swizzle",
             Nemesis::Disk(fault) => return write!(f, "{fault}"),
             Nemesis::Link(fault) => return write!(f, "{fault}"),
+            Nemesis::Instance(fault) => return write!(f, "{fault}"),
         })
     }
 }

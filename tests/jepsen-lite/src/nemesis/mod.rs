@@ -3,5 +3,6 @@
 pub mod cuts;
 pub mod disks;
 pub mod faults;
+pub mod instances;
 pub mod links;
 pub mod target;

@@ -8,6 +8,7 @@
 
 mod merged;
 mod observe;
+mod resources;
 mod summary;
 
 use std::path::Path;
@@ -95,7 +96,8 @@ pub async fn run(options: Options, length: Duration, again: &str) -> anyhow::Res
         soak.merged.add_bad(write_chain::NAME, unknown);
     }
     soak.settle_counters();
-    let report = soak.merged.report();
+    let mut report = soak.merged.report();
+    report.add(resources::NAME, resources::judged(&observers.taken().usage));
     let told = summary::Summary {
         n_windows: number,
         length: soak.trial.age(),

@@ -151,6 +151,10 @@ impl Rest {
     /// The node does not answer.
     pub async fn look(&self, node: &str, client: &Client) -> Result<u64, String> {
         let client = client.with_timeout(LIST_LIMIT);
+        // A list shows what the node has applied; one linearizable read makes that all of it.
+        let first = locked(&self.shared.chains[0]).key().to_owned();
+        let read = client.service(NAMESPACE, &first).await;
+        read.map_err(|error| shown(&error))?;
         let listed = client.services(Some(NAMESPACE), "").await;
         let listed = listed.map_err(|error| shown(&error))?.items;
         let held: BTreeMap<_, _> = listed
