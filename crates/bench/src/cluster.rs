@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nihilo_client::Client;
 use nihilo_types::condition::types;
+use nihilo_types::config_map::{CONFIG_AUTOSCALER, SYSTEM_NAMESPACE};
 use nihilo_types::node_config::{BootDelay, DriverKind, NodeConfig, Profile};
 use nihilo_types::service::{Service, ServiceSpec};
 use nihilo_types::template::{Container, EnvVar, RevisionSpec, RevisionTemplate, TemplateMeta};
@@ -54,7 +55,7 @@ impl Cluster {
     ///
     /// # Errors
     /// `nihilo dev` failed: its words are on stderr.
-    pub(crate) fn start(plan: Plan) -> anyhow::Result<Self> {
+    pub(crate) async fn start(plan: Plan) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.below).with_context(|| plan.below.display().to_string())?;
         let dir = tempfile::Builder::new()
             .prefix("cluster-")
@@ -73,7 +74,20 @@ impl Cluster {
         }
         let servers = cluster.configs.iter().map(NodeConfig::admin_address);
         cluster.client = Client::connect_lazy(servers.collect())?.with_timeout(CALL_LIMIT);
+        cluster.set_autoscaler().await?;
         Ok(cluster)
+    }
+
+    /// The cluster was founded with what `nihilo dev` chooses.
+    async fn set_autoscaler(&self) -> anyhow::Result<()> {
+        if self.plan.autoscaler.is_empty() {
+            return Ok(());
+        }
+        let stored = self.client.config_map(SYSTEM_NAMESPACE, CONFIG_AUTOSCALER);
+        let mut settings = stored.await?.object;
+        settings.data.extend(self.plan.autoscaler.clone());
+        self.client.apply_config_map(&settings, "").await?;
+        Ok(())
     }
 
     /// Starts the nodes that do not run and waits until all serve again.
@@ -113,7 +127,6 @@ impl Cluster {
             let written = NodeConfig::parse(&text, &shown)?;
             let mut config = written.clone();
             config.profile = self.plan.profile;
-            config.autoscaler.extend(self.plan.autoscaler.clone());
             if let Some((kind, boot)) = &self.plan.driver {
                 config.driver = *kind;
                 config.fake_boot = Some(*boot);
@@ -210,14 +223,19 @@ impl Drop for Cluster {
     }
 }
 
-/// A service of the program `image`, scaled to zero as soon as the settings allow.
-pub(crate) fn service(name: &str, image: &Path, env: &[(&str, String)]) -> Service {
+/// The image of a program of this machine.
+pub(crate) fn program(path: &Path) -> String {
+    format!("file://{}", path.display())
+}
+
+/// A service of `image`, scaled to zero as soon as the settings allow.
+pub(crate) fn service(name: &str, image: &str, env: &[(&str, String)]) -> Service {
     let env = env.iter().map(|(name, value)| EnvVar {
         name: (*name).into(),
         value: value.clone(),
     });
     let container = Container {
-        image: format!("file://{}", image.display()),
+        image: image.to_owned(),
         env: env.collect(),
         ..Container::default()
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::cluster::{Cluster, host_of, service};
+use crate::cluster::{Cluster, host_of, program, service};
 use crate::figures::{Samples, milliseconds};
 use crate::http::{Answer, Connection, get};
 use crate::proc::Running;
@@ -53,9 +53,12 @@ pub(crate) async fn run(common: &Common, args: &ColdArgs) -> anyhow::Result<Repo
     report.setting("rounds", args.rounds);
     report.setting("services", args.services);
     let app = built("nihilo-bench-app")?;
-    let cluster = Cluster::start(common.plan(3)?)?;
+    let cluster = Cluster::start(common.plan(3)?).await?;
     let names: Vec<_> = (1..=args.services).map(|n| format!("cold-{n}")).collect();
-    let services: Vec<_> = names.iter().map(|name| service(name, &app, &[])).collect();
+    let services: Vec<_> = names
+        .iter()
+        .map(|name| service(name, &program(&app), &[]))
+        .collect();
     say(format!("creating {} services", services.len()));
     cluster.deploy(&services).await?;
     let mut pairs = Vec::new();

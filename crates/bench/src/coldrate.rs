@@ -57,11 +57,11 @@ pub(crate) async fn run(common: &Common, args: &ColdRateArgs) -> anyhow::Result<
         },
     ));
     plan.capacity = u32::try_from(args.services).ok();
-    let cluster = Cluster::start(plan)?;
+    let cluster = Cluster::start(plan).await?;
     let names: Vec<_> = (1..=args.services).map(|n| format!("cold-{n}")).collect();
     let services: Vec<_> = names
         .iter()
-        .map(|name| service(name, "demo/hello".as_ref(), &[]))
+        .map(|name| service(name, "demo/hello", &[]))
         .collect();
     say(format!("creating {} services", services.len()));
     cluster.deploy(&services).await?;

@@ -46,14 +46,14 @@ pub(crate) async fn run(common: &Common, args: &IdleArgs) -> anyhow::Result<Repo
     ));
     plan.autoscaler
         .insert("allow-zero-initial-scale".into(), "true".into());
-    let cluster = Cluster::start(plan)?;
+    let cluster = Cluster::start(plan).await?;
     let empty = largest(&cluster)?;
     let (mut rows, mut have) = (Vec::new(), 0);
     for n in &args.services {
         say(format!("{n} services"));
         let fresh: Vec<_> = (have + 1..=*n)
             .map(|i| {
-                let one = service(&format!("idle-{i}"), "demo/hello".as_ref(), &[]);
+                let one = service(&format!("idle-{i}"), "demo/hello", &[]);
                 with_scale(one, "initial-scale", "0")
             })
             .collect();

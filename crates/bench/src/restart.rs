@@ -20,7 +20,7 @@ use nihilo_wire::serving::GetRequest;
 use nihilo_wire::serving::serving_service_client::ServingServiceClient;
 use tokio::time::Instant;
 
-use crate::cluster::{NAMESPACE, service, with_scale};
+use crate::cluster::{NAMESPACE, program, service, with_scale};
 use crate::figures::Samples;
 use crate::proc::{Memory, Running};
 use crate::report::{Report, Table, spread_text};
@@ -55,11 +55,11 @@ pub(crate) async fn run(common: &Common, args: &RestartArgs) -> anyhow::Result<R
     let nihilo = built("nihilo")?;
     let (full, empty) = (dir.path().join("full"), dir.path().join("empty"));
     let config = prepare(&full, common, args.services)?;
-    prepare(&empty, common, 0)?;
+    let config_empty = prepare(&empty, common, 0)?;
     let (mut starts, mut rss, mut rss_empty) = (Vec::new(), Vec::new(), Vec::new());
     for n in 1..=args.starts {
         let (lasted, kib) = start(&nihilo, &full, dir.path(), &config).await?;
-        let (_, kib_empty) = start(&nihilo, &empty, dir.path(), &config).await?;
+        let (_, kib_empty) = start(&nihilo, &empty, dir.path(), &config_empty).await?;
         say(format!(
             "start {n} of {}: {lasted:?}, {kib} KiB",
             args.starts
@@ -144,7 +144,7 @@ fn state_of(n_services: usize) -> anyhow::Result<(State, u64)> {
         autoscaler: BTreeMap::new(),
     });
     let put = |n: usize| {
-        let idle = service(&format!("idle-{n}"), &app, &[]);
+        let idle = service(&format!("idle-{n}"), &program(&app), &[]);
         Entry::PutService(Box::new(PutService {
             service: with_scale(idle, "initial-scale", "0"),
             expect: Expect::Absent,

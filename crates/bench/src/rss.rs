@@ -1,6 +1,6 @@
 //! Memory of nodes whose services all sleep.
 
-use crate::cluster::{Cluster, service};
+use crate::cluster::{Cluster, program, service};
 use crate::figures::Samples;
 use crate::proc::Memory;
 use crate::report::{Report, Table};
@@ -23,11 +23,11 @@ pub(crate) async fn run(common: &Common, args: &RssArgs) -> anyhow::Result<Repor
     report.setting("services", args.services);
     report.setting("nodes", 3);
     let app = built("nihilo-bench-app")?;
-    let cluster = Cluster::start(common.plan(3)?)?;
+    let cluster = Cluster::start(common.plan(3)?).await?;
     let before = measure(&cluster)?;
     say(format!("creating {} services", args.services));
     let services: Vec<_> = (1..=args.services)
-        .map(|n| service(&format!("idle-{n}"), &app, &[]))
+        .map(|n| service(&format!("idle-{n}"), &program(&app), &[]))
         .collect();
     cluster.deploy(&services).await?;
     say("waiting until all are at zero");

@@ -12,7 +12,7 @@ use nihilo_types::node_config::Profile;
 use tokio::time::Instant;
 
 use self::writer::Writer;
-use crate::cluster::{Cluster, service, with_scale};
+use crate::cluster::{Cluster, program, service, with_scale};
 use crate::figures::{Samples, milliseconds};
 use crate::lease::node::profile;
 use crate::report::{Report, Table};
@@ -57,7 +57,7 @@ pub(crate) async fn run(common: &Common, args: &FailoverArgs) -> anyhow::Result<
     // What is written are services that never run: only the store is measured.
     let no_instances = ("allow-zero-initial-scale".to_owned(), "true".to_owned());
     plan.autoscaler = BTreeMap::from([no_instances]);
-    let cluster = Cluster::start(plan)?;
+    let cluster = Cluster::start(plan).await?;
     let mut writer = Writer::new(&cluster, slots()?)?;
     writer.fill().await?;
     let mut kills = Vec::new();
@@ -85,7 +85,7 @@ pub(crate) async fn run(common: &Common, args: &FailoverArgs) -> anyhow::Result<
 fn slots() -> anyhow::Result<Vec<nihilo_types::service::Service>> {
     let app = built("nihilo-bench-app")?;
     let slot = |n: usize| {
-        let idle = service(&format!("slot-{n}"), &app, &[]);
+        let idle = service(&format!("slot-{n}"), &program(&app), &[]);
         with_scale(idle, "initial-scale", "0")
     };
     Ok((0..writer::N_SLOTS).map(slot).collect())

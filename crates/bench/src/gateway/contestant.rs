@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 use super::{GENERATOR_CORE, NIHILO, PROXY_CORE};
-use crate::cluster::{Cluster, host_of, service, with_scale};
+use crate::cluster::{Cluster, host_of, program, service, with_scale};
 use crate::peers::{HAPROXY, NGINX};
 use crate::proc::{CpuTimes, Running, children, pin_process};
 use crate::report::Report;
@@ -211,8 +211,12 @@ backend app
 
 /// One node, with the app as a service of one instance on the generator's core.
 async fn nihilo(common: &Common, app: &Path, body_bytes: u16) -> anyhow::Result<Contestant> {
-    let cluster = Cluster::start(common.plan(1)?)?;
-    let web = service(SERVICE, app, &[("BODY_BYTES", body_bytes.to_string())]);
+    let cluster = Cluster::start(common.plan(1)?).await?;
+    let web = service(
+        SERVICE,
+        &program(app),
+        &[("BODY_BYTES", body_bytes.to_string())],
+    );
     let web = with_scale(web, "min-scale", "1");
     let web = with_scale(web, "max-scale", "1");
     cluster.deploy(&[web]).await?;

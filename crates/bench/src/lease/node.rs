@@ -15,7 +15,7 @@ use nihilo_types::node_config::Profile;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use super::histogram::Counts;
 use super::writer::{self, Writes};
@@ -91,10 +91,11 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         snapshot_every: None,
     })
     .await?;
+    // The builder's own `tcp_nodelay` is for listeners that it makes.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .add_service(node.peer_server().into_service())
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(incoming);
     let server = tokio::spawn(server);
     node.introduce().await?;
     if members.keys().next() == Some(&args.id) {

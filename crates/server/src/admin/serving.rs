@@ -90,7 +90,15 @@ impl ServingApi {
         validate::service(service)
             .map_err(|invalid| error::invalid("INVALID_FIELD", invalid.to_string()))?;
         let annotations = &service.spec.template.metadata.annotations;
-        let settings = self.raft.state().read(|state| state.settings().clone());
+        let settings = self.raft.state().read(|state| {
+            let is_founded = state.cluster().is_some();
+            is_founded.then(|| state.settings().clone())
+        });
+        // Its first entry brings the settings that a service is judged by.
+        let settings = settings.ok_or_else(|| {
+            let text = "this node has not heard of the cluster's first entry yet; try again";
+            error::unavailable("NOT_FOUNDED", text)
+        })?;
         let problems = validate_annotations(annotations, &settings.scale);
         if problems.is_empty() {
             return Ok(());

@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceFault {
-    /// N30: SIGKILL.
+    /// N32: SIGKILL.
     Kill,
-    /// N31: SIGSTOP, and SIGCONT after a while.
+    /// N33: SIGSTOP, and SIGCONT after a while.
     Hang,
 }
 
