@@ -9,7 +9,7 @@ use futures_util::Stream as Incoming;
 use nihilo_host::{Listener, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// After a connection that could not be accepted.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
@@ -37,7 +37,14 @@ pub fn incoming(listener: Listener) -> impl Incoming<Item = io::Result<Accepted>
 pub(super) async fn next(listener: &Listener) -> Stream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Small answers would wait 40 ms for the peer's delayed acknowledgment (RFC 896,
+                // RFC 1122 §4.2.3.2); tonic sees to it for its own listeners only.
+                if let Err(error) = stream.set_nodelay() {
+                    debug!(%error, "nodelay");
+                }
+                return stream;
+            }
             Err(error) => {
                 warn!(%error, "no connection can be accepted now");
                 tokio::time::sleep(ACCEPT_BACKOFF).await;

@@ -42,9 +42,6 @@ async fn sniff(
     grpc: mpsc::Sender<io::Result<Accepted>>,
     mesh: impl Fn(Stream),
 ) {
-    if let Err(error) = socket.set_nodelay() {
-        debug!(%error, "nodelay");
-    }
     match tokio::time::timeout(SNIFF_TIMEOUT, is_mesh(&mut socket)).await {
         Ok(Ok(true)) => mesh(socket),
         Ok(Ok(false)) => drop(grpc.send(Ok(Accepted(socket))).await),
