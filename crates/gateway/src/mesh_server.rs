@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use nihilo_failpoint::{Point, hit};
 use nihilo_types::id::InstanceId;
 
-use crate::body::{ClientBody, Held, RequestBody, ResponseBody, Upstream};
+use crate::body::{Begun, ClientBody, Held, RequestBody, ResponseBody, Upstream};
 use crate::connection::ClientLimits;
 use crate::finish::clean_answer;
 use crate::h2_form::from_h2;
@@ -105,6 +105,7 @@ impl Plane {
             parts.status = StatusCode::BAD_GATEWAY;
         }
         let limits = None;
+        let body = Begun::unseen(body);
         let upstream = Upstream { body, limits, held };
         Response::from_parts(parts, ResponseBody::upstream(upstream))
     }

@@ -10,7 +10,7 @@ use nihilo_failpoint::{Point, hit};
 use nihilo_types::endpoint::Endpoint;
 use nihilo_types::id::InstanceId;
 
-use crate::body::{Held, RequestBody};
+use crate::body::{Begun, Held, RequestBody};
 use crate::limiter::Refusal;
 use crate::line::{Taken, Trouble};
 use crate::proxy::{Exchange, Plane};
@@ -35,7 +35,7 @@ pub(crate) const MESH_NODE: HeaderName = HeaderName::from_static("nihilo-node");
 
 /// An instance's answer, and what is held for it.
 pub(crate) struct Sent {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Begun>,
     pub(crate) held: Held,
     pub(crate) id: InstanceId,
     /// The home node, when it is another.
@@ -76,10 +76,11 @@ impl Plane {
                     .map_err(Failed::without_place)
             }
         };
-        let mut response = match tokio::time::timeout_at(limit, send).await {
+        let response = match tokio::time::timeout_at(limit, send).await {
             Ok(answer) => answer?,
             Err(_) => return Err(Failed::Lost(cause, None)),
         };
+        let mut response = self.begin(exchange, &endpoint, response).await?;
         if let Some(taken) = &mut held.taken {
             taken.answered();
         }
@@ -94,6 +95,28 @@ impl Plane {
             id,
             node,
         })
+    }
+
+    /// What breaks off before its client has seen anything may be tried again like what was never
+    /// answered. A tunnel's bytes are not looked at.
+    async fn begin(
+        &self,
+        exchange: &Exchange,
+        endpoint: &Endpoint,
+        response: Response<Incoming>,
+    ) -> Result<Response<Begun>, Failed> {
+        let (parts, body) = response.into_parts();
+        let body = match exchange.tunnel {
+            Some(_) => Begun::unseen(body),
+            None => Begun::look(body).await.map_err(|_| {
+                let trouble = match endpoint.node == self.node {
+                    true => Trouble::Broken,
+                    false => Trouble::Unreached,
+                };
+                Failed::Lost(Cause::UpstreamError, Some(trouble))
+            })?,
+        };
+        Ok(Response::from_parts(parts, body))
     }
 
     async fn send_here(

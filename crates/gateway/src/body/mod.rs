@@ -1,5 +1,6 @@
 //! Bodies: what holds a request's places until the last byte, and its time limits.
 
+mod begun;
 mod request;
 
 use std::pin::Pin;
@@ -9,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+pub use begun::Begun;
 pub use request::{ClientBody, RequestBody, RequestBodyError, clean_trailers};
 
 use crate::connection::Progress;
@@ -38,7 +39,7 @@ enum Kind {
 /// An instance's body with everything that lives as long as it.
 #[derive(Debug)]
 pub struct Upstream {
-    pub body: Incoming,
+    pub body: Begun,
     pub limits: Option<Limits>,
     pub held: Held,
 }
