@@ -9,6 +9,7 @@ pub mod connection;
 mod finish;
 pub mod gateway;
 mod h2_form;
+mod heard;
 pub mod limiter;
 pub mod line;
 pub mod listener;

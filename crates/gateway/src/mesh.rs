@@ -7,20 +7,31 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use nihilo_host::Net;
 use nihilo_types::id::SessionId;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::body::RequestBody;
 use crate::h2_form::{from_h2, to_h2};
+use crate::heard::{Heard, LastHeard};
 use crate::pool::H2;
 use crate::upstream::{SendError, connect, handshake_h2, unanswered};
 
 /// First bytes of a mesh connection; the peer listener knows it by them.
 pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
 const MESH_CONNECT: Duration = Duration::from_secs(1);
+/// Each end of a quiet connection is asked so often whether it is there.
+const MESH_PING: Duration = Duration::from_secs(1);
+/// After so long without an answer nothing new is sent by a connection. The other end may have given
+/// it up while the link was cut, which is told only to those who send something.
+const MESH_SILENT: Duration = Duration::from_millis(2_500);
+/// Those that are under way by it may be answered when the link is mended, for so long.
+const MESH_GIVEN_UP: Duration = Duration::from_secs(60);
 /// Lost sessions remembered for streams that start just then.
 const MAX_LOST: usize = 64;
 
@@ -32,9 +43,21 @@ const MAX_LOST: usize = 64;
 #[derive(Debug, Default)]
 pub struct Mesh {
     pub(crate) net: Net,
-    peers: Mutex<HashMap<SessionId, H2>>,
+    peers: Mutex<HashMap<SessionId, Peer>>,
     /// Sessions that were declared down: their streams end.
     lost: watch::Sender<Vec<SessionId>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    sender: H2,
+    heard: LastHeard,
+}
+
+impl Peer {
+    fn is_there(&self) -> bool {
+        !self.sender.is_closed() && self.heard.is_within(MESH_SILENT)
+    }
 }
 
 impl Mesh {
@@ -108,18 +131,37 @@ impl Mesh {
     }
 
     async fn peer(&self, peer: &Arc<str>, session: SessionId) -> io::Result<H2> {
-        let known = self.peers.lock().get(&session).cloned();
-        if let Some(sender) = known.filter(|sender| !sender.is_closed()) {
-            return Ok(sender);
+        if let Some(known) = self
+            .peers
+            .lock()
+            .get(&session)
+            .filter(|peer| peer.is_there())
+        {
+            return Ok(known.sender.clone());
         }
         let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
         stream.write_all(MESH_PREAMBLE).await?;
-        let sender = handshake_h2(stream).await?;
+        let heard = LastHeard::at(Instant::now());
+        let sender = handshake_h2(pinging(), Heard::new(stream, heard.clone())).await?;
         let mut peers = self.peers.lock();
-        peers.retain(|_, sender| !sender.is_closed());
-        peers.insert(session, sender.clone());
+        peers.retain(|_, peer| !peer.sender.is_closed());
+        let made = Peer {
+            sender: sender.clone(),
+            heard,
+        };
+        peers.insert(session, made);
         Ok(sender)
     }
+}
+
+fn pinging() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(MESH_PING)
+        .keep_alive_while_idle(true)
+        .keep_alive_timeout(MESH_GIVEN_UP);
+    builder
 }
 
 #[cfg(test)]
@@ -144,6 +186,20 @@ mod tests {
             n_dialled, 3,
             "session 1, session 2, and 2 again after its end"
         );
+    }
+
+    #[tokio::test]
+    async fn by_a_connection_that_fell_silent_nothing_new_is_sent() {
+        let (mesh, session) = (Mesh::default(), SessionId(1));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        mesh.peer(&peer, session).await.unwrap();
+        let long_ago = Instant::now().checked_sub(MESH_SILENT).unwrap();
+        mesh.peers.lock().get_mut(&session).unwrap().heard = LastHeard::at(long_ago);
+        mesh.peer(&peer, session).await.unwrap();
+        let dialled = async { (listener.accept().await, listener.accept().await) };
+        let dialled = tokio::time::timeout(Duration::from_secs(5), dialled).await;
+        assert!(dialled.is_ok(), "no second connection was made");
     }
 
     #[tokio::test]

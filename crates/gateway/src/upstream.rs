@@ -10,6 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_host::{Net, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::RequestBody;
 use crate::h2_form::{from_h2, to_h2};
@@ -144,13 +145,19 @@ async fn connect_h1(net: &Net, instance: &LocalInstance) -> io::Result<H1> {
 
 async fn connect_h2(net: &Net, instance: &LocalInstance) -> io::Result<(H2, StreamLease)> {
     let stream = connect(net, &instance.address.to_string(), LOCAL_CONNECT).await?;
-    let sender = handshake_h2(stream).await?;
+    let sender = handshake_h2(http2::Builder::new(TokioExecutor::new()), stream).await?;
     Ok(instance.pool.share(sender))
 }
 
-pub(crate) async fn handshake_h2(stream: Stream) -> io::Result<H2> {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .max_header_list_size(MAX_HEAD as u32)
+pub(crate) async fn handshake_h2<S>(
+    mut builder: http2::Builder<TokioExecutor>,
+    stream: S,
+) -> io::Result<H2>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    builder.max_header_list_size(MAX_HEAD as u32);
+    let (sender, connection) = builder
         .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
