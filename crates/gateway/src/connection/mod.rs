@@ -261,6 +261,10 @@ async fn answer(
     phase: Phase,
 ) -> Response<ResponseBody> {
     if request.uri().path().starts_with(OWN_PREFIX) && !client.is_private {
+        // Without an end to it, the limit of a head would go on over an idle connection.
+        client
+            .activity
+            .end_if(request.version() != Version::HTTP_2);
         return answer_own(&request, phase);
     }
     plane.serve(request, client).await
