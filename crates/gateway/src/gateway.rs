@@ -15,11 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_host::{Host, Net, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
-use nihilo_types::id::{NodeId, SessionId};
+use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Destination};
@@ -224,8 +225,10 @@ impl Gateway {
     }
 
     /// What there is to say of each revision since the last call. A line with nothing to say,
-    /// nothing to wait for and nobody in it is forgotten: an idle revision costs nothing here.
+    /// nothing to wait for and nobody in it is forgotten: an idle revision costs nothing here. So is,
+    /// now and then, what is kept of revisions that have gone.
     pub fn take_report(&self) -> Vec<RevisionStat> {
+        self.plane.forget_unrouted();
         let mut stats = Vec::new();
         self.plane.lines.lock().retain(|_, line| {
             let report = line.report();
@@ -343,6 +346,7 @@ fn plane(
         router: Router::default(),
         lines: Mutex::default(),
         endpoints: Mutex::default(),
+        swept: Mutex::new((Instant::now(), LogIndex::default())),
         around: Surroundings {
             home: config.node,
             scale_up,
