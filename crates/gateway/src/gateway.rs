@@ -391,3 +391,50 @@ async fn repeat_demand(plane: Arc<Plane>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::autoscaler::DataPath;
+    use nihilo_types::id::{Epoch, ObjectKey};
+
+    use super::*;
+    use crate::ports::DemandSignal;
+    use crate::sweep::SWEEP_EVERY;
+
+    struct NoOwner;
+
+    impl ScaleUp for NoOwner {
+        fn demand(&self, _signal: DemandSignal) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_forgets_now_and_then_what_no_route_leads_to() {
+        let host = Host {
+            threads: Threads::Callers,
+            ..Host::default()
+        };
+        let config = GatewayConfig::plain(([127, 0, 0, 1], 0).into(), NodeId(1), "node1");
+        let gateway = Gateway::start(&config, &host, LocalInstances::default(), Arc::new(NoOwner));
+        let gateway = gateway.await.expect("a gateway");
+        gateway.update_endpoints(EndpointTable {
+            revision: ObjectKey::new("default", "deleted"),
+            revision_uid: "u".into(),
+            epoch: Epoch(1),
+            seq: 1,
+            data_path: DataPath::Proxy,
+            instances: Vec::new(),
+            last_failure: String::new(),
+        });
+        let n_known = || {
+            gateway.take_report();
+            gateway.plane.endpoints.lock().len()
+        };
+        tokio::time::advance(SWEEP_EVERY).await;
+        assert_eq!(n_known(), 1, "the route table is what it was");
+        gateway.swap_routes(Arc::new(RouteTable {
+            index: LogIndex(5),
+            ..RouteTable::default()
+        }));
+        assert_eq!(n_known(), 0);
+    }
+}

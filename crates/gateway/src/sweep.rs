@@ -13,7 +13,7 @@ use crate::proxy::Plane;
 
 /// A look at the whole route table is not for every change of it: there are many when services are
 /// made in numbers.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// The last sweep: when, and by which route table.
 pub(crate) type Swept = (Instant, LogIndex);
