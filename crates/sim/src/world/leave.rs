@@ -100,3 +100,17 @@ impl World {
         self.in_world(after, Event::Restart { node: n });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Detail;
+    use super::*;
+
+    #[test]
+    fn where_no_node_is_up_none_leaves() {
+        let mut world = World::new(1, None, Detail::Recent);
+        world.nodes.iter_mut().for_each(|node| node.up = false);
+        world.begin_to_leave(0);
+        assert_eq!(world.nodes[0].leaving, None);
+    }
+}
