@@ -137,3 +137,23 @@ impl<Key: Clone + Ord + Hash> Queue<Key> {
         Err(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_set_anew_leaves_no_heap_of_old_ones() {
+        let timers = Timers::new();
+        let at = Instant::now() + Duration::from_secs(3_600);
+        for _ in 0..5 * MIN_VOID {
+            assert!(timers.set(1, &7_u64, "t", at));
+        }
+        assert_eq!(timers.len(), 1);
+        let n_held = timers.queue.lock().due.len();
+        assert!(n_held <= MIN_VOID, "{n_held}");
+        assert_eq!(timers.next().await, (1, 7, "t"));
+    }
+}

@@ -312,21 +312,6 @@ async fn a_hundred_thousand_sleepers_leave_nothing_behind() {
     assert_eq!(system.with_keeper(1, 10, |sum| *sum), Some(100_000));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_timer_that_is_set_anew_leaves_no_heap_of_old_ones() {
-    let seen = Counters::default();
-    let system = seen.system();
-    system.activate_shard(1, 10);
-    for n in 1..=5_000 {
-        until("taken", || {
-            system.send(1, 10, &7, Message::SetTimer(3_600_000)).is_ok()
-        })
-        .await;
-        until("turn", || system.observe().n_turns == n).await;
-    }
-    assert_eq!(system.observe().n_timers, 1);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_accepted_message_is_lost_across_reloads_and_shards() {
     let seen = Counters::default();

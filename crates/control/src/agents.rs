@@ -92,8 +92,9 @@ impl AgentQueues {
         }
     }
 
-    /// Whether that was news; `false` for a session that has ended.
-    fn sets_out_to_look(&self, session: SessionId, will_look: bool) -> bool {
+    /// Notes whether a look is due; returns whether that is news, `false` for a session that has
+    /// ended.
+    fn set_will_look(&self, session: SessionId, will_look: bool) -> bool {
         let mut links = self.0.lock();
         let link = links.get_mut(&session);
         link.is_some_and(|link| std::mem::replace(&mut link.will_look, will_look) != will_look)
@@ -271,13 +272,13 @@ async fn list(shared: &Arc<Shared>, session: &Arc<Session>, to_list: &Mutex<BTre
 
 /// The way may be free again, and nothing else would show it.
 fn look_again(shared: &Arc<Shared>, session: SessionId) {
-    if !shared.agents.sets_out_to_look(session, true) {
+    if !shared.agents.set_will_look(session, true) {
         return;
     }
     let looking = shared.clone();
     shared.spawn("look-again", async move {
         tokio::time::sleep(LIST_AFTER_RELAY).await;
-        looking.agents.sets_out_to_look(session, false);
+        looking.agents.set_will_look(session, false);
         relist_all(&looking, session);
     });
 }

@@ -5,7 +5,7 @@
 //! [`planted`] is the constant `false`, and nothing of the switches below exists.
 //!
 //! With it, a directory named by [`DIR_ENV`] is the switchboard. A test arms a point by writing
-//! the file `POINT` there, or `POINT@PID` for one process; the first thread of any process that comes by takes it, by renaming it to
+//! the file `POINT` there; the first thread of any process that comes by takes it, by renaming it to
 //! `POINT.PID`, and does what it says:
 //!
 //! | content | what happens |

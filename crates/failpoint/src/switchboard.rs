@@ -52,13 +52,8 @@ pub(crate) fn hit(point: Point) -> bool {
         note_seen(&board.dir, point);
     }
     let pid = getpid().as_raw_nonzero().get();
-    let for_me = board.dir.join(format!("{point}@{pid}"));
-    let for_all = board.dir.join(point.as_str());
-    let armed = [for_me, for_all].into_iter().find_map(|path| {
-        let text = fs::read_to_string(&path).ok()?;
-        Some((path, text))
-    });
-    let Some((path, text)) = armed else {
+    let armed = board.dir.join(point.as_str());
+    let Ok(text) = fs::read_to_string(&armed) else {
         return false;
     };
     let mut words = text.split_whitespace();
@@ -70,7 +65,7 @@ pub(crate) fn hit(point: Point) -> bool {
     }
     // Exactly one thread of one process takes it.
     let taken = board.dir.join(format!("{point}.{pid}"));
-    if fs::rename(&path, &taken).is_err() {
+    if fs::rename(&armed, &taken).is_err() {
         return false;
     }
     match what {

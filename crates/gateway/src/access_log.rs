@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
-use tokio::time::Instant;
 
 use http::{HeaderValue, Method, Version};
 use nihilo_types::id::InstanceId;
 use nihilo_types::route_table::RevisionTarget;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::metrics::Metrics;

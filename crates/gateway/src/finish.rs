@@ -1,11 +1,11 @@
 //! An instance's answer on its way to the client.
 
 use std::time::Duration;
-use tokio::time::Instant;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use nihilo_types::route_table::RevisionTarget;
+use tokio::time::Instant;
 
 use crate::body::{Limits, ResponseBody, Upstream};
 use crate::proxy::{Exchange, Plane};

@@ -15,11 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_host::{Host, Net, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
-use nihilo_types::id::{NodeId, SessionId};
+use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Destination};
@@ -224,8 +225,10 @@ impl Gateway {
     }
 
     /// What there is to say of each revision since the last call. A line with nothing to say,
-    /// nothing to wait for and nobody in it is forgotten: an idle revision costs nothing here.
+    /// nothing to wait for and nobody in it is forgotten: an idle revision costs nothing here. So is,
+    /// now and then, what is kept of revisions that have gone.
     pub fn take_report(&self) -> Vec<RevisionStat> {
+        self.plane.forget_unrouted();
         let mut stats = Vec::new();
         self.plane.lines.lock().retain(|_, line| {
             let report = line.report();
@@ -343,6 +346,7 @@ fn plane(
         router: Router::default(),
         lines: Mutex::default(),
         endpoints: Mutex::default(),
+        swept: Mutex::new((Instant::now(), LogIndex::default())),
         around: Surroundings {
             home: config.node,
             scale_up,
@@ -385,5 +389,52 @@ async fn repeat_demand(plane: Arc<Plane>) {
         for line in lines.iter().filter(|line| line.is_starved()) {
             line.raise_demand(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::autoscaler::DataPath;
+    use nihilo_types::id::{Epoch, ObjectKey};
+
+    use super::*;
+    use crate::ports::DemandSignal;
+    use crate::sweep::SWEEP_EVERY;
+
+    struct NoOwner;
+
+    impl ScaleUp for NoOwner {
+        fn demand(&self, _signal: DemandSignal) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_forgets_now_and_then_what_no_route_leads_to() {
+        let host = Host {
+            threads: Threads::Callers,
+            ..Host::default()
+        };
+        let config = GatewayConfig::plain(([127, 0, 0, 1], 0).into(), NodeId(1), "node1");
+        let gateway = Gateway::start(&config, &host, LocalInstances::default(), Arc::new(NoOwner));
+        let gateway = gateway.await.expect("a gateway");
+        gateway.update_endpoints(EndpointTable {
+            revision: ObjectKey::new("default", "deleted"),
+            revision_uid: "u".into(),
+            epoch: Epoch(1),
+            seq: 1,
+            data_path: DataPath::Proxy,
+            instances: Vec::new(),
+            last_failure: String::new(),
+        });
+        let n_known = || {
+            gateway.take_report();
+            gateway.plane.endpoints.lock().len()
+        };
+        tokio::time::advance(SWEEP_EVERY).await;
+        assert_eq!(n_known(), 1, "the route table is what it was");
+        gateway.swap_routes(Arc::new(RouteTable {
+            index: LogIndex(5),
+            ..RouteTable::default()
+        }));
+        assert_eq!(n_known(), 0);
     }
 }

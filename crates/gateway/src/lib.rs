@@ -26,6 +26,7 @@ mod reservations;
 pub mod router;
 pub mod rules;
 mod send;
+mod sweep;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

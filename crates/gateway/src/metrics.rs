@@ -1,9 +1,11 @@
 //! What the gateway counts, under Knative's names and ours (07-cli-api-observability §5.1).
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use nihilo_types::id::ObjectKey;
 use nihilo_types::route_table::RevisionTarget;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -19,7 +21,9 @@ const BUCKETS: [f64; 14] = [
 /// In front of the others where milliseconds count.
 const FINE: [f64; 3] = [0.0005, 0.001, 0.0025];
 /// Revisions that keep series of their own; further ones share `other`.
-const MAX_REVISIONS: u64 = 20_000;
+const MAX_REVISIONS: usize = 20_000;
+/// Stages of a cold start; the first two add up to the third.
+const COLD_STAGES: [&str; 3] = ["queued", "first_byte", "total"];
 
 fn coarse() -> Histogram {
     Histogram::new(BUCKETS)
@@ -102,7 +106,69 @@ struct Families {
     connections: Family<ListenerLabels, Gauge>,
     dropped_lines: Counter,
     table_index: Gauge,
-    n_revisions: AtomicU64,
+    /// Of every revision that has some.
+    series: Mutex<HashMap<ObjectKey, Series>>,
+}
+
+/// What there is of one revision in the families.
+#[derive(Debug)]
+struct Series {
+    labels: RevisionLabels,
+    /// With a series of durations.
+    codes: BTreeSet<u16>,
+    /// That write to it.
+    n_lines: usize,
+}
+
+impl RevisionLabels {
+    fn of(target: &RevisionTarget) -> Self {
+        Self {
+            k8s_namespace_name: target.revision.namespace.clone(),
+            kn_service_name: target.service.clone(),
+            kn_configuration_name: target.configuration.clone(),
+            kn_revision_name: target.revision.name.clone(),
+        }
+    }
+
+    /// Of all revisions beyond [`MAX_REVISIONS`] together.
+    fn other() -> Self {
+        let other: Arc<str> = "other".into();
+        Self {
+            k8s_namespace_name: other.clone(),
+            kn_service_name: other.clone(),
+            kn_configuration_name: other.clone(),
+            kn_revision_name: other,
+        }
+    }
+
+    fn key(&self) -> ObjectKey {
+        ObjectKey {
+            namespace: self.k8s_namespace_name.clone(),
+            name: self.kn_revision_name.clone(),
+        }
+    }
+
+    fn with_code(&self, code: u16) -> CodeLabels {
+        let labels = self.clone();
+        CodeLabels {
+            k8s_namespace_name: labels.k8s_namespace_name,
+            kn_service_name: labels.kn_service_name,
+            kn_configuration_name: labels.kn_configuration_name,
+            kn_revision_name: labels.kn_revision_name,
+            http_response_status_code: code,
+        }
+    }
+
+    fn with_stage(&self, stage: &'static str) -> StageLabels {
+        let labels = self.clone();
+        StageLabels {
+            k8s_namespace_name: labels.k8s_namespace_name,
+            kn_service_name: labels.kn_service_name,
+            kn_configuration_name: labels.kn_configuration_name,
+            kn_revision_name: labels.kn_revision_name,
+            stage,
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -123,7 +189,7 @@ impl Default for Metrics {
             connections: Family::default(),
             dropped_lines: Counter::default(),
             table_index: Gauge::default(),
-            n_revisions: AtomicU64::new(0),
+            series: Mutex::default(),
         };
         families.register();
         Self(Arc::new(families))
@@ -198,6 +264,20 @@ impl Families {
     }
 }
 
+impl Families {
+    fn end(&self, series: &Series) {
+        let labels = &series.labels;
+        self.invocations.remove(labels);
+        self.waits.remove(labels);
+        for code in &series.codes {
+            self.durations.remove(&labels.with_code(*code));
+        }
+        for stage in COLD_STAGES {
+            self.cold.remove(&labels.with_stage(stage));
+        }
+    }
+}
+
 impl Metrics {
     /// All series, in OpenMetrics text.
     pub fn text(&self) -> String {
@@ -251,22 +331,7 @@ impl Metrics {
 
     /// A revision's handles, taken once.
     pub fn revision(&self, target: &RevisionTarget) -> Meters {
-        use std::sync::atomic::Ordering::Relaxed;
-        let is_many = self.0.n_revisions.fetch_add(1, Relaxed) >= MAX_REVISIONS;
-        let labels = match is_many {
-            true => RevisionLabels {
-                k8s_namespace_name: "other".into(),
-                kn_service_name: "other".into(),
-                kn_configuration_name: "other".into(),
-                kn_revision_name: "other".into(),
-            },
-            false => RevisionLabels {
-                k8s_namespace_name: target.revision.namespace.clone(),
-                kn_service_name: target.service.clone(),
-                kn_configuration_name: target.configuration.clone(),
-                kn_revision_name: target.revision.name.clone(),
-            },
-        };
+        let labels = self.write_to(target);
         let families = &self.0;
         Meters {
             invocation: families.invocations.get_or_create_owned(&labels),
@@ -278,6 +343,35 @@ impl Metrics {
             labels,
             metrics: self.clone(),
         }
+    }
+
+    /// Counts one more line that writes to the revision's series, and names them.
+    fn write_to(&self, target: &RevisionTarget) -> RevisionLabels {
+        let mut all = self.0.series.lock();
+        let is_one_too_many = all.len() >= MAX_REVISIONS && !all.contains_key(&target.revision);
+        let labels = match is_one_too_many {
+            true => RevisionLabels::other(),
+            false => RevisionLabels::of(target),
+        };
+        let series = all.entry(labels.key()).or_insert_with(|| Series {
+            labels: labels.clone(),
+            codes: BTreeSet::new(),
+            n_lines: 0,
+        });
+        series.n_lines += 1;
+        labels
+    }
+
+    /// Ends the series of revisions that are not in `kept` and that no line writes to.
+    pub fn forget_revisions_beyond(&self, kept: &HashSet<&ObjectKey>) {
+        let families = &self.0;
+        families.series.lock().retain(|revision, series| {
+            let is_kept = series.n_lines > 0 || kept.contains(revision);
+            if !is_kept {
+                families.end(series);
+            }
+            is_kept
+        });
     }
 }
 
@@ -291,7 +385,7 @@ impl Drop for Connected {
     }
 }
 
-/// Handles of one revision's series; the series end with it.
+/// One line's handles of its revision's series.
 #[derive(Debug)]
 pub struct Meters {
     labels: RevisionLabels,
@@ -310,8 +404,7 @@ impl Meters {
         let mut durations = self.durations.lock();
         let found = durations.iter().position(|(known, _)| *known == code);
         let at = found.unwrap_or_else(|| {
-            let labels = self.code_labels(code);
-            durations.push((code, self.metrics.0.durations.get_or_create_owned(&labels)));
+            durations.push((code, self.duration(code)));
             durations.len() - 1
         });
         durations[at].1.observe(total.as_secs_f64());
@@ -324,14 +417,20 @@ impl Meters {
         self.wait.observe(wait.as_secs_f64());
     }
 
-    /// A cold start's stages; they add up to `total`.
-    pub fn started_cold(&self, queued: Duration, first_byte: Duration, total: Duration) {
-        for (stage, spent) in [
-            ("queued", queued),
-            ("first_byte", first_byte),
-            ("total", total),
-        ] {
-            let labels = self.stage_labels(stage);
+    fn duration(&self, code: u16) -> Histogram {
+        let families = &self.metrics.0;
+        if let Some(series) = families.series.lock().get_mut(&self.labels.key()) {
+            series.codes.insert(code);
+        }
+        let labels = self.labels.with_code(code);
+        families.durations.get_or_create_owned(&labels)
+    }
+
+    /// Where a cold start's time went.
+    pub fn started_cold(&self, queued: Duration, first_byte: Duration) {
+        let spent = [queued, first_byte, queued + first_byte];
+        for (stage, spent) in COLD_STAGES.into_iter().zip(spent) {
+            let labels = self.labels.with_stage(stage);
             let histogram = self.metrics.0.cold.get_or_create_owned(&labels);
             histogram.observe(spent.as_secs_f64());
         }
@@ -345,38 +444,87 @@ impl Meters {
         let average = area_us as f64 / used_us.max(1) as f64;
         self.concurrency.set(average);
     }
-
-    fn code_labels(&self, code: u16) -> CodeLabels {
-        let labels = self.labels.clone();
-        CodeLabels {
-            k8s_namespace_name: labels.k8s_namespace_name,
-            kn_service_name: labels.kn_service_name,
-            kn_configuration_name: labels.kn_configuration_name,
-            kn_revision_name: labels.kn_revision_name,
-            http_response_status_code: code,
-        }
-    }
-
-    fn stage_labels(&self, stage: &'static str) -> StageLabels {
-        let labels = self.labels.clone();
-        StageLabels {
-            k8s_namespace_name: labels.k8s_namespace_name,
-            kn_service_name: labels.kn_service_name,
-            kn_configuration_name: labels.kn_configuration_name,
-            kn_revision_name: labels.kn_revision_name,
-            stage,
-        }
-    }
 }
 
 impl Drop for Meters {
     fn drop(&mut self) {
-        use std::sync::atomic::Ordering::Relaxed;
         let families = &self.metrics.0;
-        families.n_revisions.fetch_sub(1, Relaxed);
-        // Gauges of a line that is forgotten would lie; its histograms stay, they only count.
-        families.queued.remove(&self.labels);
-        families.active.remove(&self.labels);
-        families.concurrency.remove(&self.labels);
+        let mut all = families.series.lock();
+        let Some(series) = all.get_mut(&self.labels.key()) else {
+            return;
+        };
+        series.n_lines -= 1;
+        if series.n_lines == 0 {
+            // Gauges that nobody sets would lie; histograms stay as long as the revision, they only
+            // count.
+            families.queued.remove(&self.labels);
+            families.active.remove(&self.labels);
+            families.concurrency.remove(&self.labels);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::id::ShardId;
+
+    use super::*;
+
+    fn target(name: &str) -> RevisionTarget {
+        RevisionTarget {
+            revision: ObjectKey::new("default", name),
+            uid: "u".into(),
+            service: "s".into(),
+            configuration: "s".into(),
+            shard: ShardId(0),
+            container_concurrency: 0,
+            timeout_ms: 1000,
+            response_start_timeout_ms: 0,
+            idle_timeout_ms: 0,
+            h2c: false,
+            queue_depth: 0,
+            max_scale: 0,
+        }
+    }
+
+    fn n_series_of(metrics: &Metrics, name: &str) -> usize {
+        let label = format!("kn_revision_name=\"{name}\"");
+        let text = metrics.text();
+        text.lines().filter(|line| line.contains(&label)).count()
+    }
+
+    #[test]
+    fn the_series_of_a_revision_that_has_gone_end_once_nobody_writes_to_them() {
+        let (metrics, moment) = (Metrics::default(), Duration::from_millis(1));
+        let lines = ["old", "new"].map(|name| metrics.revision(&target(name)));
+        for line in &lines {
+            line.answered(200, moment, Some(moment));
+            line.waited(moment);
+            line.started_cold(moment, moment);
+        }
+        let (new, n_all) = (
+            ObjectKey::new("default", "new"),
+            n_series_of(&metrics, "old"),
+        );
+        let kept = HashSet::from([&new]);
+        metrics.forget_revisions_beyond(&kept);
+        assert_eq!(n_series_of(&metrics, "old"), n_all, "a line is there");
+        drop(lines);
+        metrics.forget_revisions_beyond(&kept);
+        assert_eq!(n_series_of(&metrics, "old"), 0, "{}", metrics.text());
+        assert!(n_series_of(&metrics, "new") > 0);
+    }
+
+    #[test]
+    fn a_second_line_of_a_revision_keeps_the_gauges_of_the_first() {
+        let metrics = Metrics::default();
+        let first = metrics.revision(&target("again"));
+        let second = metrics.revision(&target("again"));
+        drop(first);
+        second.report(7, 7, 0, 0);
+        let text = metrics.text();
+        let is_shown =
+            |line: &str| line.starts_with("kn_revision_request_queued{") && line.ends_with(" 7");
+        assert!(text.lines().any(is_shown), "{text}");
     }
 }

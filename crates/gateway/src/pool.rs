@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
 
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::body::RequestBody;
 use crate::limiter::LocalInstance;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::header::HeaderValue;
@@ -16,6 +15,7 @@ use nihilo_types::id::{NodeId, ObjectKey};
 use nihilo_types::route_table::{RevisionTarget, RouteTable};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
 use crate::body::{ClientBody, RequestBody, ResponseBody};
@@ -30,6 +30,7 @@ use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::rules;
 use crate::send::{Failed, Sent};
+use crate::sweep::Swept;
 use crate::tunnel::{Tunnel, Wanted};
 
 /// Sends of one request after which something of it may have arrived.
@@ -49,6 +50,7 @@ pub struct Plane {
     pub lines: Mutex<HashMap<ObjectKey, Arc<Line>>>,
     /// The newest that owners said about each revision, for lines that are made later.
     pub endpoints: Mutex<HashMap<ObjectKey, EndpointTable>>,
+    pub(crate) swept: Mutex<Swept>,
     pub around: Surroundings,
     pub local: LocalInstances,
     pub mesh: Mesh,
@@ -245,8 +247,11 @@ impl Plane {
         let metrics = &self.around.metrics;
         loop {
             let waited_from = Instant::now();
-            let taken = exchange.line.take(&exchange.wish).await.map_err(refusal)?;
-            record.queued += waited_from.elapsed();
+            let taken = exchange.line.take(&exchange.wish).await;
+            let waited = waited_from.elapsed();
+            record.queued += waited;
+            exchange.line.meters.waited(waited);
+            let taken = taken.map_err(refusal)?;
             record.is_cold |= taken.is_cold;
             record.sent_at = Some(Instant::now());
             record.n_sends += 1;

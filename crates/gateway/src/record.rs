@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use http::header::{HeaderMap, REFERER, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri, Version};
 use nihilo_types::id::InstanceId;
 use nihilo_types::route_table::RevisionTarget;
+use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
 use crate::body::{BodyError, ClientBody};
@@ -181,8 +181,7 @@ impl Drop for Record {
             {
                 let queued = sent.duration_since(self.arrived);
                 let first_byte = first.duration_since(sent);
-                line.meters
-                    .started_cold(queued, first_byte, queued + first_byte);
+                line.meters.started_cold(queued, first_byte);
             }
         }
         self.log(status, latency);

@@ -11,8 +11,6 @@ const REASON: HeaderName = HeaderName::from_static("nihilo-reason");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-/// `Retry-After` where nothing better is known, in seconds.
-const RETRY_SOON: u32 = 1;
 
 /// Why the gateway answers by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +34,6 @@ pub enum Cause {
     Overloaded {
         retry_after: u32,
     },
-    NotReady {
-        last_failure: String,
-    },
     QueueDeadline {
         last_failure: String,
     },
@@ -48,7 +43,6 @@ pub enum Cause {
     ResponseStartTimeout,
     IdleTimeout,
     TotalTimeout,
-    Draining,
 }
 
 /// How the client is to be told.
@@ -112,10 +106,6 @@ impl Cause {
             Cause::Overloaded { .. } => {
                 fixed(S::SERVICE_UNAVAILABLE, "overloaded", 14, "overloaded")
             }
-            Cause::NotReady { last_failure } => {
-                let text = format!("revision not ready{}", said(last_failure));
-                (S::SERVICE_UNAVAILABLE, "not_ready", 14, text)
-            }
             Cause::QueueDeadline { last_failure } => {
                 let text = format!("request timeout{}", said(last_failure));
                 (S::GATEWAY_TIMEOUT, "queue_deadline", 4, text)
@@ -146,7 +136,6 @@ impl Cause {
             ),
             Cause::IdleTimeout => fixed(S::GATEWAY_TIMEOUT, "idle_timeout", 4, "request timeout"),
             Cause::TotalTimeout => fixed(S::GATEWAY_TIMEOUT, "total_timeout", 4, "request timeout"),
-            Cause::Draining => fixed(S::SERVICE_UNAVAILABLE, "draining", 14, "draining"),
         }
     }
 
@@ -166,7 +155,7 @@ impl Cause {
         )
     }
 
-    /// What was sent cannot be trusted to end where it says, or the gateway leaves.
+    /// What was sent cannot be trusted to end where it says.
     fn ends_connection(&self) -> bool {
         matches!(
             self,
@@ -176,7 +165,6 @@ impl Cause {
                 | Cause::ExpectationFailed
                 | Cause::TargetTooLong
                 | Cause::BodyTimeout
-                | Cause::Draining
         )
     }
 
@@ -185,7 +173,6 @@ impl Cause {
             Cause::QueueFull { retry_after } | Cause::Overloaded { retry_after } => {
                 Some(*retry_after)
             }
-            Cause::NotReady { .. } | Cause::Draining => Some(RETRY_SOON),
             _ => None,
         }
     }

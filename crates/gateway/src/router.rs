@@ -58,6 +58,12 @@ impl Router {
         })
     }
 
+    /// Keeps positions of the table's hosts alone.
+    pub fn forget_hosts_beyond(&self, table: &RouteTable) {
+        let mut positions = self.0.lock();
+        positions.retain(|host, _| table.hosts.contains_key(host));
+    }
+
     fn next(&self, host: &Arc<str>, entry: &HostEntry) -> f64 {
         let mut positions = self.0.lock();
         let position = positions.entry(host.clone()).or_insert((entry.index, 0.5));
@@ -182,6 +188,16 @@ mod tests {
             "{counts:?}"
         );
         assert!(!counts.contains_key("c"));
+    }
+
+    #[test]
+    fn the_position_of_a_host_that_has_gone_goes_with_it() {
+        let (router, table) = (Router::default(), table(&[(50, "a"), (50, "b")], &[]));
+        name(&router, &table, "s.default.localhost", None);
+        router.forget_hosts_beyond(&table);
+        assert_eq!(router.0.lock().len(), 1);
+        router.forget_hosts_beyond(&RouteTable::default());
+        assert_eq!(router.0.lock().len(), 0);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One attempt to have a request answered by an instance, here or behind another node's gateway.
 
 use std::time::Duration;
-use tokio::time::Instant;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
@@ -9,6 +8,7 @@ use hyper::body::Incoming;
 use nihilo_failpoint::{Point, hit};
 use nihilo_types::endpoint::Endpoint;
 use nihilo_types::id::InstanceId;
+use tokio::time::Instant;
 
 use crate::body::{Begun, Held, RequestBody};
 use crate::limiter::Refusal;

@@ -11,6 +11,7 @@ static SWITCHED_ON: OnceLock<&'static str> = OnceLock::new();
 pub const READ_WITHOUT_QUORUM: &str = "read-without-quorum";
 /// An agent obeys owners of the past.
 pub const AGENT_IGNORES_EPOCHS: &str = "agent-ignores-epochs";
+
 /// Switches one bug on for the rest of this process.
 ///
 /// # Errors

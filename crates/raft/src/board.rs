@@ -94,11 +94,14 @@ impl PeerBoard {
             .collect()
     }
 
-    fn condemn(&self, nodes: &[u64], at: u64) {
+    /// Whether one of them was not known to have diverged.
+    fn condemn(&self, nodes: &[u64], at: u64) -> bool {
         let mut heard = self.0.lock();
+        let n_known = heard.diverged.len();
         for node in nodes {
             heard.diverged.entry(*node).or_insert(at);
         }
+        heard.diverged.len() > n_known
     }
 }
 
@@ -146,8 +149,10 @@ pub(crate) async fn judge(node: Weak<Inner>) {
             match verdict(&raft.board().digests_at(at), n_replicas) {
                 Verdict::Agreed => {}
                 Verdict::Diverged(nodes) => {
-                    error!(at, ?nodes, "diverged: replicas differ from the majority");
-                    raft.board().condemn(&nodes, at);
+                    // Their digests are compared again as long as they are remembered.
+                    if raft.board().condemn(&nodes, at) {
+                        error!(at, ?nodes, "diverged: replicas differ from the majority");
+                    }
                     if nodes.contains(&me) {
                         raft.diverged_at(at);
                     }
@@ -197,7 +202,8 @@ mod tests {
         assert_eq!(board.hear(1, 2, digest(10, 7)), None);
         assert_eq!(board.hear(2, 2, digest(10, 8)), None);
         assert_eq!(board.digests_at(10), said(&[(1, 7), (2, 8)]));
-        board.condemn(&[2], 10);
+        assert!(board.condemn(&[2], 10));
+        assert!(!board.condemn(&[2], 20), "told once");
         assert_eq!(board.hear(2, 2, None), Some(10));
         assert_eq!(board.hear(1, 2, None), None);
         assert_eq!(board.versions(), [(1, 2), (2, 2)].into());

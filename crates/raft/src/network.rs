@@ -26,9 +26,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 use tracing::warn;
 
-use crate::quorum_gate::QuorumGate;
-
 use crate::dial::connect_lazily;
+use crate::quorum_gate::QuorumGate;
 
 /// Bound of a dial: a dead host must look dead at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);

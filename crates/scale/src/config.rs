@@ -165,6 +165,21 @@ impl ScaleConfig {
         Ok(config)
     }
 
+    /// As [`Self::from_map`], for who wrote the keys just now: an unknown one is a slip of theirs.
+    ///
+    /// # Errors
+    /// The first bad key, or else the first unknown one with the nearest that is known.
+    pub fn from_known(map: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let config = Self::from_map(map)?;
+        match unknown_keys(map).into_iter().next() {
+            None => Ok(config),
+            Some((key, None)) => Err(ConfigError(format!("unknown key `{key}`"))),
+            Some((key, Some(near))) => Err(ConfigError(format!(
+                "unknown key `{key}`, did you mean `{near}`?"
+            ))),
+        }
+    }
+
     fn times(&self) -> Times {
         let ns = |ms: u64| i64::try_from(ms * MS_NS).unwrap_or(i64::MAX);
         Times {
@@ -408,6 +423,9 @@ mod tests {
         assert_eq!(ScaleConfig::from_map(&map), Ok(ScaleConfig::default()));
         let want = ("stable-windw".to_owned(), Some("stable-window".to_owned()));
         assert_eq!(unknown_keys(&map), [want]);
+        let refused = ScaleConfig::from_known(&map).map_err(|error| error.0);
+        let text = "unknown key `stable-windw`, did you mean `stable-window`?";
+        assert_eq!(refused, Err(text.to_owned()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreRe
 use nihilo_runtime::agent::OrderListener;
 use nihilo_runtime::fake::RequestListener;
 use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
-use nihilo_scale::config::{ScaleConfig, unknown_keys};
+use nihilo_scale::config::ScaleConfig;
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
 use nihilo_types::node_config::{DriverKind, NodeConfig};
@@ -169,11 +169,20 @@ impl Node {
         let node = NodeId(config.node_id);
         // Before the ports: a second process on the directory is told so, not of its ports.
         nihilo_raft::check_unused(&config.data_dir)?;
-        let peer = bind(&ground.host, &config, config.peer_port, "peer").await?;
-        let admin = bind(&ground.host, &config, config.admin_port, "admin").await?;
-        let host = ground.host.clone();
-        let (requests, orders) = (ground.requests.clone(), ground.orders.clone());
-        let raft = start_raft(&config, ground).await?;
+        let Ground {
+            host,
+            disk,
+            requests,
+            orders,
+            snapshot_every,
+        } = ground;
+        let peer = bind(&host, &config, config.peer_port, "peer").await?;
+        let admin = bind(&host, &config, config.admin_port, "admin").await?;
+        let below = nihilo_raft::Ground {
+            host: host.clone(),
+            disk,
+        };
+        let raft = start_raft(&config, below, snapshot_every).await?;
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
         let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
@@ -432,7 +441,11 @@ async fn bind(host: &Host, config: &NodeConfig, port: u16, what: &str) -> anyhow
     })
 }
 
-async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftNode> {
+async fn start_raft(
+    config: &NodeConfig,
+    ground: nihilo_raft::Ground,
+    snapshot_every: Option<u64>,
+) -> anyhow::Result<RaftNode> {
     let members: BTreeMap<u64, String> = config
         .members
         .iter()
@@ -465,13 +478,11 @@ async fn start_raft(config: &NodeConfig, ground: Ground) -> anyhow::Result<RaftN
         members,
         founders,
         profile: config.profile,
-        snapshot_every: ground
-            .snapshot_every
+        snapshot_every: snapshot_every
             .or_else(|| nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY")),
         digest_every: None,
     };
-    let Ground { host, disk, .. } = ground;
-    Ok(RaftNode::start_on(raft, nihilo_raft::Ground { host, disk }).await?)
+    Ok(RaftNode::start_on(raft, ground).await?)
 }
 
 fn start_agent(
@@ -510,14 +521,8 @@ fn display(path: &Path) -> String {
 
 /// What `config-autoscaler` begins with must be valid, and hold nothing that nobody reads.
 fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    ScaleConfig::from_map(settings).context("autoscaler settings")?;
-    match unknown_keys(settings).into_iter().next() {
-        None => Ok(()),
-        Some((key, None)) => anyhow::bail!("autoscaler settings: unknown key `{key}`"),
-        Some((key, Some(near))) => {
-            anyhow::bail!("autoscaler settings: unknown key `{key}`, did you mean `{near}`?")
-        }
-    }
+    ScaleConfig::from_known(settings).context("autoscaler settings")?;
+    Ok(())
 }
 
 fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {

@@ -138,7 +138,7 @@ async fn deploy(stage: &Stage, net: &Net, plan: &Plan) -> Result<(), String> {
     let until = tokio::time::Instant::now() + DEPLOY_LIMIT;
     for name in LOADED {
         let service = services::service(name, Some(plan.max_scale));
-        // Before the cluster's first entry, services are judged by other settings than its own.
+        // A node that has not heard of the cluster's first entry takes none.
         while let Err(error) = client.apply_service(&service).await {
             if tokio::time::Instant::now() > until {
                 return Err(format!("{name}: {error}"));

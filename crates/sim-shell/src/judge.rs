@@ -178,7 +178,7 @@ fn covered(sites: &[Arc<Site>]) -> Verdict {
     })
 }
 
-/// After rest nothing runs, and all replicas are equal.
+/// After rest nothing runs.
 pub(crate) fn look_at_rest(sites: &[Arc<Site>], now_ns: u64) {
     let book = &sites[0].book;
     for site in sites {

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nihilo_sim::seeds::range;
 
 use crate::plan::Plan;
 use crate::plant::Plant;
@@ -55,14 +56,14 @@ enum Command {
     /// Runs a range of seeds, each in a process of its own.
     Many {
         /// `A..B`, B not included.
-        #[arg(long, value_parser = seeds)]
+        #[arg(long, value_parser = range)]
         seeds: Range<u64>,
         #[arg(long)]
         plant: Option<Plant>,
     },
     /// Runs seeds with each planted bug until it is found; fails when one is not.
     Plants {
-        #[arg(long, value_parser = seeds, default_value = "0..40")]
+        #[arg(long, value_parser = range, default_value = "0..40")]
         seeds: Range<u64>,
         /// Only this one.
         #[arg(long)]
@@ -70,15 +71,9 @@ enum Command {
     },
     /// Runs each seed in two processes and compares their traces.
     Meta {
-        #[arg(long, value_parser = seeds, default_value = "0..3")]
+        #[arg(long, value_parser = range, default_value = "0..3")]
         seeds: Range<u64>,
     },
-}
-
-fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let (from, to) = text.split_once("..").ok_or("want A..B")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
-    Ok(number(from)?..number(to)?)
 }
 
 fn main() -> anyhow::Result<ExitCode> {

@@ -21,8 +21,8 @@ pub(crate) enum Plant {
 }
 
 impl Plant {
-    /// Those that the gate's seeds must find. The others were not found by the few seeds that were
-    /// run with them, and prove nothing yet (docs/reliability.md).
+    /// Those that the command `plants` must find, and each of which a seed has found once; the gate
+    /// has time for the first alone. No seed has found the others yet (docs/reliability.md).
     pub(crate) const REQUIRED: [Self; 3] = [
         Self::AckBeforeSync,
         Self::SyncErrorIgnored,

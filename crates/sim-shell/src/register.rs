@@ -11,6 +11,7 @@ use nihilo_sim::history::{Event, Phase};
 use nihilo_sim::world::Random;
 use nihilo_types::service::Service;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::book::{Book, now_ns};
 use crate::clients::Stage;
@@ -111,7 +112,7 @@ pub(crate) async fn last_reads(book: &Arc<Book>, net: &Net) -> anyhow::Result<()
 
 /// Whether nothing was written for sure.
 fn is_certain(error: &Error) -> bool {
-    format!("{:?}", error.code) == "InvalidArgument"
+    error.code == Code::InvalidArgument
 }
 
 /// One operation on one key.
@@ -187,7 +188,7 @@ impl Op<'_> {
         match self.client.create_service(&service).await {
             Ok(written) => self.written(&invoked, &written),
             Err(error) => {
-                let exists = format!("{:?}", error.code) == "AlreadyExists";
+                let exists = error.code == Code::AlreadyExists;
                 self.failed(&invoked, &error, exists)
             }
         }

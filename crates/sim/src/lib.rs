@@ -3,4 +3,5 @@
 pub mod checker;
 pub mod history;
 mod invariants;
+pub mod seeds;
 pub mod world;

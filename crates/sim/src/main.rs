@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use nihilo_sim::seeds::range;
 use nihilo_sim::world::{Detail, Plant, Run, Totals, run};
 
 #[derive(Parser)]
@@ -32,7 +33,7 @@ enum Command {
     /// Runs a range of seeds and stops at the first violation.
     Many {
         /// `A..B`, B not included.
-        #[arg(long, value_parser = seeds)]
+        #[arg(long, value_parser = range)]
         seeds: Range<u64>,
         #[arg(long)]
         plant: Option<Plant>,
@@ -42,15 +43,9 @@ enum Command {
     },
     /// Runs seeds with each planted bug until it is found; fails when one is not.
     Plants {
-        #[arg(long, value_parser = seeds, default_value = "0..400")]
+        #[arg(long, value_parser = range, default_value = "0..400")]
         seeds: Range<u64>,
     },
-}
-
-fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let (from, to) = text.split_once("..").ok_or("want A..B")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| error.to_string());
-    Ok(number(from)?..number(to)?)
 }
 
 fn main() -> ExitCode {

@@ -6,16 +6,10 @@ use std::time::Duration;
 use nihilo_failpoint::Bug;
 
 use crate::nemesis::faults::Nemesis;
-use crate::workload::from_zero::Kind;
+use crate::workload::Workload;
 
 /// A bug that is not found in so many trials is missed.
 pub const MAX_TRIALS: u64 = 20;
-
-#[derive(Debug, Clone, Copy)]
-pub enum Workload {
-    Register,
-    Load(Kind),
-}
 
 /// A bug with the trial that finds it.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +28,7 @@ pub fn all() -> Vec<Canary> {
         nemesis,
         length: Duration::from_secs(seconds),
     };
-    let (zero, steps) = (Workload::Load(Kind::FromZero), Workload::Load(Kind::Steps));
+    let (zero, steps) = (Workload::FromZero, Workload::Steps);
     vec![
         canary(Bug::AckBeforeSync, Workload::Register, Nemesis::KillAll, 20),
         canary(

@@ -44,20 +44,6 @@ impl Switchboard {
         Ok(())
     }
 
-    /// As [`Self::arm`], for one process only.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn arm_for(&self, point: Point, pid: u32, what: &str) -> anyhow::Result<()> {
-        let (draft, armed) = (
-            self.dir.join("draft"),
-            self.dir.join(format!("{point}@{pid}")),
-        );
-        std::fs::write(&draft, what)?;
-        std::fs::rename(&draft, &armed)?;
-        Ok(())
-    }
-
     /// The process that came by an armed point.
     ///
     /// # Errors

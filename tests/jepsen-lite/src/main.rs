@@ -17,7 +17,6 @@ use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
 use nihilo_jepsen_lite::trial::{Options, Trial};
 use nihilo_jepsen_lite::workload::Workload;
-use nihilo_jepsen_lite::workload::from_zero::Kind;
 use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
@@ -273,12 +272,7 @@ async fn canaries(bugs: &str, common: &Common) -> Result<Class, String> {
                 bug: Some(canary.bug),
                 ..common.clone()
             };
-            let workload = match canary.workload {
-                canary::Workload::Register => Workload::Register,
-                canary::Workload::Load(Kind::FromZero) => Workload::FromZero,
-                canary::Workload::Load(Kind::Steps) => Workload::Steps,
-            };
-            let plan = Plan::Run(workload, canary.nemesis, canary.length);
+            let plan = Plan::Run(canary.workload, canary.nemesis, canary.length);
             let command = format!("canary --bugs {}", canary.bug);
             if trials(&plan, &one, &command).await? == Class::Violation {
                 found_by = Some(number + 1);

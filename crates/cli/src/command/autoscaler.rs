@@ -95,7 +95,7 @@ fn scenario(args: &SimulateArgs, set: &[&str], trace: Vec<simulate::Load>) -> Re
         };
         into.insert(key.to_owned(), value.to_owned());
     }
-    let scale = ScaleConfig::from_map(&config).map_err(|error| Failure::usage(error.0))?;
+    let scale = ScaleConfig::from_known(&config).map_err(|error| Failure::usage(error.0))?;
     let problems = validate_annotations(&annotations, &scale);
     if let Some(problem) = problems.first() {
         return Err(Failure::usage(problem.to_string()));

@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
@@ -21,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 use self::io::ClientIo;
@@ -261,6 +261,8 @@ async fn answer(
     phase: Phase,
 ) -> Response<ResponseBody> {
     if request.uri().path().starts_with(OWN_PREFIX) && !client.is_private {
+        // Without an end to it, the limit of a head would go on over an idle connection.
+        client.activity.end_if(request.version() != Version::HTTP_2);
         return answer_own(&request, phase);
     }
     plane.serve(request, client).await

@@ -2,6 +2,7 @@
 //! a second beside, so that retries never become the load (05-gateway §11).
 
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// Earned by each request.

@@ -12,7 +12,6 @@ mod waiters;
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use nihilo_failpoint::{Point, hit};
 use nihilo_scale::integrator::Integrator;
@@ -21,6 +20,7 @@ use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::route_table::RevisionTarget;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub use held_bytes::HeldBytes;
 pub use places::Trouble;

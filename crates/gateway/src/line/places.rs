@@ -2,10 +2,10 @@
 //! (05-gateway §16).
 
 use std::time::Duration;
-use tokio::time::Instant;
 
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, NodeId, SessionId};
+use tokio::time::Instant;
 
 /// An instance that said busy is left alone for this.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);

@@ -1,6 +1,7 @@
 //! How long the last requests took, for what can still meet its deadline and when to come again.
 
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// Requests remembered.

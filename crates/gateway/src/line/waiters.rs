@@ -1,6 +1,7 @@
 //! Who waits, in which order: oldest first within a source, sources in turn (05-gateway §13).
 
 use std::collections::BTreeMap;
+
 use tokio::time::Instant;
 
 /// Lanes that sources are hashed to: one source that sends much stands in its own way.

@@ -295,4 +295,7 @@ fn metrics_have_knatives_names_and_the_log_knatives_shape() {
     ] {
         assert!(metrics.contains(series), "{series} in {metrics}");
     }
+    let has_waited =
+        |line: &str| line.starts_with("nihilo_queue_wait_seconds_count{") && line.ends_with(" 1");
+    assert!(metrics.lines().any(has_waited), "{metrics}");
 }

@@ -244,20 +244,8 @@ fn check_newcomer(request: &pb::JoinNodeRequest) -> Result<(), Status> {
         );
         return Err(error::invalid("INVALID_FIELD", text));
     }
-    let is_address = |address: &str| {
-        let is_host = |host: &str| {
-            let host = host.trim_matches(['[', ']']);
-            let ip = host.parse::<std::net::IpAddr>();
-            // Nobody reaches "any address" from elsewhere.
-            !host.is_empty() && !ip.is_ok_and(|ip| ip.is_unspecified())
-        };
-        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-        let parts = address.rsplit_once(':');
-        address.len() <= MAX_ADDRESS_BYTES
-            && parts.is_some_and(|(host, port)| is_host(host) && is_port(port))
-    };
     for (what, address) in [("peer", &request.peer), ("admin", &request.admin)] {
-        if !is_address(address) {
+        if !is_reachable(address) {
             let text = format!(
                 "{what} = `{address}`, must be HOST:PORT by which other nodes reach this one; see \
                  `--advertise`"
@@ -270,6 +258,19 @@ fn check_newcomer(request: &pb::JoinNodeRequest) -> Result<(), Status> {
         return Err(error::invalid("MALFORMED", text));
     }
     Ok(())
+}
+
+/// `HOST:PORT` that other nodes may dial.
+fn is_reachable(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let host = host.trim_matches(['[', ']']);
+    let ip = host.parse::<std::net::IpAddr>();
+    // Nobody reaches "any address" from elsewhere.
+    let is_host = !host.is_empty() && !ip.is_ok_and(|ip| ip.is_unspecified());
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    address.len() <= MAX_ADDRESS_BYTES && is_host && is_port
 }
 
 pub async fn promote(
@@ -325,4 +326,26 @@ pub async fn finalize(
     Ok(pb::FinalizeVersionResponse {
         cluster_version: version,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_that_others_can_dial() {
+        for good in ["10.0.0.1:7071", "node-1.example:7071", "[fd00::1]:7071"] {
+            assert!(is_reachable(good), "{good}");
+        }
+        for bad in [
+            "0.0.0.0:7071",
+            "[::]:7071",
+            "node:0",
+            "node:x",
+            ":7071",
+            "node",
+        ] {
+            assert!(!is_reachable(bad), "{bad}");
+        }
+    }
 }

@@ -65,6 +65,8 @@ pub async fn direct_or_relayed<T>(
         Err(_) => {}
     }
     tokio::select! {
+        biased;
+        // Its own answer says more: it reaches this node.
         answer = &mut direct => match answer {
             Err(CallError::Unanswered(_)) => relayed.await.map(|answer| (answer, true)),
             answer => answer.map(|answer| (answer, false)),

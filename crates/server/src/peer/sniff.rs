@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use nihilo_gateway::mesh::MESH_PREAMBLE;
 use nihilo_host::{Listener, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -13,8 +14,6 @@ use tracing::debug;
 
 use super::accepted::{self, Accepted};
 
-/// First bytes of a mesh connection.
-pub const MESH_PREAMBLE: &[u8; 16] = b"NIHILO-MESH/0001";
 /// A peer that says nothing for so long is dropped.
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Accepted gRPC connections that may wait for the server task.

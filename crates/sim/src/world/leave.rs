@@ -30,9 +30,8 @@ pub(crate) enum Leaving {
 
 impl World {
     pub(crate) fn begin_to_leave(&mut self, n: usize) {
-        let enough_stay = (self.nodes.iter().filter(|node| node.up).count() - 1) * 2;
         let node = &self.nodes[n];
-        if !node.up || node.leaving.is_some() || enough_stay <= self.nodes.len() {
+        if !node.up || node.leaving.is_some() || !self.is_majority_without(n) {
             return;
         }
         let until_us = self.now_us + self.random.between(GRACE_US.0, GRACE_US.1);
@@ -49,6 +48,12 @@ impl World {
             self.look_soon(n, &id);
         }
         self.at_node(n, LOOK_EVERY_US, Event::LeaveLook);
+    }
+
+    fn is_majority_without(&self, n: usize) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(at, _)| *at != n);
+        let n_stay = others.filter(|(_, node)| node.up).count();
+        n_stay * 2 > self.nodes.len()
     }
 
     pub(crate) fn look_whether_to_leave(&mut self, n: usize) {
@@ -93,5 +98,19 @@ impl World {
         }
         let after = self.random.skewed(40 * MS, 5 * SECOND);
         self.in_world(after, Event::Restart { node: n });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Detail;
+    use super::*;
+
+    #[test]
+    fn where_no_node_is_up_none_leaves() {
+        let mut world = World::new(1, None, Detail::Recent);
+        world.nodes.iter_mut().for_each(|node| node.up = false);
+        world.begin_to_leave(0);
+        assert_eq!(world.nodes[0].leaving, None);
     }
 }
