@@ -33,8 +33,8 @@ use crate::trial::Trial;
 pub(crate) const N_KEYS: u64 = 10;
 /// Operations on one key, so that judging stays tractable (08 §7.1).
 pub(crate) const MAX_OPS_PER_KEY: u64 = 200;
-pub(crate) const PINNED_PER_NODE: usize = 2;
-pub(crate) const N_BALANCED: usize = 2;
+const PINNED_PER_NODE: usize = 2;
+const N_BALANCED: usize = 2;
 /// Short, so that unknown outcomes occur.
 pub(crate) const OP_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) const BETWEEN_OPS: Duration = Duration::from_millis(60);
