@@ -200,7 +200,11 @@ impl OneClient {
         let value = self.book.value();
         let (member, invoked) = self.invoke("put", key, json!({"value": value}))?;
         let answer = member.put(key, &value).await;
-        self.end(&invoked, answer, |version| json!({"version": version}))?;
+        let written = self.end(&invoked, answer, |version| json!({"version": version}))?;
+        if written.is_some() && self.members.len() > 1 {
+            // Another member may not have heard of it yet.
+            self.get(key, Reads::Serializable).await?;
+        }
         Ok(())
     }
 
