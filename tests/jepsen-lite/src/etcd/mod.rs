@@ -28,7 +28,6 @@ use self::cluster::Cluster;
 use self::expected::Judged;
 use self::register::Registers;
 use self::watch::Watchers;
-use crate::backend::Place;
 use crate::clock::pause;
 use crate::nemesis::faults::Nemesis;
 use crate::record::Recorder;
@@ -133,8 +132,7 @@ async fn trial(
     std::fs::create_dir_all(folder)?;
     let recorder = Recorder::create(folder)?;
     let mut random = Random::from_seed(seed);
-    let place: Place = nemesis.place();
-    let mut cluster = Cluster::start(&folder.join("nodes"), place).await?;
+    let mut cluster = Cluster::start(&folder.join("nodes"), nemesis.place()).await?;
     let watchers = match workload {
         Workload::Register => None,
         Workload::Watch => Some(Watchers::start(&cluster, PREFIX, &mut random)?),

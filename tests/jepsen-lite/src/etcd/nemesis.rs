@@ -1,7 +1,5 @@
 //! The trial's faults, under their own names, done to etcd.
 
-use std::time::Duration;
-
 use anyhow::bail;
 use rustix::process::Signal;
 
@@ -109,7 +107,7 @@ async fn isolate(
     random: &mut Random,
 ) -> anyhow::Result<()> {
     let (node, links) = cut.links(leader, random);
-    let held: Duration = cuts::held(random);
+    let held = cuts::held(random);
     tell(
         recorder,
         &format!("{cut} for {} ms", held.as_millis()),

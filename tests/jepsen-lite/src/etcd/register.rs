@@ -31,7 +31,7 @@ const SERIALIZABLE_GET: &str = "serializable get";
 /// Clients that read and write until they are stopped.
 #[derive(Debug)]
 pub(super) struct Registers {
-    pub(super) book: Arc<Book>,
+    book: Arc<Book>,
     stop: Arc<AtomicBool>,
     clients: JoinSet<anyhow::Result<()>>,
 }
