@@ -54,7 +54,7 @@ enum Command {
     #[command(disable_help_flag = true)]
     Jepsen {
         /// Those of the harness: `[--workload W] [--nemesis N] [--minutes M] [--seed S]
-        /// [--trials K]`, or `matrix [--cells C]`.
+        /// [--trials K]`, `matrix [--cells C]`, or `etcd [--workload register|watch] [--nemesis N]`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

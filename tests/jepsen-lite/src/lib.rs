@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod canary;
 pub mod clock;
+pub mod etcd;
 pub mod failpoints;
 pub mod gateway_client;
 pub mod headline;

@@ -17,7 +17,7 @@ use nihilo_jepsen_lite::nemesis::faults::Nemesis;
 use nihilo_jepsen_lite::seed::{Random, fresh};
 use nihilo_jepsen_lite::trial::{Options, Trial};
 use nihilo_jepsen_lite::workload::Workload;
-use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
+use nihilo_jepsen_lite::{etcd, instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
 use nihilo_types::node_config::Profile;
@@ -90,6 +90,8 @@ enum Command {
         #[arg(long)]
         failpoints: PathBuf,
     },
+    /// The checkers on etcd, to see that they find what is known to be there.
+    Etcd(etcd::Arguments),
     /// Names workloads, nemeses, stages and parts.
     List,
 }
@@ -190,6 +192,10 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             all_rounds(&wanted, rounds, log.as_deref(), &common).await
         }
         Command::Points { failpoints } => points(&failpoints),
+        Command::Etcd(arguments) => {
+            let own = std::env::current_exe().map_err(|error| error.to_string())?;
+            etcd::run(&arguments, &default_out(&own)).await
+        }
         Command::Canary { bugs, common } => canaries(&bugs, &common).await,
         Command::Run {
             workload,
@@ -468,6 +474,11 @@ fn list() {
     say(&format!("workloads: {}", workloads.join(", ")));
     let nemeses: Vec<_> = Nemesis::all().iter().map(ToString::to_string).collect();
     say(&format!("nemeses: {}", nemeses.join(", ")));
+    let nemeses: Vec<_> = etcd::nemeses().iter().map(ToString::to_string).collect();
+    say(&format!(
+        "etcd: register, watch; nemeses: {}",
+        nemeses.join(", ")
+    ));
     for cell in Cell::all() {
         say(&format!("cell {}:{}", cell.stage, cell.role));
     }

@@ -19,7 +19,7 @@ const N_FLAPS: usize = 6;
 const SWIZZLE_MAX: Duration = Duration::from_millis(700);
 
 /// From a node to another.
-pub(super) type Link = (NodeIndex, NodeIndex);
+pub(crate) type Link = (NodeIndex, NodeIndex);
 
 /// Which links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Cut {
     ];
 
     /// Who is cut off, and the links that are cut for it.
-    fn links(self, leader: NodeIndex, random: &mut Random) -> (NodeIndex, Vec<Link>) {
+    pub(crate) fn links(self, leader: NodeIndex, random: &mut Random) -> (NodeIndex, Vec<Link>) {
         let node = match self {
             Cut::IsolateFollower | Cut::CutFollower | Cut::PartFollowers => {
                 follower(leader, random)
@@ -80,14 +80,20 @@ pub(super) async fn strike(
 ) -> anyhow::Result<()> {
     let leader = trial.cluster.leader().await?;
     let (node, links) = cut.links(leader, random);
-    let ms = random.between(CUT_MIN_MS, CUT_MAX_MS);
+    let held = held(random);
+    let ms = held.as_millis();
     trial.say(&format!("{cut}: node{} cut off for {ms} ms", node + 1));
     trial.cut_off(&[node], &cut.to_string());
     for link in links {
         trial.cut(link, manner)?;
     }
-    pause(Duration::from_millis(ms)).await;
+    pause(held).await;
     trial.mend().await
+}
+
+/// How long a cut lasts.
+pub(crate) fn held(random: &mut Random) -> Duration {
+    Duration::from_millis(random.between(CUT_MIN_MS, CUT_MAX_MS))
 }
 
 /// N12: a node's links come and go.

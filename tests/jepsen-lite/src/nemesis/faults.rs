@@ -109,10 +109,14 @@ impl Nemesis {
                     Nemesis::PauseLeader => leader,
                     _ => follower(leader, random),
                 };
-                let ms = random.between(PAUSE_MIN_MS, PAUSE_MAX_MS);
-                trial.say(&format!("pause node{} for {ms} ms", node + 1));
+                let held = stopped_for(random);
+                trial.say(&format!(
+                    "pause node{} for {} ms",
+                    node + 1,
+                    held.as_millis()
+                ));
                 trial.pause(node)?;
-                pause(Duration::from_millis(ms)).await;
+                pause(held).await;
                 trial.resume(node).await?;
             }
             Nemesis::Cut(cut, manner) => cuts::strike(cut, manner, trial, random).await?,
@@ -153,8 +157,14 @@ impl Nemesis {
     }
 }
 
-fn hold(random: &mut Random) -> Duration {
+/// How long a node stays killed.
+pub(crate) fn hold(random: &mut Random) -> Duration {
     Duration::from_millis(random.between(HOLD_MIN_MS, HOLD_MAX_MS))
+}
+
+/// How long a process stays stopped.
+pub(crate) fn stopped_for(random: &mut Random) -> Duration {
+    Duration::from_millis(random.between(PAUSE_MIN_MS, PAUSE_MAX_MS))
 }
 
 async fn kill_all(trial: &mut Trial, random: &mut Random) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use crate::backend::{N_NODES, NodeIndex};
 use crate::seed::Random;
 
 /// Any node but the leader.
-pub(super) fn follower(leader: NodeIndex, random: &mut Random) -> NodeIndex {
+pub(crate) fn follower(leader: NodeIndex, random: &mut Random) -> NodeIndex {
     let others: Vec<_> = (0..N_NODES).filter(|node| *node != leader).collect();
     random.pick(&others).copied().unwrap_or(leader)
 }

@@ -6,6 +6,7 @@ pub mod load;
 pub mod register;
 pub mod revisions;
 pub mod services;
+pub mod silence;
 pub mod split;
 pub mod stages;
 pub mod watch;

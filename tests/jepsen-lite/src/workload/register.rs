@@ -23,22 +23,23 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::services::{NAMESPACE, Scaling, echo};
+use super::silence;
 use crate::backend::N_NODES;
 use crate::clock::{boottime_ns, pause};
 use crate::nemesis::faults::Nemesis;
 use crate::seed::Random;
 use crate::trial::Trial;
 
-const N_KEYS: u64 = 10;
+pub(crate) const N_KEYS: u64 = 10;
 /// Operations on one key, so that judging stays tractable (08 §7.1).
-const MAX_OPS_PER_KEY: u64 = 200;
+pub(crate) const MAX_OPS_PER_KEY: u64 = 200;
 const PINNED_PER_NODE: usize = 2;
 const N_BALANCED: usize = 2;
 /// Short, so that unknown outcomes occur.
-const OP_LIMIT: Duration = Duration::from_secs(1);
-const BETWEEN_OPS: Duration = Duration::from_millis(60);
-const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
-const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
+pub(crate) const OP_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const BETWEEN_OPS: Duration = Duration::from_millis(60);
+pub(crate) const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
+pub(crate) const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
 pub(super) const LABEL: &str = "value";
 /// A trial in which less was written says nothing.
 const MIN_ACKED: usize = 50;
@@ -54,7 +55,34 @@ pub struct Book {
 }
 
 impl Book {
-    fn write(&self, mut event: Event) -> std::io::Result<Event> {
+    /// Writes into `history.jsonl` below `folder`; names of keys begin with `prefix`.
+    pub(crate) fn create(folder: &Path, prefix: &str) -> std::io::Result<Self> {
+        let file = File::create(folder.join("history.jsonl"))?;
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            recorder: Mutex::new((Recorder::new(file), Vec::new())),
+            next_process: AtomicU64::new(1),
+            next_value: AtomicU64::new(1),
+            n_ops: (0..N_KEYS).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// A number that no process of the history has had.
+    pub(crate) fn process(&self) -> u64 {
+        self.next_process.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A value that nobody has written.
+    pub(crate) fn value(&self) -> String {
+        format!("v{}", self.next_value.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts an operation on one of the keys; returns how many it had before.
+    pub(crate) fn count(&self, number: usize) -> u64 {
+        self.n_ops[number].fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn write(&self, mut event: Event) -> std::io::Result<Event> {
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         event.at_ns = boottime_ns();
         recorder.0.record(&event)?;
@@ -62,7 +90,7 @@ impl Book {
         Ok(event)
     }
 
-    fn key(&self, number: u64) -> String {
+    pub(crate) fn key(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
     }
 
@@ -71,13 +99,13 @@ impl Book {
         (0..N_KEYS).map(|number| self.key(number))
     }
 
-    fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.1.clone()
     }
 
     /// Acknowledged writes, in the order of their ends.
-    pub(super) fn acked(&self) -> Vec<Acked> {
+    pub(crate) fn acked(&self) -> Vec<Acked> {
         let mut values: BTreeMap<u64, Option<String>> = BTreeMap::new();
         let mut acked = Vec::new();
         for event in self.events() {
@@ -92,7 +120,12 @@ impl Book {
                     let written = (event.output["version"].as_u64(), event.key);
                     if let (Some(index), Some(key)) = written {
                         let value = values.remove(&event.process).flatten();
-                        acked.push(Acked { index, key, value });
+                        acked.push(Acked {
+                            at_ns: event.at_ns,
+                            index,
+                            key,
+                            value,
+                        });
                     }
                 }
                 _ => {}
@@ -115,37 +148,42 @@ impl Book {
 
     /// The verdict on what is written down.
     pub fn judged(&self, folder: &Path) -> Report {
-        let mut report = Report::default();
-        let history = History::from_events(self.events());
-        let operations = match history.and_then(|history| register_operations(&history)) {
-            Ok(operations) => operations,
-            Err(error) => {
-                let text = format!("{}: {error}", folder.display());
-                report.add(register::NAME, Verdict::harness_fault(text));
-                return report;
-            }
-        };
-        let n_acked = operations.iter().filter(|op| op.is_acked_write()).count();
-        if n_acked < MIN_ACKED {
-            let text = format!("only {n_acked} writes were acknowledged, {MIN_ACKED} are needed");
-            report.add("load", Verdict::harness_fault(text));
-        }
-        let versions = register::Versions::AlsoHidden;
-        let linearizable = register::check(&register::Input::new(&operations, versions));
-        report.add(register::NAME, linearizable);
-        report.add(stale_read::NAME, stale_read::check(&operations));
-        report
+        judged(self.events(), register::Versions::AlsoHidden, folder)
     }
+}
+
+/// The verdict on a history.
+pub(crate) fn judged(events: Vec<Event>, versions: register::Versions, folder: &Path) -> Report {
+    let mut report = Report::default();
+    let history = History::from_events(events);
+    let operations = match history.and_then(|history| register_operations(&history)) {
+        Ok(operations) => operations,
+        Err(error) => {
+            let text = format!("{}: {error}", folder.display());
+            report.add(register::NAME, Verdict::harness_fault(text));
+            return report;
+        }
+    };
+    let n_acked = operations.iter().filter(|op| op.is_acked_write()).count();
+    if n_acked < MIN_ACKED {
+        let text = format!("only {n_acked} writes were acknowledged, {MIN_ACKED} are needed");
+        report.add("load", Verdict::harness_fault(text));
+    }
+    let linearizable = register::check(&register::Input::new(&operations, versions));
+    report.add(register::NAME, linearizable);
+    report.add(stale_read::NAME, stale_read::check(&operations));
+    report
 }
 
 /// An acknowledged write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Acked {
-    pub(super) index: u64,
+pub(crate) struct Acked {
+    pub(crate) at_ns: u64,
+    pub(crate) index: u64,
     /// `namespace/name`
-    pub(super) key: String,
+    pub(crate) key: String,
     /// `None` = removed.
-    pub(super) value: Option<String>,
+    pub(crate) value: Option<String>,
 }
 
 /// Clients that read and write until they are stopped.
@@ -174,6 +212,8 @@ pub async fn run(
         nemesis.strike(trial, "r0", random).await?;
     }
     let book = registers.stop(trial).await?;
+    let (_, faults) = trial.recorder.taken();
+    trial.say(&silence::told(&book.acked(), &faults));
     Ok(book.judged(&trial.options.folder))
 }
 
@@ -183,14 +223,7 @@ impl Registers {
     /// # Errors
     /// The history cannot be written.
     pub fn start(trial: &Trial, prefix: &str, random: &mut Random) -> anyhow::Result<Self> {
-        let file = File::create(trial.options.folder.join("history.jsonl"))?;
-        let book = Arc::new(Book {
-            prefix: prefix.to_owned(),
-            recorder: Mutex::new((Recorder::new(file), Vec::new())),
-            next_process: AtomicU64::new(1),
-            next_value: AtomicU64::new(1),
-            n_ops: (0..N_KEYS).map(|_| AtomicU64::new(0)).collect(),
-        });
+        let book = Arc::new(Book::create(&trial.options.folder, prefix)?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
         for nodes in asked() {
@@ -222,7 +255,7 @@ impl Registers {
 }
 
 /// Whom each client asks: some stay with one node, some move on.
-fn asked() -> Vec<Vec<usize>> {
+pub(crate) fn asked() -> Vec<Vec<usize>> {
     let pinned = (0..N_NODES).flat_map(|node| vec![vec![node]; PINNED_PER_NODE]);
     pinned
         .chain(vec![(0..N_NODES).collect(); N_BALANCED])
@@ -237,14 +270,14 @@ async fn one_client(
     ledger: std::path::PathBuf,
     mut random: Random,
 ) -> anyhow::Result<()> {
-    let mut process = book.next_process.fetch_add(1, Ordering::Relaxed);
+    let mut process = book.process();
     let asked = match nodes.as_slice() {
         [one] => Some(format!("node{}", one + 1)),
         _ => None,
     };
     while !stop.load(Ordering::Relaxed) {
         let number = random.between(0, N_KEYS);
-        let n_before = book.n_ops[usize::try_from(number)?].fetch_add(1, Ordering::Relaxed);
+        let n_before = book.count(usize::try_from(number)?);
         if n_before >= MAX_OPS_PER_KEY {
             pause(BETWEEN_OPS).await;
             continue;
@@ -264,7 +297,7 @@ async fn one_client(
             _ => op.delete(process).await?,
         };
         if phase == Phase::Info {
-            process = book.next_process.fetch_add(1, Ordering::Relaxed);
+            process = book.process();
         }
         pause(random.within(BETWEEN_OPS)).await;
     }
@@ -276,7 +309,7 @@ async fn last_reads(trial: &Trial, book: &Book) -> anyhow::Result<()> {
     for node in 0..N_NODES {
         let client = trial.cluster.client(&[node])?;
         for number in 0..N_KEYS {
-            let process = book.next_process.fetch_add(1, Ordering::Relaxed);
+            let process = book.process();
             let op = Op {
                 client: &client,
                 book,
@@ -345,8 +378,7 @@ impl Op<'_> {
     }
 
     fn fresh(&self) -> (String, Service) {
-        let number = self.book.next_value.fetch_add(1, Ordering::Relaxed);
-        let value = format!("v{number}");
+        let value = self.book.value();
         let mut service = echo(&self.key, self.ledger, Scaling::default());
         let annotations = &mut service.spec.template.metadata.annotations;
         // Registers shall not run anything.

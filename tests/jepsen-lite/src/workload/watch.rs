@@ -36,18 +36,18 @@ use crate::trial::Trial;
 const PINNED_PER_NODE: usize = 2;
 const N_ROAMING: usize = 2;
 /// How far from now a watch may begin, both ways.
-const START_WITHIN: u64 = 100;
+pub(crate) const START_WITHIN: u64 = 100;
 /// Until a watcher cancels its stream.
-const CANCEL_MIN_MS: u64 = 1_500;
-const CANCEL_MAX_MS: u64 = 9_000;
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+pub(crate) const CANCEL_MIN_MS: u64 = 1_500;
+pub(crate) const CANCEL_MAX_MS: u64 = 9_000;
+pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// A peer that is silent for twice as long is taken for dead.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// From the last write until every watcher has seen it.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 /// Events of one watcher, so that a trial's memory has an end.
-const MAX_ITEMS: usize = 200_000;
+pub(crate) const MAX_ITEMS: usize = 200_000;
 const BETWEEN_FAULTS_MIN_MS: u64 = 2_000;
 const BETWEEN_FAULTS_MAX_MS: u64 = 6_000;
 /// Every acknowledged write is an event of its index.
@@ -148,7 +148,7 @@ impl Watchers {
                 }
             }
         }
-        let mut report = judged(streams, &book.acked(), self.first);
+        let mut report = judged(streams, &book.acked(), self.first, Acked::is);
         if n_late > 0 {
             let what = format!("{n_late} watchers did not reach index {last} in time");
             let verdict = verdict(vec![Evidence::new("watch", what)], 1, Vec::new());
@@ -352,21 +352,30 @@ fn end(status: &Status) -> Option<End> {
     })
 }
 
-fn judged(streams: Vec<Stream>, acked: &[Acked], first: u64) -> Report {
+/// Every change that a stream saw.
+pub(crate) fn changes<'a>(streams: impl IntoIterator<Item = &'a Stream>) -> BTreeSet<Change> {
+    let segments = streams.into_iter().flat_map(|stream| &stream.segments);
+    let items = segments.flat_map(|segment| &segment.items);
+    let changes = items.filter_map(|item| match item {
+        Item::Event(change) => Some(change.clone()),
+        Item::Progress(_) => None,
+    });
+    changes.collect()
+}
+
+/// Judges streams against each other, and against what was acknowledged after the index `first`;
+/// `is` tells whether a write is a change.
+pub(crate) fn judged(
+    streams: Vec<Stream>,
+    acked: &[Acked],
+    first: u64,
+    is: fn(&Acked, &Change) -> bool,
+) -> Report {
     let mut report = Report::default();
-    let items = streams
-        .iter()
-        .flat_map(|stream| &stream.segments)
-        .flat_map(|segment| &segment.items);
-    let log: BTreeSet<Change> = items
-        .filter_map(|item| match item {
-            Item::Event(change) => Some(change.clone()),
-            Item::Progress(_) => None,
-        })
-        .collect();
+    let log = changes(&streams);
     let seen = |write: &&Acked| {
         let mut changes = log.range(of_index(write.index)..of_index(write.index + 1));
-        changes.any(|change| write.is(change))
+        changes.any(|change| is(write, change))
     };
     let of_interest = || acked.iter().filter(|write| write.index > first);
     let missed = of_interest().filter(|write| !seen(write));
@@ -428,12 +437,13 @@ mod tests {
                 end: End::Broken,
             }],
         };
-        judged(vec![stream], acked, 0).class()
+        judged(vec![stream], acked, 0, Acked::is).class()
     }
 
     #[test]
     fn a_write_that_no_watch_saw_is_found() {
         let acked = |index, value: Option<&str>| Acked {
+            at_ns: 0,
             index,
             key: "default/r1".into(),
             value: value.map(str::to_owned),
