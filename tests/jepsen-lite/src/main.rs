@@ -22,6 +22,7 @@ use nihilo_jepsen_lite::{instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
 use nihilo_types::node_config::Profile;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Hurts three real nodes under load, and judges what they promised.
 #[derive(Debug, Parser)]
@@ -177,12 +178,37 @@ fn main() -> ExitCode {
     let Ok(runtime) = runtime else {
         return ExitCode::from(Class::HarnessFault.exit_code());
     };
-    match runtime.block_on(dispatch(arguments.command)) {
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = dispatch(arguments.command) => outcome,
+            // Whatever a trial has made goes with what is dropped here.
+            signal = told_to_end() => {
+                say(&format!("ended by {signal}: nothing is proven"));
+                Ok(Class::HarnessFault)
+            }
+        }
+    });
+    match outcome {
         Ok(class) => ExitCode::from(class.exit_code()),
         Err(usage) => {
             say(&format!("error: {usage}"));
             ExitCode::from(2)
         }
+    }
+}
+
+/// The signal that asked for the end.
+async fn told_to_end() -> &'static str {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // They end the process as they always do.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
     }
 }
 
