@@ -112,7 +112,10 @@ impl Compose {
         let (project, service) = (label("project", &self.project), label("service", service));
         let ps = ["ps", "--all", "--quiet", "--no-trunc", "--filter"];
         let id = docker(&[&ps[..], &[&project, "--filter", &service]].concat())?;
-        ensure!(!id.is_empty(), "compose has made no container for {service}");
+        ensure!(
+            !id.is_empty(),
+            "compose has made no container for {service}"
+        );
         Ok(id)
     }
 }

@@ -43,11 +43,17 @@ pub async fn run(
         tally.healed();
     }
     counters.stop().await;
-    counters.rest().await.look_everywhere(&trial.cluster).await?;
+    counters
+        .rest()
+        .await
+        .look_everywhere(&trial.cluster)
+        .await?;
     let classes = tally.classes();
     let notes = (1..=number).filter_map(|number| {
         let class = class(nemesis, number);
-        classes.get(&class).map(|of_class| silence(&class, of_class))
+        classes
+            .get(&class)
+            .map(|of_class| silence(&class, of_class))
     });
     let notes: Vec<_> = notes.collect();
     for note in &notes {
