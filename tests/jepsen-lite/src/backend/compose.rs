@@ -64,10 +64,9 @@ impl Compose {
         let project = format!("nihilo-jepsen-{}", std::process::id());
         let ledger = instance_ledger::below(dir);
         ensure!(dir.is_absolute(), "{} is not absolute", dir.display());
-        // Instances write there as another user.
-        std::fs::set_permissions(&ledger, std::fs::Permissions::from_mode(0o777))?;
+        open_to_all(&ledger)?;
         for node in 0..N_NODES {
-            std::fs::create_dir_all(dir.join(node_name(node)))?;
+            open_to_all(&dir.join(node_name(node)))?;
         }
         let added = dir.join("trial.yml");
         let text = addition(dir, &ledger, configs, variables).to_string();
@@ -151,6 +150,13 @@ impl Image {
         let (Self::Made(name) | Self::Named(name)) = self;
         name
     }
+}
+
+/// A directory in which nodes and instances write as users of their own. Docker gives an empty volume
+/// the owner and mode that the image says.
+fn open_to_all(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))
 }
 
 /// # Errors

@@ -97,7 +97,7 @@ impl Container {
     pub(super) fn terminate(&mut self, grace: Duration) -> anyhow::Result<Ended> {
         self.running()?;
         let seconds = grace.as_secs().to_string();
-        docker(&["stop", "--time", &seconds, &self.id])?;
+        docker(&["stop", "-t", &seconds, &self.id])?;
         let ended = self.ended(boottime_ns(), true)?;
         ensure!(
             ended.how != KILLED,
