@@ -13,8 +13,13 @@ use crate::node_config::{ConfigError, Member, NodeConfig, Profile};
 pub const PREFIX: &str = "NIHILO_";
 /// Set where a node is configured by its environment.
 pub const MEMBERS: &str = "NIHILO_MEMBERS";
-/// Read by the command line and the log filter, of no meaning here.
-const OF_OTHERS: [&str; 3] = ["NIHILO_LOG", "NIHILO_SERVER", "NIHILO_NAMESPACE"];
+/// Read by the command line, the log filter and the command ledgers, of no meaning here.
+const OF_OTHERS: [&str; 4] = [
+    "NIHILO_LOG",
+    "NIHILO_SERVER",
+    "NIHILO_NAMESPACE",
+    "NIHILO_COMMAND_LEDGER",
+];
 
 /// Reads and checks a configuration.
 ///
@@ -245,6 +250,7 @@ mod tests {
         let more = [
             ("NIHILO_LOG", "debug"),
             ("NIHILO_SERVER", "a:1"),
+            ("NIHILO_COMMAND_LEDGER", "1"),
             ("NIHILO_EXTERNAL_PORT", ""),
             ("PATH", "/bin"),
         ];

@@ -1,6 +1,6 @@
 //! What the instances say that they did: read back from the files the echo app writes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nihilo_sim::history::ledger::{InstanceRecord, InstanceStep};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,11 @@ pub const DIRECTORY_ENV: &str = "NIHILO_DEMO_LEDGER";
 pub const NONCE: &str = "x-demo-nonce";
 /// The instance's own word for who answered.
 pub const ANSWERED_BY: &str = "x-demo-instance";
+
+/// Where the instances of a trial write, which keeps its nodes' state in `nodes`.
+pub fn below(nodes: &Path) -> PathBuf {
+    nodes.with_file_name("instances")
+}
 
 /// One line of the app's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

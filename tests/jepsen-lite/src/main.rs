@@ -21,6 +21,7 @@ use nihilo_jepsen_lite::{etcd, instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
 use nihilo_types::node_config::Profile;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Hurts three real nodes under load, and judges what they promised.
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ enum Command {
         /// Length of one trial.
         #[arg(long, default_value_t = 1.0)]
         minutes: f64,
+        /// Where the nodes live: what the nemesis needs, or containers.
+        #[arg(long, value_enum, default_value_t = Backend::Fitting)]
+        backend: Backend,
         #[command(flatten)]
         common: Common,
     },
@@ -96,6 +100,24 @@ enum Command {
     List,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    Fitting,
+    Compose,
+}
+
+impl Backend {
+    /// # Errors
+    /// The nemesis cannot be done there.
+    fn place(self, nemesis: Nemesis) -> Result<Place, String> {
+        match self {
+            Backend::Fitting => Ok(nemesis.place()),
+            Backend::Compose if nemesis.fits_containers() => Ok(Place::Containers),
+            Backend::Compose => Err(format!("`{nemesis}` cannot be done to containers")),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 struct Common {
     /// Everything random follows from it.
@@ -128,7 +150,7 @@ const OFTEN: u64 = 20;
 #[derive(Debug, Clone)]
 enum Plan {
     Matrix(Vec<Cell>),
-    Run(Workload, Nemesis, Duration),
+    Run(Workload, Nemesis, Duration, Place),
     Soak(Duration),
     Headline(headline::Cell),
 }
@@ -143,7 +165,7 @@ impl Plan {
             Plan::Matrix(_) | Plan::Headline(_) => Place::Loopback,
             // By itself, if the machine allows a network.
             Plan::Soak(_) => Place::Network,
-            Plan::Run(_, nemesis, _) => nemesis.place(),
+            Plan::Run(.., place) => *place,
         }
     }
 }
@@ -157,12 +179,37 @@ fn main() -> ExitCode {
     let Ok(runtime) = runtime else {
         return ExitCode::from(Class::HarnessFault.exit_code());
     };
-    match runtime.block_on(dispatch(arguments.command)) {
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = dispatch(arguments.command) => outcome,
+            // Whatever a trial has made goes with what is dropped here.
+            signal = told_to_end() => {
+                say(&format!("ended by {signal}: nothing is proven"));
+                Ok(Class::HarnessFault)
+            }
+        }
+    });
+    match outcome {
         Ok(class) => ExitCode::from(class.exit_code()),
         Err(usage) => {
             say(&format!("error: {usage}"));
             ExitCode::from(2)
         }
+    }
+}
+
+/// The signal that asked for the end.
+async fn told_to_end() -> &'static str {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // They end the process as they always do.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
     }
 }
 
@@ -201,6 +248,7 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             workload,
             nemesis,
             minutes,
+            backend,
             common,
         } => {
             let fault = Nemesis::parse(&nemesis);
@@ -208,9 +256,16 @@ async fn dispatch(command: Command) -> Result<Class, String> {
             let length = length(minutes)?;
             let load = Workload::parse(&workload);
             let load = load.ok_or(format!("no workload is `{workload}`; see `list`"))?;
-            let plan = Plan::Run(load, fault, length);
-            let command =
+            let place = backend.place(fault)?;
+            if place == Place::Containers && (common.bug.is_some() || common.failpoints.is_some()) {
+                return Err("the chaos build runs in no container".into());
+            }
+            let plan = Plan::Run(load, fault, length, place);
+            let mut command =
                 format!("run --workload {workload} --nemesis {nemesis} --minutes {minutes}");
+            if backend == Backend::Compose {
+                command += " --backend compose";
+            }
             trials(&plan, &common, &command).await
         }
         Command::Soak { minutes, common } => {
@@ -278,7 +333,8 @@ async fn canaries(bugs: &str, common: &Common) -> Result<Class, String> {
                 bug: Some(canary.bug),
                 ..common.clone()
             };
-            let plan = Plan::Run(canary.workload, canary.nemesis, canary.length);
+            let place = canary.nemesis.place();
+            let plan = Plan::Run(canary.workload, canary.nemesis, canary.length, place);
             let command = format!("canary --bugs {}", canary.bug);
             if trials(&plan, &one, &command).await? == Class::Violation {
                 found_by = Some(number + 1);
@@ -306,6 +362,8 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
     let binary = binary.map_err(|error| format!("{error:#}"))?;
     let profile = profile(&common.profile)?;
     let out = common.out.clone().unwrap_or_else(|| default_out(&binary));
+    // The same for every process, wherever it works.
+    let out = std::path::absolute(out).map_err(|error| error.to_string())?;
     let first = common.seed.unwrap_or_else(|| fresh() >> 32);
     let mut worst = Class::Pass;
     for number in 0..common.trials {
@@ -375,7 +433,7 @@ async fn trial(plan: &Plan, options: Options, again: &str) -> Report {
         Plan::Matrix(cells) => matrix::run(&mut trial, cells, &mut random)
             .await
             .map(|()| Report::default()),
-        Plan::Run(workload, nemesis, length) => {
+        Plan::Run(workload, nemesis, length, _) => {
             workload
                 .run(&mut trial, *nemesis, *length, &mut random)
                 .await

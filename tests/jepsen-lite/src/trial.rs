@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::backend::{LocalCluster, Manner, NodeIndex, Place, log_of};
 use crate::clock::{self, boottime_ns};
+use crate::instance_ledger;
 use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
 use crate::proc_scan::{self, Scan};
 use crate::record::Recorder;
@@ -75,7 +76,8 @@ impl Trial {
     /// The harness cannot make its cluster: the trial is void.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let folder = &options.folder;
-        let ledger = folder.join("instances");
+        let nodes = folder.join("nodes");
+        let ledger = instance_ledger::below(&nodes);
         std::fs::create_dir_all(&ledger)?;
         let about = serde_json::json!({
             "seed": options.seed,
@@ -84,7 +86,6 @@ impl Trial {
         });
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
-        let nodes = folder.join("nodes");
         let (binary, profile) = (options.binary.clone(), options.profile);
         let cluster =
             LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
@@ -566,6 +567,7 @@ impl Trial {
         self.evidences.max_scale = revisions.iter().filter_map(max_scale).collect();
         self.note_digests().await.context("the replicas' digests")?;
         self.cluster.note_crashes();
+        self.cluster.save_output()?;
         self.evidences.samples = self.scan.samples();
         let (requests, _) = self.recorder.taken();
         self.evidences.requests = requests;

@@ -1,4 +1,5 @@
-//! Three node processes on this machine, started by this program and ended by it.
+//! Three nodes on this machine, started by this program and ended by it: processes of its own, or
+//! containers.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -12,8 +13,10 @@ use nihilo_types::id::{NodeId, ObjectKey};
 use nihilo_types::node_config::{Member, NodeConfig, Profile};
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use nihilo_wire::cluster::StatusResponse;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::compose::Compose;
 use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex};
 use crate::clock;
 use crate::judge::node_name;
@@ -28,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LEADER_LIMIT: Duration = Duration::from_secs(30);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The shortest that Knative allows.
-const TO_ZERO_GRACE: &str = "6s";
+pub(super) const TO_ZERO_GRACE: &str = "6s";
 /// Instances of one node: more than any workload wants, fewer than a runaway would start.
 const CAPACITY: u32 = 30;
 /// Long enough for every request of a workload.
@@ -44,6 +47,8 @@ pub enum Place {
     Proxied,
     /// On loopback, each with its state on a disk of its own.
     Disks,
+    /// The shipped compose file's, each in a container that can be frozen and disconnected.
+    Containers,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,8 @@ pub struct LocalCluster {
     /// Lives of processes that are over.
     pub ended: Vec<Ended>,
     binary: PathBuf,
+    /// Removed with its containers when this goes.
+    _compose: Option<Compose>,
     /// Removed after the processes in it, as the disks are.
     network: Option<Network>,
     /// By node; empty where the nodes share the machine's.
@@ -76,7 +83,7 @@ impl LocalCluster {
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
-            Place::Loopback | Place::Disks => None,
+            Place::Loopback | Place::Disks | Place::Containers => None,
             Place::Network | Place::Proxied => Some(Network::create()?),
         };
         std::fs::create_dir_all(dir)?;
@@ -94,15 +101,24 @@ impl LocalCluster {
             Some(network) if place == Place::Proxied => proxies(network, &slot).await?,
             _ => BTreeMap::new(),
         };
-        let nodes = (0..N_NODES).map(|node| {
-            let config = config(dir, &slot, &hosts, node, profile)?;
-            let namespace = network.as_ref().map(|network| network.namespace(node));
-            LocalNode::prepare(config, namespace, variables.to_vec())
+        let configs = (0..N_NODES).map(|node| config(dir, &slot, &hosts, node, profile));
+        let configs = configs.collect::<Result<Vec<_>, _>>()?;
+        let compose = match place {
+            Place::Containers => Some(Compose::create(dir, &binary, &configs, variables)?),
+            _ => None,
+        };
+        let nodes = (0..).zip(configs).map(|(node, config)| match &compose {
+            Some(compose) => Ok(LocalNode::contained(config, compose.container(node))),
+            None => {
+                let namespace = network.as_ref().map(|network| network.namespace(node));
+                LocalNode::prepare(config, namespace, variables.to_vec())
+            }
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
             ended: Vec::new(),
             binary,
+            _compose: compose,
             network,
             disks,
             proxies,
@@ -111,8 +127,20 @@ impl LocalCluster {
         for node in 0..N_NODES {
             cluster.start_node(node)?;
         }
-        cluster.until_whole(WHOLE_LIMIT).await?;
-        Ok(cluster)
+        let whole = cluster.until_whole(WHOLE_LIMIT).await;
+        if whole.is_err() {
+            // They say why, if anybody does.
+            drop(cluster.save_output());
+        }
+        whole.map(|()| cluster)
+    }
+
+    /// Writes what containers have said to where processes write it by themselves.
+    ///
+    /// # Errors
+    /// Docker does not tell.
+    pub fn save_output(&self) -> anyhow::Result<()> {
+        self.nodes.iter().try_for_each(LocalNode::save_output)
     }
 
     /// The disk that a node's state is on.
@@ -258,8 +286,11 @@ impl LocalCluster {
                 let status = status.map_err(|error| error.to_string())?;
                 missing(&status, shards).map_or(Ok(()), Err)?;
                 for gateway in gateways {
-                    let dialled = TcpStream::connect(gateway).await;
-                    dialled.map_err(|_| format!("the gateway {gateway} is closed"))?;
+                    let answered = tokio::time::timeout(ASK_LIMIT, answers(gateway)).await;
+                    let answers = matches!(answered, Ok(Ok(())));
+                    if !answers {
+                        return Err(format!("the gateway {gateway} is closed"));
+                    }
                 }
                 Ok(true)
             }
@@ -334,6 +365,15 @@ fn config(
     let mut config = NodeConfig::parse(&yaml.to_string(), &name)?;
     config.profile = profile;
     Ok(config)
+}
+
+/// That a connection is accepted says nothing where a proxy publishes the port: it accepts for a
+/// gateway that is not there yet.
+async fn answers(gateway: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(gateway).await?;
+    let request = b"GET / HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    stream.read_u8().await.map(drop)
 }
 
 /// How many shards each node has when all have what they prefer.

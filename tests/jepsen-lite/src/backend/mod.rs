@@ -1,11 +1,14 @@
 //! Where the nodes of a trial run.
 
+mod compose;
+mod container;
 mod disk;
 mod local;
 mod network;
 mod node;
 mod strace;
 
+pub use container::Container;
 pub use disk::Disk;
 pub use local::{LocalCluster, Place};
 pub use network::{Manner, Network};

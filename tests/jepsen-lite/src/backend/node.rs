@@ -11,6 +11,7 @@ use nihilo_types::node_config::NodeConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use super::Container;
 use crate::clock::{self, boottime_ns};
 
 /// A killed process is gone by then, unless the kernel is stuck.
@@ -40,6 +41,8 @@ pub struct LocalNode {
     /// On top of what this program has in its own environment.
     variables: Vec<(String, String)>,
     child: Option<Child>,
+    /// It lives in there, and not in a process of this program's.
+    container: Option<Container>,
     paused: bool,
 }
 
@@ -60,8 +63,37 @@ impl LocalNode {
             namespace,
             variables,
             child: None,
+            container: None,
             paused: false,
         })
+    }
+
+    /// `config` says how the node is reached from here, and where its state lies.
+    pub(super) fn contained(config: NodeConfig, container: Container) -> Self {
+        Self {
+            config,
+            namespace: None,
+            variables: Vec::new(),
+            child: None,
+            container: Some(container),
+            paused: false,
+        }
+    }
+
+    /// # Errors
+    /// It is a process of this program's.
+    pub fn container(&self) -> anyhow::Result<&Container> {
+        let container = self.container.as_ref();
+        container.with_context(|| format!("{} is in no container", self.config.name))
+    }
+
+    /// Writes what a container has said to where a process writes it by itself.
+    ///
+    /// # Errors
+    /// Docker does not tell.
+    pub(super) fn save_output(&self) -> anyhow::Result<()> {
+        let container = self.container.as_ref();
+        container.map_or(Ok(()), |container| container.save_output(&self.log_file()))
     }
 
     pub fn name(&self) -> &str {
@@ -70,11 +102,14 @@ impl LocalNode {
 
     /// Its process, while there is one.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
+        match &self.container {
+            Some(container) => container.pid(),
+            None => self.child.as_ref().and_then(Child::id),
+        }
     }
 
     pub fn is_running(&self) -> bool {
-        self.child.is_some()
+        self.child.is_some() || self.container.as_ref().is_some_and(Container::is_running)
     }
 
     /// Starts the process; it ends with this one, whatever happens.
@@ -82,6 +117,9 @@ impl LocalNode {
     /// # Errors
     /// No process, or it runs already.
     pub fn start(&mut self, binary: &Path) -> anyhow::Result<()> {
+        if let Some(container) = &mut self.container {
+            return container.start();
+        }
         if self.child.is_some() {
             bail!("{} runs already", self.config.name);
         }
@@ -124,6 +162,10 @@ impl LocalNode {
     /// # Errors
     /// It does not run, or cannot be killed.
     pub async fn kill(&mut self) -> anyhow::Result<(Ended, Option<u64>)> {
+        if let Some(container) = &mut self.container {
+            let (ended, empty_ns) = container.kill().await?;
+            return Ok((ended, Some(empty_ns)));
+        }
         let children = self.children();
         self.signal(Signal::KILL)?;
         let childless = clock::until(CHILDREN_LIMIT, LOOK_EVERY, || {
@@ -155,16 +197,22 @@ impl LocalNode {
     /// # Errors
     /// It does not run, or is still there after its grace.
     pub async fn terminate(&mut self) -> anyhow::Result<Ended> {
+        let grace = Duration::from_secs(self.config.shutdown_grace.into()) + EXTRA_GRACE;
+        if let Some(container) = &mut self.container {
+            return container.terminate(grace);
+        }
         self.signal(Signal::TERM)?;
-        let grace = Duration::from_secs(self.config.shutdown_grace.into());
-        self.gone(grace + EXTRA_GRACE, true).await
+        self.gone(grace, true).await
     }
 
-    /// SIGSTOP: the node neither runs nor ends.
+    /// SIGSTOP: the node neither runs nor ends. A container stands still as a whole.
     ///
     /// # Errors
     /// It does not run.
     pub fn pause(&mut self) -> anyhow::Result<()> {
+        if let Some(container) = &self.container {
+            return container.pause();
+        }
         self.signal(Signal::STOP)?;
         self.paused = true;
         Ok(())
@@ -175,6 +223,9 @@ impl LocalNode {
     /// # Errors
     /// It does not run.
     pub fn resume(&mut self) -> anyhow::Result<()> {
+        if let Some(container) = &self.container {
+            return container.resume();
+        }
         self.signal(Signal::CONT)?;
         self.paused = false;
         Ok(())
@@ -182,6 +233,9 @@ impl LocalNode {
 
     /// The end of a process that nobody ended.
     pub fn crashed(&mut self) -> Option<Ended> {
+        if let Some(container) = &mut self.container {
+            return container.crashed();
+        }
         let status = self.child.as_mut()?.try_wait().ok()??;
         Some(self.ended(status, false))
     }
@@ -230,7 +284,7 @@ impl Drop for LocalNode {
 }
 
 /// A zombie runs nothing any more.
-fn is_alive(pid: u32) -> bool {
+pub(super) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat
         .rsplit_once(") ")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
 use crate::nemesis::cuts::{self, Cut};
+use crate::nemesis::disconnect::Disconnect;
 use crate::nemesis::disks::DiskFault;
 use crate::nemesis::instances::InstanceFault;
 use crate::nemesis::links::LinkFault;
@@ -48,6 +49,7 @@ pub enum Nemesis {
     Disk(DiskFault),
     Link(LinkFault),
     Instance(InstanceFault),
+    Disconnect(Disconnect),
 }
 
 impl Nemesis {
@@ -71,6 +73,7 @@ impl Nemesis {
         all.extend(DiskFault::ALL.map(Nemesis::Disk));
         all.extend(LinkFault::ALL.map(Nemesis::Link));
         all.extend(InstanceFault::ALL.map(Nemesis::Instance));
+        all.extend(Disconnect::ALL.map(Nemesis::Disconnect));
         all
     }
 
@@ -80,8 +83,15 @@ impl Nemesis {
             Nemesis::Cut(..) | Nemesis::Flap | Nemesis::Swizzle => Place::Network,
             Nemesis::Link(_) => Place::Proxied,
             Nemesis::Disk(fault) if fault.needs_disks() => Place::Disks,
+            Nemesis::Disconnect(_) => Place::Containers,
             _ => Place::Loopback,
         }
+    }
+
+    /// Whether it can be done to containers as well.
+    pub fn fits_containers(self) -> bool {
+        let by_signals = Self::OF_PROCESSES.contains(&self);
+        by_signals || matches!(self, Nemesis::Instance(_) | Nemesis::Disconnect(_))
     }
 
     pub fn parse(text: &str) -> Option<Self> {
@@ -125,6 +135,7 @@ impl Nemesis {
             Nemesis::Disk(fault) => fault.strike(trial, random).await?,
             Nemesis::Link(fault) => fault.strike(trial, random).await?,
             Nemesis::Instance(fault) => fault.strike(trial, random).await?,
+            Nemesis::Disconnect(whom) => whom.strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -209,6 +220,7 @@ impl fmt::Display for Nemesis {
             Nemesis::Disk(fault) => return write!(f, "{fault}"),
             Nemesis::Link(fault) => return write!(f, "{fault}"),
             Nemesis::Instance(fault) => return write!(f, "{fault}"),
+            Nemesis::Disconnect(whom) => return write!(f, "{whom}"),
         })
     }
 }
@@ -222,5 +234,21 @@ mod tests {
         for nemesis in Nemesis::all() {
             assert_eq!(Nemesis::parse(&nemesis.to_string()), Some(nemesis));
         }
+    }
+
+    #[test]
+    fn whatever_needs_containers_fits_them_and_what_needs_another_place_does_not() {
+        for nemesis in Nemesis::all() {
+            match nemesis.place() {
+                Place::Containers => assert!(nemesis.fits_containers(), "{nemesis}"),
+                Place::Network | Place::Proxied | Place::Disks => {
+                    assert!(!nemesis.fits_containers(), "{nemesis}");
+                }
+                Place::Loopback => {}
+            }
+        }
+        let kill = Nemesis::parse("kill-leader").unwrap();
+        assert!(kill.fits_containers());
+        assert!(!Nemesis::parse("sync-fails").unwrap().fits_containers());
     }
 }

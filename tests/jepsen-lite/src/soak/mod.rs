@@ -238,12 +238,7 @@ impl Soak {
     /// At rest, which goes on as long as the answer lives: what every node holds.
     async fn look_at_counters(&self) -> anyhow::Result<Rest> {
         let rest = self.counters.rest().await;
-        let mut n_held = 0;
-        for node in 0..N_NODES {
-            let client = self.trial.cluster.client(&[node])?;
-            let looked = rest.look(&node_name(node), &client).await;
-            n_held += looked.map_err(anyhow::Error::msg)?;
-        }
+        let n_held = rest.look_everywhere(&self.trial.cluster).await?;
         self.tally.count("held at rest", "looked at", n_held);
         Ok(rest)
     }

@@ -21,7 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::services::{NAMESPACE, Scaling, echo, shown};
+use crate::backend::{LocalCluster, N_NODES};
 use crate::clock::{at, boottime_ns, pause};
+use crate::judge::node_name;
 use crate::seed::Random;
 use crate::tally::Tally;
 
@@ -145,11 +147,25 @@ impl Counters {
 }
 
 impl Rest {
+    /// Compares what every node holds with what is known; returns the number of keys looked at.
+    ///
+    /// # Errors
+    /// A node does not answer.
+    pub async fn look_everywhere(&self, cluster: &LocalCluster) -> anyhow::Result<u64> {
+        let mut n_held = 0;
+        for node in 0..N_NODES {
+            let client = cluster.client(&[node])?;
+            let looked = self.look(&node_name(node), &client).await;
+            n_held += looked.map_err(anyhow::Error::msg)?;
+        }
+        Ok(n_held)
+    }
+
     /// Compares what one node holds with what is known; returns the number of keys looked at.
     ///
     /// # Errors
     /// The node does not answer.
-    pub async fn look(&self, node: &str, client: &Client) -> Result<u64, String> {
+    async fn look(&self, node: &str, client: &Client) -> Result<u64, String> {
         let client = client.with_timeout(LIST_LIMIT);
         // A list shows what the node has applied; one linearizable read makes that all of it.
         let first = locked(&self.shared.chains[0]).key().to_owned();

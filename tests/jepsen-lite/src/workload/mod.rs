@@ -1,5 +1,6 @@
 //! What clients do while the cluster is hurt.
 
+pub mod chains;
 pub mod counters;
 pub mod from_zero;
 pub mod load;
@@ -35,16 +36,19 @@ pub enum Workload {
     Split,
     /// W7.
     Watch,
+    /// W8.
+    Counters,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 6] = [
+    pub const ALL: [Workload; 7] = [
         Workload::FromZero,
         Workload::Steps,
         Workload::Register,
         Workload::Revisions,
         Workload::Split,
         Workload::Watch,
+        Workload::Counters,
     ];
 
     pub fn parse(text: &str) -> Option<Self> {
@@ -75,6 +79,7 @@ impl Workload {
             Workload::Revisions => return revisions::run(trial, nemesis, length, random).await,
             Workload::Split => return split::run(trial, nemesis, length, random).await,
             Workload::Watch => return watch::run(trial, nemesis, length, random).await,
+            Workload::Counters => return chains::run(trial, nemesis, length, random).await,
         };
         from_zero::run(trial, kind, nemesis, length, random).await?;
         Ok(Report::default())
@@ -90,6 +95,7 @@ impl fmt::Display for Workload {
             Workload::Revisions => "revisions",
             Workload::Split => "split",
             Workload::Watch => "watch",
+            Workload::Counters => "counters",
         })
     }
 }
