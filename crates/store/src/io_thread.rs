@@ -494,8 +494,9 @@ fn stage(op: Op, generation: &mut u64, batch: &mut Batch) -> Option<Answer> {
             generation,
             rows,
             changes,
-            taken: _,
+            taken,
         } => {
+            drop(taken);
             batch.extend(put_all(keys::state_family(generation), rows));
             batch.extend(put_all(keys::CHANGES, changes));
             None
