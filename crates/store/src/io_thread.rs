@@ -259,8 +259,10 @@ impl IoHandle {
         let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
         match self.threads {
             Threads::Own => {
-                // Nothing is ever sent: the other end is dropped.
-                drop(before.map(oneshot::Receiver::blocking_recv));
+                if let Some(before) = before {
+                    // Nothing is ever sent: the other end is dropped.
+                    let _is_taken = before.blocking_recv();
+                }
                 queue.blocking_send(op).map_err(|_| closed())
             }
             Threads::Callers => queue.try_send(op).map_err(io::Error::other),
