@@ -36,7 +36,13 @@ struct Case {
     want: Option<Step>,
 }
 
+type NextStep = fn(&[Arc<Member>], &Observed) -> Option<Step>;
+
 fn check(case: Case) {
+    check_with(next_step, case);
+}
+
+fn check_with(next_step: NextStep, case: Case) {
     let seen = Observed {
         me: 1,
         configs: case.configs.iter().map(|ids| set(ids)).collect(),
@@ -102,9 +108,8 @@ fn growing() {
     });
 }
 
-#[test]
-fn a_joint_configuration_left_behind_is_finished_first() {
-    check(Case {
+fn a_joint_configuration_is_finished_first(next_step: NextStep) {
+    let case = Case {
         name: "whatever else is wanted",
         wanted: &[
             (1, VOTER),
@@ -117,6 +122,25 @@ fn a_joint_configuration_left_behind_is_finished_first() {
         nodes: &[1, 2, 3, 17],
         there: &[1, 2, 3, 17],
         want: Some(Step::FinishJoint),
+    };
+    check_with(next_step, case);
+}
+
+#[test]
+fn a_joint_configuration_left_behind_is_finished_first() {
+    a_joint_configuration_is_finished_first(next_step);
+}
+
+#[test]
+#[should_panic(expected = "whatever else is wanted")]
+fn planted_a_joint_configuration_that_is_taken_for_its_last_half_is_found() {
+    a_joint_configuration_is_finished_first(|wanted, seen| {
+        let configs = seen.configs.last().cloned().into_iter().collect();
+        let seen = Observed {
+            configs,
+            ..seen.clone()
+        };
+        next_step(wanted, &seen)
     });
 }
 

@@ -24,6 +24,9 @@ use crate::type_config::{TypeConfig, Vote};
 pub(crate) const QUEUE: usize = 4_096;
 /// Operations merged into one batch, at most.
 const MAX_MERGED: usize = 1_024;
+/// Bytes of a batch, at most and but for its last operation: a vote or an entry waits for one that is
+/// being written, also while a state is installed.
+const MAX_MERGED_BYTES: usize = 1024 * 1024;
 /// What is said where a test has ended the store.
 const KILL_POINT: &str = "ended at a kill point";
 /// How long an entry of the planted bug `ack-before-sync` is in memory only.
@@ -79,6 +82,8 @@ pub(crate) enum Op {
         generation: u64,
         rows: Vec<ChangeRow>,
         changes: Vec<ChangeRow>,
+        /// Dropped when they are taken out of the queue.
+        taken: oneshot::Sender<()>,
     },
     /// Makes a loaded generation the one that is read, durably and with everything that was loaded.
     Flip {
@@ -96,6 +101,29 @@ pub(crate) enum Op {
 }
 
 impl Op {
+    /// About what it adds to a batch, where that can be much.
+    fn n_bytes(&self) -> usize {
+        let of_rows = |rows: &[ChangeRow]| -> usize {
+            let bytes = rows.iter().map(|(key, value)| key.len() + value.len());
+            bytes.sum()
+        };
+        match self {
+            Op::Append { entries, .. } => entries.iter().map(|(_, bytes)| bytes.len()).sum(),
+            Op::State { rows, changes, .. } => {
+                let values = rows.iter().filter_map(|row| row.value.as_ref());
+                values.map(Vec::len).sum::<usize>() + of_rows(changes)
+            }
+            Op::Load { rows, changes, .. } => of_rows(rows) + of_rows(changes),
+            Op::Vote { .. }
+            | Op::Truncate { .. }
+            | Op::Committed { .. }
+            | Op::Purge { .. }
+            | Op::Clear { .. }
+            | Op::Flip { .. }
+            | Op::Identity { .. } => 0,
+        }
+    }
+
     /// The index that the state in the database stands at after this.
     fn stands_at(&self) -> Option<LogIndex> {
         match self {
@@ -215,16 +243,28 @@ impl IoHandle {
         queue.send(op).await.map_err(|_| closed())
     }
 
-    /// As [`Self::send`], for work that [`Threads::aside`] runs. Where that is a task, a full queue is
-    /// an error: nothing else runs that could empty it.
-    pub(crate) fn send_aside(&self, op: Op) -> io::Result<()> {
+    /// As [`Self::send`], for work that [`Threads::aside`] runs; first waits until the load `before`
+    /// this one was taken, so that a vote never stands behind more than one of them in the queue.
+    /// Where that work is a task it cannot wait, and a full queue is an error: nothing else runs that
+    /// could empty it.
+    pub(crate) fn send_aside(
+        &self,
+        op: Op,
+        before: Option<oneshot::Receiver<()>>,
+    ) -> io::Result<()> {
         let closed = || io::Error::other("the store has been closed");
         if self.failure.borrow().is_some() {
             return Err(io::Error::other("the store has failed"));
         }
         let queue = self.thread.queue.as_ref().ok_or_else(closed)?;
         match self.threads {
-            Threads::Own => queue.blocking_send(op).map_err(|_| closed()),
+            Threads::Own => {
+                if let Some(before) = before {
+                    // Nothing is ever sent: the other end is dropped.
+                    let _is_taken = before.blocking_recv();
+                }
+                queue.blocking_send(op).map_err(|_| closed())
+            }
             Threads::Callers => queue.try_send(op).map_err(io::Error::other),
         }
     }
@@ -297,12 +337,12 @@ enum Answer {
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
         while let Some(first) = queue.recv().await {
+            let mut n_bytes = first.n_bytes();
             let mut ops = vec![first];
-            while ops.len() < MAX_MERGED {
-                match queue.try_recv() {
-                    Ok(op) => ops.push(op),
-                    Err(_) => break,
-                }
+            while ops.len() < MAX_MERGED && n_bytes < MAX_MERGED_BYTES {
+                let Ok(op) = queue.try_recv() else { break };
+                n_bytes += op.n_bytes();
+                ops.push(op);
             }
             self.execute(ops).await;
         }
@@ -456,7 +496,9 @@ fn stage(op: Op, generation: &mut u64, batch: &mut Batch) -> Option<Answer> {
             generation,
             rows,
             changes,
+            taken,
         } => {
+            drop(taken);
             batch.extend(put_all(keys::state_family(generation), rows));
             batch.extend(put_all(keys::CHANGES, changes));
             None

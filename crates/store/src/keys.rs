@@ -14,13 +14,13 @@ pub const FAMILIES: [&str; 6] = [LOG, META, STATE, STATE_META, CHANGES, STATE_OD
 pub const VOTE: &[u8] = b"vote";
 pub(crate) const COMMITTED: &[u8] = b"committed";
 pub(crate) const PURGED: &[u8] = b"purged";
-pub(crate) const IDENTITY: &[u8] = b"identity";
+pub const IDENTITY: &[u8] = b"identity";
 /// In [`STATE_META`]: last applied log id and membership, written with the rows they belong to.
 pub const APPLIED: &[u8] = b"applied";
 /// In [`STATE_META`]: the entry after which [`CHANGES`] is complete, as 8 bytes big-endian.
 pub(crate) const CHANGES_AFTER: &[u8] = b"changes-after";
 /// In [`STATE_META`]: number of the generation that is read, as 8 bytes big-endian; absent = 0.
-pub(crate) const GENERATION: &[u8] = b"generation";
+pub const GENERATION: &[u8] = b"generation";
 
 /// The family that holds the rows of a generation.
 pub(crate) fn state_family(generation: u64) -> &'static str {

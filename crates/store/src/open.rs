@@ -132,14 +132,28 @@ impl Store {
     /// # Errors
     /// In use, damaged, or another node's. Damage is never repaired by forgetting.
     pub async fn open(dir: &Path, identity: &Identity) -> Result<Self, OpenError> {
+        Self::open_through(dir, identity, |disk| disk).await
+    }
+
+    /// The same with something of the caller's between the writer and the files, for tests: a store
+    /// must be seen to fail on a disk that lies.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_through(
+        dir: &Path,
+        identity: &Identity,
+        through: impl FnOnce(Box<dyn Disk>) -> Box<dyn Disk>,
+    ) -> Result<Self, OpenError> {
         let lock = lock(dir)?;
-        let opened = {
+        let mut opened = {
             let dir = dir.to_owned();
             // Reads the whole retained log and state.
             tokio::task::spawn_blocking(move || load(&dir))
                 .await
                 .expect("loading does not panic")?
         };
+        opened.disk = through(opened.disk);
         Self::on(opened, Some(lock), dir, identity, Threads::Own).await
     }
 

@@ -17,7 +17,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use crate::changes::{self, ChangeLog, ChangeRow, Changes, Compacted, Place};
@@ -499,8 +499,9 @@ fn load(file: &DumpFile, io: &IoHandle, generation: u64) -> io::Result<Loaded> {
     let mut reader = file.reader().map_err(io::Error::other)?;
     let changes_after = reader.header.changes_after;
     let mut counted = ChangeLog::new(LogIndex(0), LogIndex(0), VecDeque::new());
-    let mut failure = None;
-    let frames = std::iter::from_fn(|| match next_frame(&mut reader, io, generation) {
+    let (mut failure, mut before) = (None, None);
+    let mut next = || next_frame(&mut reader, io, generation, &mut before);
+    let frames = std::iter::from_fn(|| match next() {
         Ok(Some((rows, changes))) => {
             counted.count_rows(&changes);
             Some(rows)
@@ -530,6 +531,7 @@ fn next_frame<R: io::Read>(
     reader: &mut Reader<R>,
     io: &IoHandle,
     generation: u64,
+    before: &mut Option<oneshot::Receiver<()>>,
 ) -> io::Result<Option<Frames>> {
     let (mut rows, mut changes, mut n_bytes) = (Vec::new(), Vec::new(), 0);
     let mut is_end = false;
@@ -549,11 +551,14 @@ fn next_frame<R: io::Read>(
     if is_end && rows.is_empty() && changes.is_empty() {
         return Ok(None);
     }
-    io.send_aside(Op::Load {
+    let (taken, is_taken) = oneshot::channel();
+    let load = Op::Load {
         generation,
         rows: rows.clone(),
         changes: changes.clone(),
-    })?;
+        taken,
+    };
+    io.send_aside(load, before.replace(is_taken))?;
     Ok(Some((rows, changes)))
 }
 

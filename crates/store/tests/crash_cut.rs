@@ -3,14 +3,19 @@
 //! (02-store §18, row 1).
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod planted;
+
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use nihilo_store::disk::Batch;
 use nihilo_store::type_config::{Entry, LeaderId, LogId, Vote};
 use nihilo_store::{EntryBytes, Identity, Store, TypeConfig};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, RaftLogReader};
+
+use planted::Bug;
 
 fn identity() -> Identity {
     Identity {
@@ -50,9 +55,10 @@ struct Watched {
 }
 
 impl Watched {
-    async fn open() -> Self {
+    async fn open(bug: Bug) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), &identity()).await.unwrap();
+        let opened = Store::open_through(dir.path(), &identity(), planted::on(bug)).await;
+        let store = opened.unwrap();
         let n_syncs = store.n_wal_syncs();
         let durable_bytes = length(&write_ahead_log(dir.path()));
         Self {
@@ -151,9 +157,8 @@ async fn holds(dir: &Path, acknowledged: &Acknowledged, step: &str) {
     assert!(vote >= acknowledged.vote, "{step}: {vote:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_acknowledged_survives_a_power_cut_right_after() {
-    let mut watched = Watched::open().await;
+async fn every_acknowledgement_survives_a_power_cut_right_after_it(bug: Bug) {
+    let mut watched = Watched::open(bug).await;
     watched.vote(1).await;
     watched.look();
     holds(watched.cut(0).path(), &watched.acknowledged, "first vote").await;
@@ -183,8 +188,23 @@ async fn whatever_is_acknowledged_survives_a_power_cut_right_after() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_acknowledged_survives_a_power_cut_right_after() {
+    every_acknowledgement_survives_a_power_cut_right_after_it(planted::none).await;
+}
+
+fn never_synced(_: &mut Batch, batch: Batch, _: bool) -> planted::Written {
+    Ok((batch, false))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "the log ends at entry none, but 1 was acknowledged")]
+async fn planted_acknowledgements_before_the_sync_are_found() {
+    every_acknowledgement_survives_a_power_cut_right_after_it(never_synced).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torn_record_after_the_acknowledged_ones_is_no_damage() {
-    let mut watched = Watched::open().await;
+    let mut watched = Watched::open(planted::none).await;
     watched.vote(1).await;
     watched.append(1, 1..=5).await;
     watched.look();

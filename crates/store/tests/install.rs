@@ -2,11 +2,15 @@
 //! new one, never a mixture, and the install can be done again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod planted;
+
 use std::path::Path;
 
 use nihilo_machine::command::{
     CLUSTER_VERSION, Command, Envelope, Expect, PutService, RequestKey, Uids,
 };
+use nihilo_store::disk::{Batch, Change};
+use nihilo_store::keys;
 use nihilo_store::snapshot::DumpFile;
 use nihilo_store::type_config::{Entry, LeaderId, LogId, SnapshotMeta};
 use nihilo_store::{EntryBytes, Identity, OpenError, Store};
@@ -15,16 +19,22 @@ use nihilo_wire::codec;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
+use planted::Bug;
+
 /// Of one service: a snapshot of a few of them takes several writes.
 const LARGE: usize = 400_000;
 
 async fn open(dir: &Path) -> Store {
+    open_with(dir, planted::none).await
+}
+
+async fn open_with(dir: &Path, bug: Bug) -> Store {
     let identity = Identity {
         cluster_id: "test".into(),
         node_id: 1,
     };
     for _ in 0..1_000 {
-        match Store::open(dir, &identity).await {
+        match Store::open_through(dir, &identity, planted::on(bug)).await {
             Ok(store) => return store,
             Err(OpenError::Database { .. }) => tokio::task::yield_now().await,
             Err(other) => panic!("{other:?}"),
@@ -88,20 +98,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A snapshot of twelve large services, and what its state comes to.
+/// A snapshot of four large services, and what its state comes to.
 async fn large(dir: &Path) -> (SnapshotMeta, DumpFile, (LogIndex, u64), Store) {
     let mut source = open(dir).await;
-    apply(&mut source, 1..=12, LARGE).await;
+    apply(&mut source, 1..=4, LARGE).await;
     let mut builder = source.machine.get_snapshot_builder().await;
     // What comes after the builder is not in the snapshot.
     let wanted = source.state.digest();
-    apply(&mut source, 13..=13, 10).await;
+    apply(&mut source, 5..=5, 10).await;
     let built = builder.build_snapshot().await.unwrap();
     (built.meta, built.snapshot, wanted, source)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_at_any_write_leaves_the_old_state_or_the_new_one() {
+/// An install by a store with this bug, killed at every write, and done again by one without.
+async fn each_kill_leaves_the_old_state_or_the_new_one(bug: Bug) {
     let (source_dir, base) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (meta, snapshot, new, _source) = large(source_dir.path()).await;
     let mut store = open(base.path()).await;
@@ -114,7 +124,7 @@ async fn a_kill_at_any_write_leaves_the_old_state_or_the_new_one() {
     for n in 0.. {
         let dir = tempfile::tempdir().unwrap();
         copy(base.path(), dir.path());
-        let mut store = open(dir.path()).await;
+        let mut store = open_with(dir.path(), bug).await;
         store.end_after_writes(n);
         let installed = store
             .machine
@@ -123,7 +133,10 @@ async fn a_kill_at_any_write_leaves_the_old_state_or_the_new_one() {
         drop(store);
         let mut store = open(dir.path()).await;
         let found = store.state.digest();
-        assert!(found == old || found == new, "after {n} writes: {found:?}");
+        assert!(
+            found == old || found == new,
+            "after {n} writes it is neither: {found:?}"
+        );
         match installed {
             Ok(()) => assert_eq!(found, new, "what was acknowledged is there"),
             Err(_) => n_old += u32::from(found == old),
@@ -138,11 +151,44 @@ async fn a_kill_at_any_write_leaves_the_old_state_or_the_new_one() {
         drop(store);
         assert_eq!(open(dir.path()).await.state.digest(), new);
         if installed.is_ok() {
-            assert!(n >= 2, "it takes several writes");
+            // Four mebibytes and more of rows, a mebibyte and no more of them at a time.
+            assert!(n >= 5, "it takes several writes: {n}");
             break;
         }
     }
     assert!(n_old >= 2, "it was killed before its end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_write_leaves_the_old_state_or_the_new_one() {
+    each_kill_leaves_the_old_state_or_the_new_one(planted::none).await;
+}
+
+/// Rows are loaded over those that are read, and no flip is needed.
+fn loaded_in_place(_: &mut Batch, batch: Batch, sync: bool) -> planted::Written {
+    let in_place = |change| match change {
+        Change::Put { family, key, .. }
+            if family == keys::STATE_META && key == keys::GENERATION =>
+        {
+            None
+        }
+        Change::DeleteRange { family, .. } if [keys::STATE, keys::STATE_ODD].contains(&family) => {
+            None
+        }
+        Change::Put { family, key, value } if family == keys::STATE_ODD => Some(Change::Put {
+            family: keys::STATE,
+            key,
+            value,
+        }),
+        other => Some(other),
+    };
+    Ok((batch.into_iter().filter_map(in_place).collect(), sync))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "writes it is neither")]
+async fn planted_an_install_over_the_rows_that_are_read_is_found() {
+    each_kill_leaves_the_old_state_or_the_new_one(loaded_in_place).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

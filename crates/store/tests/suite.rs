@@ -1,9 +1,13 @@
 //! openraft's own storage suite on the RocksDB store, and what it does not ask.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod planted;
+
 use std::path::Path;
 
 use nihilo_machine::command::{CLUSTER_VERSION, Command, Envelope, InitCluster, RequestKey};
+use nihilo_store::disk::{Batch, Change};
+use nihilo_store::keys;
 use nihilo_store::type_config::{LeaderId, LogId, Vote};
 use nihilo_store::{EntryBytes, Identity, LogStore, OpenError, StateMachine, Store, TypeConfig};
 use nihilo_wire::codec;
@@ -12,6 +16,8 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
 use tempfile::TempDir;
+
+use planted::Bug;
 
 fn identity() -> Identity {
     Identity {
@@ -142,26 +148,52 @@ async fn a_snapshot_carries_the_state_and_survives_a_restart() {
     assert_eq!(target.state.applied().borrow().0, 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_serves_one_process_and_one_node() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
-    let second = Store::open(dir.path(), &identity()).await;
-    let text = second.unwrap_err().to_string();
-    assert!(text.contains(&std::process::id().to_string()), "{text}");
-    drop(reopen(store, dir.path()).await);
+/// Opens once whoever had it has let go of the database.
+async fn open_when_free(dir: &Path, identity: &Identity, bug: Bug) -> Result<Store, OpenError> {
     for _ in 0..1_000 {
-        let stranger = Identity {
-            cluster_id: "test".into(),
-            node_id: 2,
-        };
-        match Store::open(dir.path(), &stranger).await {
-            Err(OpenError::WrongIdentity { .. }) => return,
+        match Store::open_through(dir, identity, planted::on(bug)).await {
             Err(OpenError::Database { .. }) => tokio::task::yield_now().await,
-            other => panic!("{other:?}"),
+            other => return other,
         }
     }
     panic!("the database was never released");
+}
+
+async fn one_process_and_one_node(bug: Bug) {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_when_free(dir.path(), &identity(), bug).await;
+    let second = Store::open(dir.path(), &identity()).await;
+    let text = second.unwrap_err().to_string();
+    assert!(text.contains(&std::process::id().to_string()), "{text}");
+    drop(opened.unwrap());
+    drop(open_when_free(dir.path(), &identity(), bug).await.unwrap());
+    let stranger = Identity {
+        node_id: 2,
+        ..identity()
+    };
+    let refused = open_when_free(dir.path(), &stranger, bug)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, OpenError::WrongIdentity { .. }),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_serves_one_process_and_one_node() {
+    one_process_and_one_node(planted::none).await;
+}
+
+fn identity_forgotten(_: &mut Batch, mut batch: Batch, sync: bool) -> planted::Written {
+    batch.retain(|change| !matches!(change, Change::Put { family, key, .. } if *family == keys::META && key == keys::IDENTITY));
+    Ok((batch, sync))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "called `Result::unwrap_err()` on an `Ok` value: Store")]
+async fn planted_a_directory_that_forgets_whose_it_is_is_found() {
+    one_process_and_one_node(identity_forgotten).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use nihilo_machine::State;
-use nihilo_machine::command::CLUSTER_VERSION;
+use nihilo_machine::command::{CLUSTER_VERSION, Envelope};
 use nihilo_machine::digest::digest_of_rows;
 use nihilo_types::id::LogIndex;
 use nihilo_wire::codec;
@@ -22,8 +22,21 @@ fn bytes_of(line: &str) -> Vec<u8> {
         .collect()
 }
 
+/// How a batch is applied that begins after this entry.
+type Apply = fn(&mut State, LogIndex, &[Envelope]);
+
+fn apply(state: &mut State, after: LogIndex, batch: &[Envelope]) {
+    for (index, envelope) in (after.0 + 1..).zip(batch) {
+        state.apply(LogIndex(index), envelope);
+    }
+}
+
 /// Replays a log in batches of `n_batch` entries, each through rows as a restart would between them.
 fn replay(log: &str, n_batch: usize) -> (State, u64) {
+    replay_by(apply, log, n_batch)
+}
+
+fn replay_by(apply: Apply, log: &str, n_batch: usize) -> (State, u64) {
     let mut state = State::default();
     let mut index = 0;
     let entries: Vec<_> = log
@@ -31,11 +44,12 @@ fn replay(log: &str, n_batch: usize) -> (State, u64) {
         .filter(|line| !line.starts_with("digest"))
         .collect();
     for batch in entries.chunks(n_batch) {
-        for line in batch {
-            index += 1;
-            let envelope = codec::decode_entry(&bytes_of(line)).unwrap();
-            state.apply(LogIndex(index), &envelope);
-        }
+        let batch = batch
+            .iter()
+            .map(|line| codec::decode_entry(&bytes_of(line)).unwrap());
+        let batch: Vec<_> = batch.collect();
+        apply(&mut state, LogIndex(index), &batch);
+        index += batch.len() as u64;
         let rows = state.rows().into_iter();
         let rows = rows.filter_map(|row| Some((row.key, row.value?)));
         state = State::from_rows(rows).unwrap();
@@ -43,12 +57,11 @@ fn replay(log: &str, n_batch: usize) -> (State, u64) {
     (state, index)
 }
 
-#[test]
-fn every_release_s_log_comes_to_what_it_came_to_then() {
+fn every_log_comes_to_what_it_came_to_then(apply: Apply) {
     for (version, log) in LOGS {
         let wanted = log.lines().find_map(|line| line.strip_prefix("digest "));
         let wanted = wanted.unwrap_or_else(|| panic!("log of version {version} has no digest"));
-        let (state, n_entries) = replay(log, usize::MAX);
+        let (state, n_entries) = replay_by(apply, log, usize::MAX);
         assert!(n_entries >= 20, "only {n_entries} entries");
         assert_eq!(
             format!("{:016x}", state.digest()),
@@ -58,7 +71,7 @@ fn every_release_s_log_comes_to_what_it_came_to_then() {
         assert_eq!(state.cluster_version(), version);
         // However it is cut: a batch has no meaning of its own.
         for n_batch in [1, 2, 7] {
-            let (cut, _) = replay(log, n_batch);
+            let (cut, _) = replay_by(apply, log, n_batch);
             assert_eq!(
                 cut.digest(),
                 state.digest(),
@@ -66,6 +79,28 @@ fn every_release_s_log_comes_to_what_it_came_to_then() {
             );
         }
     }
+}
+
+#[test]
+fn every_release_s_log_comes_to_what_it_came_to_then() {
+    every_log_comes_to_what_it_came_to_then(apply);
+}
+
+/// The time of each entry is that of its batch's first, as it is where a batch asks a clock.
+fn apply_by_the_batchs_time(state: &mut State, after: LogIndex, batch: &[Envelope]) {
+    let first = &batch[0];
+    let now = batch.iter().map(|envelope| Envelope {
+        log_ms: first.log_ms,
+        wall_ms: first.wall_ms,
+        ..envelope.clone()
+    });
+    apply(state, after, &now.collect::<Vec<_>>());
+}
+
+#[test]
+#[should_panic(expected = "version 1")]
+fn planted_a_time_that_is_not_the_entrys_is_found() {
+    every_log_comes_to_what_it_came_to_then(apply_by_the_batchs_time);
 }
 
 #[test]
@@ -93,15 +128,26 @@ fn a_changed_entry_changes_the_digest() {
     assert_ne!(digest_of_rows(changed), digest_of_rows(rows(&whole)));
 }
 
-#[test]
-fn an_entry_of_a_newer_cluster_version_is_not_applied_by_older_rules() {
+/// `marked` = the version that an entry of a newer one is marked with.
+fn an_entry_of_a_newer_version_is_refused(marked: fn(u32) -> u32) {
     let (_, log) = LOGS[1];
     let line = log.lines().next().unwrap();
     let mut envelope = codec::decode_entry(&bytes_of(line)).unwrap();
-    envelope.cluster_version += 1;
+    envelope.cluster_version = marked(envelope.cluster_version + 1);
     let newer = codec::encode_entry(&envelope);
     let refused = codec::decode_entry(&newer).unwrap_err().to_string();
     assert!(refused.contains("cluster version 3"), "{refused}");
+}
+
+#[test]
+fn an_entry_of_a_newer_cluster_version_is_not_applied_by_older_rules() {
+    an_entry_of_a_newer_version_is_refused(|version| version);
+}
+
+#[test]
+#[should_panic(expected = "on an `Ok` value")]
+fn planted_a_newer_entry_that_is_read_by_older_rules_is_found() {
+    an_entry_of_a_newer_version_is_refused(|version| version.min(CLUSTER_VERSION));
 }
 
 /// What a release's log holds: something of everything.

@@ -35,8 +35,8 @@ fn actor_commands(world: &World, fence: Fence) -> Vec<(&'static str, Command)> {
     ]
 }
 
-#[test]
-fn a_stale_epoch_is_fenced_and_the_owner_named() {
+/// `believed` = the fence that the state takes a command for, of the one that it carries.
+fn a_stale_epoch_is_fenced(believed: fn(&World, Fence) -> Fence) {
     let mut world = World::with_hello();
     let old = world.fence("hello");
     world.must(Command::Reassign(Reassign {
@@ -47,7 +47,7 @@ fn a_stale_epoch_is_fenced_and_the_owner_named() {
         ..old
     };
     for fence in [old, later] {
-        for (name, command) in actor_commands(&world, fence) {
+        for (name, command) in actor_commands(&world, believed(&world, fence)) {
             let before = world.clone();
             let applied = world.apply(command);
             assert_eq!(applied.reply.result, Err(fenced(3, 6)), "{name}");
@@ -60,6 +60,17 @@ fn a_stale_epoch_is_fenced_and_the_owner_named() {
         let applied = world.clone().apply(command);
         assert_eq!(reply_of(&applied), "done", "{name}");
     }
+}
+
+#[test]
+fn a_stale_epoch_is_fenced_and_the_owner_named() {
+    a_stale_epoch_is_fenced(|_, fence| fence);
+}
+
+#[test]
+#[should_panic(expected = "RecordRevision")]
+fn planted_an_epoch_that_is_not_looked_at_is_found() {
+    a_stale_epoch_is_fenced(|world, _| world.fence("hello"));
 }
 
 #[test]

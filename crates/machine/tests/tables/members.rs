@@ -193,10 +193,13 @@ fn the_last_voter_stays() {
     world.must(remove(1));
 }
 
-#[test]
-fn versions_follow_each_other() {
+/// `asked` = the version that the state takes a command for.
+fn each_version_follows_the_one_before(asked: fn(u32) -> u32) {
     let mut world = World::founded();
-    let set = |version| Command::SetClusterVersion(SetClusterVersion { version });
+    let set = |version| {
+        let version = asked(version);
+        Command::SetClusterVersion(SetClusterVersion { version })
+    };
     assert_eq!(world.state.cluster_version(), 2, "founded by this build");
     assert_eq!(
         refused(&mut world, set(4)),
@@ -205,6 +208,17 @@ fn versions_follow_each_other() {
     world.must(set(2));
     world.must(set(3));
     assert_eq!(world.state.cluster_version(), 3);
+}
+
+#[test]
+fn versions_follow_each_other() {
+    each_version_follows_the_one_before(|version| version);
+}
+
+#[test]
+#[should_panic(expected = "a refusal changes nothing")]
+fn planted_a_version_beyond_the_next_that_is_taken_is_found() {
+    each_version_follows_the_one_before(|version| version.min(3));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use nihilo_machine::command::{
     CLUSTER_VERSION, DeleteService, Envelope, Expect, InitCluster, PutService, RequestKey, Uids,
 };
-use nihilo_machine::state::State;
+use nihilo_machine::state::{Applied, State};
 use nihilo_machine::{Command, Rejection};
 use nihilo_types::id::{LogIndex, ObjectKey};
 use nihilo_types::service::Service;
@@ -64,26 +64,47 @@ fn key(id: &str, asked: &str) -> RequestKey {
     RequestKey::new(id, "create", asked.as_bytes())
 }
 
-#[test]
-fn a_repetition_gets_the_first_reply_and_changes_nothing() {
+/// How the state takes an entry.
+type Apply = fn(&mut State, LogIndex, &Envelope) -> Applied;
+
+/// Request ids are not looked at.
+fn apply_again(state: &mut State, index: LogIndex, entry: &Envelope) -> Applied {
+    let without_id = Envelope {
+        request: RequestKey::default(),
+        ..entry.clone()
+    };
+    state.apply(index, &without_id)
+}
+
+fn a_repetition_changes_nothing(apply: Apply) {
     let mut state = founded();
-    let first = envelope(key("r1", "hello"), put(Expect::Absent, "demo/hello", "1"));
-    let told = state.apply(LogIndex(2), &first);
+    let first = envelope(key("r1", "hello"), put(Expect::Any, "demo/hello", "1"));
+    let told = apply(&mut state, LogIndex(2), &first);
     assert!(told.reply.result.is_ok(), "{:?}", told.reply);
 
-    let second = envelope(key("r1", "hello"), put(Expect::Absent, "demo/hello", "2"));
-    let again = state.apply(LogIndex(3), &second);
+    let second = envelope(key("r1", "hello"), put(Expect::Any, "demo/echo", "2"));
+    let again = apply(&mut state, LogIndex(3), &second);
+    assert_eq!(again.events, vec![], "applied twice");
     assert_eq!(again.reply, told.reply);
-    assert_eq!(again.events, vec![]);
     let stored = state.service(&ObjectKey::new("default", "hello")).unwrap();
     assert_eq!(stored.metadata.uid, "service-1");
 }
 
 #[test]
-fn a_refusal_is_repeated_too() {
+fn a_repetition_gets_the_first_reply_and_changes_nothing() {
+    a_repetition_changes_nothing(State::apply);
+}
+
+#[test]
+#[should_panic(expected = "applied twice")]
+fn planted_a_repetition_that_is_applied_is_found() {
+    a_repetition_changes_nothing(apply_again);
+}
+
+fn a_refusal_stays_one(apply: Apply) {
     let mut state = founded();
     let request = || envelope(key("r1", "hello"), put(Expect::Present, "demo/hello", "1"));
-    let told = state.apply(LogIndex(2), &request());
+    let told = apply(&mut state, LogIndex(2), &request());
     assert!(told.reply.result.is_err(), "{:?}", told.reply);
     // Meanwhile the reason for the refusal has gone.
     let made = envelope(
@@ -92,7 +113,19 @@ fn a_refusal_is_repeated_too() {
     );
     assert!(state.apply(LogIndex(3), &made).reply.result.is_ok());
 
-    assert_eq!(state.apply(LogIndex(4), &request()).reply, told.reply);
+    let again = apply(&mut state, LogIndex(4), &request());
+    assert_eq!(again.reply, told.reply, "another answer than before");
+}
+
+#[test]
+fn a_refusal_is_repeated_too() {
+    a_refusal_stays_one(State::apply);
+}
+
+#[test]
+#[should_panic(expected = "another answer than before")]
+fn planted_a_refusal_that_is_forgotten_is_found() {
+    a_refusal_stays_one(apply_again);
 }
 
 #[test]
