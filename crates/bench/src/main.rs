@@ -14,6 +14,7 @@ mod idle;
 mod lease;
 mod load;
 mod peers;
+mod prefilled;
 mod proc;
 mod report;
 mod restart;
@@ -71,7 +72,8 @@ enum Bench {
     Idle(idle::IdleArgs),
     /// The Azure Functions trace through the autoscaler, in virtual time.
     Trace(trace::TraceArgs),
-    /// Warm requests through the gateway, nginx and HAProxy.
+    /// Warm requests through the gateway, nginx and HAProxy: HTTP/1.1 and 2, small and large
+    /// answers, few and many routes.
     Gateway(gateway::GatewayArgs),
     /// Memory of nodes with services that sleep.
     Rss(rss::RssArgs),
@@ -165,6 +167,7 @@ impl Common {
             autoscaler: Default::default(),
             driver: None,
             capacity: None,
+            shutdown_grace: None,
         })
     }
 }
