@@ -9,10 +9,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use nihilo_machine::command::{
     AssignTraffic, CLUSTER_VERSION, Envelope, Expect, InitCluster, Move, OpenSession, PutService,
-    Reassign, RecordRevision, RecordService, RequestKey, Roles, Uids,
+    Reassign, RecordRevision, RecordScale, RecordService, RequestKey, Roles, ScaleUpdate, Uids,
 };
 use nihilo_machine::{Command as Entry, Fence, Outcome, State};
 use nihilo_raft::{anew, backup::Backup};
+use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::id::{LogIndex, NodeId, ObjectKey, ShardId};
 use nihilo_types::node_config::{Member, NodeConfig};
@@ -37,12 +38,14 @@ impl Filling {
     /// A founded cluster.
     pub(crate) fn begin() -> anyhow::Result<Self> {
         let mut filling = Self::default();
+        // Services at zero are meant to stay there from the start.
+        let no_instances = ("allow-zero-initial-scale".to_owned(), "true".to_owned());
         filling.apply(Entry::InitCluster(InitCluster {
             cluster_id: CLUSTER.into(),
             name: CLUSTER.into(),
             domain: "localhost".into(),
             external_port: 80,
-            autoscaler: BTreeMap::new(),
+            autoscaler: BTreeMap::from([no_instances]),
         }))?;
         Ok(filling)
     }
@@ -115,7 +118,8 @@ impl Filling {
         Ok(())
     }
 
-    /// What the actors of a service, its revision and its route write until it is Ready.
+    /// What the actors of a service, its route, its revision and its autoscaler write until it is
+    /// Ready and at zero: none of them has anything left to do.
     fn make_ready(&mut self, key: &ObjectKey) -> anyhow::Result<()> {
         let shard = shard_of(key);
         let epoch = self.state.owner(shard).epoch;
@@ -125,9 +129,21 @@ impl Filling {
         let revision = configuration.status.latest_created_revision_name.clone();
         let revision_key = key.sibling(revision.as_str());
         let stored = self.state.revision(&revision_key).context("no revision")?;
+        let (version, uid) = (
+            stored.metadata.version(),
+            stored.metadata.uid.as_str().into(),
+        );
+        self.apply(Entry::RecordScale(RecordScale {
+            scales: vec![ScaleUpdate {
+                fence,
+                revision: revision_key.clone(),
+                uid,
+                record: at_zero(),
+            }],
+        }))?;
         self.apply(Entry::RecordRevision(RecordRevision {
             fence,
-            version: stored.metadata.version(),
+            version,
             key: revision_key,
             assertions: vec![
                 truth(types::RESOURCES_AVAILABLE),
@@ -194,8 +210,6 @@ impl Filling {
         config.admin_port += of_node;
         config.peer_port += of_node;
         config.instance_ports += of_instances;
-        let no_instances = ("allow-zero-initial-scale".to_owned(), "true".to_owned());
-        config.autoscaler = BTreeMap::from([no_instances]);
         let backup = Backup::of(self.state, CLUSTER, self.index);
         let place = anew::Place {
             name: config.name.clone(),
@@ -210,6 +224,16 @@ impl Filling {
             admin: config.admin_address(),
         }];
         Ok(config)
+    }
+}
+
+fn at_zero() -> ScaleRecord {
+    ScaleRecord {
+        desired: 0,
+        active: ConditionStatus::False,
+        active_reason: "NoTraffic".into(),
+        initialized: true,
+        ..ScaleRecord::default()
     }
 }
 
@@ -247,6 +271,9 @@ mod tests {
         let service = filling.state.service(&key).unwrap();
         assert!(service.status.conditions.is_true(types::READY));
         assert_eq!(service.status.traffic[0].percent, Some(100));
+        let revision = key.sibling(service.status.latest_ready_revision_name.as_str());
+        let scale = filling.state.scale(&revision);
+        assert_eq!((scale.desired, scale.initialized), (0, true));
     }
 
     #[test]

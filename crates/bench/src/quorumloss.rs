@@ -100,20 +100,19 @@ async fn deploy(cluster: &Cluster, colds: &[String]) -> anyhow::Result<()> {
     cluster.until_ready(WEB, N_INSTANCES).await
 }
 
-/// A node that runs an instance and does not lead: with it the leader goes as well.
+/// A node that runs an instance, if possible one that does not lead: then the leader goes as well.
 async fn third(cluster: &Cluster) -> anyhow::Result<usize> {
     let leader = cluster.leader().await?.name;
     let instances = cluster.client.instances(None, WEB).await?.items;
-    let is_it = |name: &String| {
-        let hosts = instances
-            .iter()
-            .any(|i| i.node == *name && i.state == "Ready");
-        *name != leader && hosts
+    let name = |node: &usize| &cluster.configs[*node].name;
+    let hosts = |node: &usize| {
+        let mut ready = instances.iter().filter(|i| i.state == "Ready");
+        ready.any(|instance| instance.node == *name(node))
     };
-    let mut names = cluster.configs.iter().map(|config| &config.name);
-    names
-        .position(is_it)
-        .context("no follower runs an instance")
+    let hosting = (0..cluster.configs.len()).filter(hosts);
+    // False comes before true.
+    let third = hosting.min_by_key(|node| *name(node) == leader);
+    third.context("no node runs an instance")
 }
 
 async fn ask_cold(

@@ -26,8 +26,9 @@ const INSTANCE_PORT_STEP: u16 = 1_000;
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// For a node to have said all that it has to say about what it found in its store.
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
-/// So long nothing is written by then.
-const SETTLED: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks at a node that has settled.
+const FEW_ENTRIES: u64 = 10;
 
 /// `number` tells it from others of its kind.
 pub(super) async fn start(
@@ -69,28 +70,27 @@ fn listens(address: SocketAddr) -> Vec<(Cell, SocketAddr)> {
     cells.into_iter().map(|cell| (cell, address)).collect()
 }
 
-/// Waits until the node writes nothing more.
+/// Waits until the node writes hardly anything.
 async fn settled(client: &Client, n_routes: usize) -> anyhow::Result<()> {
     let started = Instant::now();
-    let (mut applied, mut since) = (0, started);
-    while since.elapsed() < SETTLED {
-        if started.elapsed() > SETTLE_LIMIT {
-            bail!("the node with {n_routes} routes still writes after {SETTLE_LIMIT:?}");
-        }
+    let mut before = None;
+    while started.elapsed() < SETTLE_LIMIT {
         let status = client.local_status().await;
-        let now = status
+        let applied = status
             .ok()
             .and_then(|status| Some(status.nodes.first()?.applied));
-        if now.is_none_or(|now| now != applied) {
-            (applied, since) = (now.unwrap_or(0), Instant::now());
+        let grown = applied.zip(before).map(|(now, before)| now - before);
+        if grown.is_some_and(|entries| entries <= FEW_ENTRIES) {
+            let took = started.elapsed().as_secs_f64();
+            say(format!(
+                "{n_routes} routes: quiet {took:.1} s after it listened"
+            ));
+            return Ok(());
         }
-        tokio::time::sleep(SETTLED / 20).await;
+        before = applied;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    let took = (since - started).as_secs_f64();
-    say(format!(
-        "{n_routes} routes: quiet {took:.1} s after it listened"
-    ));
-    Ok(())
+    bail!("the node with {n_routes} routes still writes after {SETTLE_LIMIT:?}");
 }
 
 async fn serve_apps(client: &Client, app: &Path) -> anyhow::Result<()> {

@@ -140,6 +140,8 @@ http {{
     location / {{
       proxy_pass http://$app;
       proxy_http_version 1.1;
+      proxy_buffers 16 8k;
+      proxy_max_temp_file_size 0;
       proxy_set_header Connection \"\";
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
