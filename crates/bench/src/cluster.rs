@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) driver: Option<(DriverKind, BootDelay)>,
     /// Instances that a node takes at most, when not the default.
     pub(crate) capacity: Option<u32>,
+    /// Seconds that a node takes to stop at most, when not the default.
+    pub(crate) shutdown_grace: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Cluster {
                 config.fake_boot = Some(*boot);
             }
             config.capacity = self.plan.capacity.unwrap_or(config.capacity);
+            config.shutdown_grace = self.plan.shutdown_grace.unwrap_or(config.shutdown_grace);
             if config != written {
                 std::fs::write(&file, config.to_yaml()).with_context(|| shown.clone())?;
                 changed = true;
@@ -144,6 +147,12 @@ impl Cluster {
     pub(crate) fn gateway(&self, index: usize) -> anyhow::Result<SocketAddr> {
         let address = self.configs[index].gateway_address();
         address.parse().with_context(|| address.clone())
+    }
+
+    pub(crate) fn gateways(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        (0..self.configs.len())
+            .map(|index| self.gateway(index))
+            .collect()
     }
 
     pub(crate) async fn status(&self) -> anyhow::Result<StatusResponse> {
@@ -170,23 +179,21 @@ impl Cluster {
 
     /// Creates or replaces services and waits until all are ready.
     pub(crate) async fn deploy(&self, services: &[Service]) -> anyhow::Result<()> {
-        for service in services {
-            self.client.apply_service(service).await?;
-        }
+        deploy(&self.client, services).await
+    }
+
+    /// Waits until a service has at least so many ready instances, as all nodes tell.
+    pub(crate) async fn until_ready(&self, service: &str, n: usize) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
-            let stored = self.client.services(Some(NAMESPACE), "").await?.items;
-            let is_ready = |wanted: &&Service| {
-                let name = &wanted.metadata.name;
-                let found = stored.iter().find(|stored| stored.metadata.name == *name);
-                found.is_some_and(|found| found.status.conditions.is_true(types::READY))
-            };
-            let n_ready = services.iter().filter(is_ready).count();
-            if n_ready == services.len() {
+            let answer = self.client.instances(None, service).await?;
+            let ready = answer.items.iter().filter(|i| i.state == "Ready");
+            let n_ready = ready.count();
+            if n_ready >= n && answer.unreachable.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("only {n_ready} of {} services became ready", services.len());
+                bail!("only {n_ready} of {n} instances of {service} became ready");
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -220,6 +227,33 @@ impl Drop for Cluster {
         if let Err(error) = self.dev(&["--stop"]) {
             eprintln!("{error:#}");
         }
+    }
+}
+
+/// Creates or replaces services and waits until all are ready.
+///
+/// # Errors
+/// One is refused, or not ready in time.
+pub(crate) async fn deploy(client: &Client, services: &[Service]) -> anyhow::Result<()> {
+    for service in services {
+        client.apply_service(service).await?;
+    }
+    let deadline = Instant::now() + READY_LIMIT;
+    loop {
+        let stored = client.services(Some(NAMESPACE), "").await?.items;
+        let is_ready = |wanted: &&Service| {
+            let name = &wanted.metadata.name;
+            let found = stored.iter().find(|stored| stored.metadata.name == *name);
+            found.is_some_and(|found| found.status.conditions.is_true(types::READY))
+        };
+        let n_ready = services.iter().filter(is_ready).count();
+        if n_ready == services.len() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("only {n_ready} of {} services became ready", services.len());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

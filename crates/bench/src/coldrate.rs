@@ -88,9 +88,7 @@ fn measure(
     rate: f64,
     boot_ms: u32,
 ) -> anyhow::Result<Outcome> {
-    let gateways: Vec<_> = (0..cluster.configs.len())
-        .map(|i| cluster.gateway(i))
-        .collect::<Result<_, _>>()?;
+    let gateways = cluster.gateways()?;
     let before = cpu(cluster)?;
     let next = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();

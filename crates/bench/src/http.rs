@@ -16,6 +16,7 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    has_heard: bool,
 }
 
 /// The head of an answer; its body was read and dropped.
@@ -30,6 +31,11 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> &str {
         header_in(&self.head, name).unwrap_or_default()
     }
+
+    /// The server closes the connection behind this answer.
+    pub(crate) fn is_last(&self) -> bool {
+        self.header("connection").eq_ignore_ascii_case("close")
+    }
 }
 
 pub(crate) fn get(host: &str) -> Vec<u8> {
@@ -41,8 +47,25 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        let buffer = vec![0; MAX_HEAD];
-        Ok(Self { stream, buffer })
+        Ok(Self {
+            stream,
+            buffer: vec![0; MAX_HEAD],
+            has_heard: false,
+        })
+    }
+
+    /// Whether the server has closed it, or said something that nobody asked for.
+    pub(crate) fn is_stale(&self) -> bool {
+        let looks = self.stream.set_nonblocking(true);
+        let seen = self.stream.peek(&mut [0]);
+        let looked = looks.and_then(|()| self.stream.set_nonblocking(false));
+        let is_quiet = seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        !is_quiet || looked.is_err()
+    }
+
+    /// Whether a byte of an answer to the last request has come.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.has_heard
     }
 
     /// Sends `request` as it is and reads the answer to its last byte.
@@ -50,6 +73,7 @@ impl Connection {
     /// # Errors
     /// The connection broke, or the answer is none that this client reads.
     pub(crate) fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.has_heard = false;
         self.stream.write_all(request)?;
         let mut n_read = 0;
         let end = loop {
@@ -57,6 +81,7 @@ impl Connection {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n => n_read += n,
             }
+            self.has_heard = true;
             if let Some(end) = end_of_head(&self.buffer[..n_read]) {
                 break end;
             }
@@ -151,9 +176,13 @@ mod tests {
         });
         let mut connection = Connection::open(address).unwrap();
         for _ in 0..2 {
+            assert!(!connection.is_stale());
             assert_eq!(connection.exchange(&get("a")).unwrap().status, 200);
+            assert!(connection.has_heard());
         }
         server.join().unwrap();
+        assert!(connection.is_stale());
         assert!(connection.exchange(&get("a")).is_err());
+        assert!(!connection.has_heard());
     }
 }

@@ -14,12 +14,17 @@ mod idle;
 mod lease;
 mod load;
 mod peers;
+mod prefilled;
 mod proc;
+mod quorumloss;
 mod report;
 mod restart;
+mod rollout;
 mod rss;
+mod steady;
 mod store;
 mod trace;
+mod websocket;
 
 use std::path::{Path, PathBuf};
 
@@ -71,7 +76,8 @@ enum Bench {
     Idle(idle::IdleArgs),
     /// The Azure Functions trace through the autoscaler, in virtual time.
     Trace(trace::TraceArgs),
-    /// Warm requests through the gateway, nginx and HAProxy.
+    /// Warm requests through the gateway, nginx and HAProxy: HTTP/1.1 and 2, small and large
+    /// answers, few and many routes.
     Gateway(gateway::GatewayArgs),
     /// Memory of nodes with services that sleep.
     Rss(rss::RssArgs),
@@ -79,6 +85,10 @@ enum Bench {
     Failover(failover::FailoverArgs),
     /// Start of a node that holds many services.
     Restart(restart::RestartArgs),
+    /// Route switches and restarts of nodes under steady load and open WebSockets.
+    Rollout(rollout::RolloutArgs),
+    /// Two of three nodes killed under steady load through the third.
+    Quorumloss(quorumloss::QuorumLossArgs),
     /// Durable writes beside etcd.
     Store(store::StoreArgs),
     /// One member of the groups that `lease` and `store` measure.
@@ -126,6 +136,8 @@ async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
         Bench::Rss(args) => rss::run(common, args).await?,
         Bench::Failover(args) => failover::run(common, args).await?,
         Bench::Restart(args) => restart::run(common, args).await?,
+        Bench::Rollout(args) => rollout::run(common, args).await?,
+        Bench::Quorumloss(args) => quorumloss::run(common, args).await?,
         Bench::Store(args) => store::run(common, args).await?,
         Bench::StoreNode(args) => {
             lease::node::run(args).await?;
@@ -165,6 +177,7 @@ impl Common {
             autoscaler: Default::default(),
             driver: None,
             capacity: None,
+            shutdown_grace: None,
         })
     }
 }

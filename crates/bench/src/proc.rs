@@ -2,6 +2,7 @@
 //! from this machine; and the cores they may use.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,9 +12,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 
+use crate::say;
+
 /// A process that was asked to end is killed after this.
 const END_LIMIT: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How late the kernel may wake a generator's thread, in nanoseconds.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
 /// CPU time of one process at one moment.
 #[derive(Debug, Clone, Default)]
@@ -173,6 +178,13 @@ pub(crate) fn pin_this_thread(core: usize) -> anyhow::Result<()> {
     pin(None, core)
 }
 
+/// Sleeps of this thread end when they should; without it some 50 µs later.
+pub(crate) fn wake_this_thread_on_time() {
+    if let Err(error) = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)) {
+        say(format!("latencies are some 50 µs too long: {error}"));
+    }
+}
+
 /// Pins every thread of a running process; threads made later inherit it from theirs.
 pub(crate) fn pin_process(pid: i32, core: usize) -> anyhow::Result<()> {
     for (tid, _) in tasks(pid)? {
@@ -189,9 +201,24 @@ fn pin(thread: Option<Pid>, core: usize) -> anyhow::Result<()> {
 
 /// Sends SIGKILL.
 pub(crate) fn kill(pid: u32) -> anyhow::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = pid.context("no process to kill")?;
-    kill_process(pid, Signal::KILL).context("kill")
+    signal(i32::try_from(pid)?, Signal::KILL)
+}
+
+/// Sends SIGTERM.
+pub(crate) fn terminate(pid: i32) -> anyhow::Result<()> {
+    signal(pid, Signal::TERM)
+}
+
+fn signal(pid: i32, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(pid).context("no process to signal")?;
+    kill_process(pid, signal).with_context(|| format!("{signal:?}"))
+}
+
+/// Whether the process has ended; nobody may have asked how.
+pub(crate) fn is_gone(pid: i32) -> bool {
+    // What waits to be asked has no command line any more.
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
+        || !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Processes whose parent is `pid`.

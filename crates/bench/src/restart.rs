@@ -1,32 +1,25 @@
 //! Start of a node whose store holds many services, until it answers a linearizable read.
 //!
-//! The state is made by the commands that make services, written down as a restored backup is, and
-//! copied for each start: what a node does once it serves changes nothing for the next one.
+//! The store is copied for each start: what a node does once it serves changes nothing for the next
+//! one.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
-use nihilo_machine::command::{
-    CLUSTER_VERSION, Envelope, Expect, InitCluster, PutService, RequestKey, Uids,
-};
-use nihilo_machine::{Command as Entry, State};
-use nihilo_raft::{anew, backup::Backup};
-use nihilo_types::id::LogIndex;
-use nihilo_types::node_config::{Member, NodeConfig};
+use nihilo_types::node_config::NodeConfig;
 use nihilo_wire::serving::GetRequest;
 use nihilo_wire::serving::serving_service_client::ServingServiceClient;
 use tokio::time::Instant;
 
-use crate::cluster::{NAMESPACE, program, service, with_scale};
+use crate::cluster::{NAMESPACE, program};
 use crate::figures::Samples;
+use crate::prefilled::Filling;
 use crate::proc::{Memory, Running};
 use crate::report::{Report, Table, spread_text};
 use crate::{Common, built, say};
 
-const CLUSTER: &str = "bench";
 const GOAL_MS: f64 = 3_000.0;
 const GOAL_KIB_PER_SERVICE: f64 = 3.0;
 /// The goals are for this many services.
@@ -108,66 +101,9 @@ fn fill(report: &mut Report, args: &RestartArgs, starts: &[Duration], rss: &[u64
 
 /// Writes the store of one node with so many services.
 fn prepare(dir: &Path, common: &Common, n_services: usize) -> anyhow::Result<NodeConfig> {
-    std::fs::create_dir_all(dir)?;
-    let mut config = NodeConfig::of_one("node1".into(), 0, dir.to_owned());
-    config.cluster = CLUSTER.into();
-    config.joined = true;
-    config.gateway_port += common.port_offset;
-    config.admin_port += common.port_offset;
-    config.peer_port += common.port_offset;
-    let no_instances = ("allow-zero-initial-scale".to_owned(), "true".to_owned());
-    config.autoscaler = BTreeMap::from([no_instances]);
-    let (state, index) = state_of(n_services)?;
-    let backup = Backup::of(state, CLUSTER, index);
-    let place = anew::Place {
-        name: config.name.clone(),
-        peer_address: config.peer_address(),
-        admin_address: config.admin_address(),
-    };
-    config.node_id = anew::restore(dir, backup, CLUSTER, place)?.node_id;
-    config.members = vec![Member {
-        id: config.node_id,
-        name: config.name.clone(),
-        peer: config.peer_address(),
-        admin: config.admin_address(),
-    }];
-    Ok(config)
-}
-
-fn state_of(n_services: usize) -> anyhow::Result<(State, u64)> {
-    let app = built("nihilo-bench-app")?;
-    let init = Entry::InitCluster(InitCluster {
-        cluster_id: CLUSTER.into(),
-        name: CLUSTER.into(),
-        domain: "localhost".into(),
-        external_port: 80,
-        autoscaler: BTreeMap::new(),
-    });
-    let put = |n: usize| {
-        let idle = service(&format!("idle-{n}"), &program(&app), &[]);
-        Entry::PutService(Box::new(PutService {
-            service: with_scale(idle, "initial-scale", "0"),
-            expect: Expect::Absent,
-            uids: Uids::default(),
-            user: "bench".into(),
-        }))
-    };
-    let mut state = State::default();
-    let mut index = 0;
-    for command in std::iter::once(init).chain((0..n_services).map(put)) {
-        index += 1;
-        let envelope = Envelope {
-            cluster_version: CLUSTER_VERSION,
-            log_ms: index,
-            wall_ms: index,
-            request: RequestKey::default(),
-            command,
-        };
-        if let Err(rejection) = state.apply(LogIndex(index), &envelope).reply.result {
-            bail!("entry {index}: {rejection}");
-        }
-    }
-    Ok((state, index))
+    let mut filling = Filling::begin()?;
+    filling.add_services(n_services, &program(&built("nihilo-bench-app")?))?;
+    filling.write(dir, (common.port_offset, 0))
 }
 
 /// Starts a node on a copy of `from`; returns the time to its first answer, and its memory then.

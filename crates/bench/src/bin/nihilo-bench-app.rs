@@ -1,7 +1,8 @@
 //! The app behind every benchmark: a fixed answer over HTTP/1.1 keep-alive, one thread per
 //! connection, nothing but the standard library, so that it starts as fast as a program can.
 //!
-//! `PORT` and `HOST` say where it listens, `BODY_BYTES` how long its answer is (default 6).
+//! `PORT` and `HOST` say where it listens, `BODY_BYTES` how long its answer is (default 6). With
+//! `WEBSOCKET` it also answers the one key that benchmarks send, and echoes short messages.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,20 +10,25 @@ use std::net::{TcpListener, TcpStream};
 /// Longest request head that is read; benchmarks send a few hundred bytes.
 const MAX_HEAD: usize = 16 * 1024;
 const HEAD_END: &[u8] = b"\r\n\r\n";
+/// To the key of the example in RFC 6455 §1.3: no hash is needed for it.
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+    upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+const CLOSE: u8 = 8;
 
 fn main() -> io::Result<()> {
     let host = std::env::var("HOST").unwrap_or_else(|_| "127.0.0.1".into());
     let listener = TcpListener::bind((host.as_str(), number("PORT", 8080)))?;
-    let answer = answer(number("BODY_BYTES", 6).into());
+    let answer = answer(number("BODY_BYTES", 6));
+    let talks_websocket = std::env::var_os("WEBSOCKET").is_some();
     for connection in listener.incoming() {
         let (connection, answer) = (connection?, answer.clone());
         // A client that leaves ends its thread, and nothing else.
-        std::thread::spawn(move || drop(serve(connection, &answer)));
+        std::thread::spawn(move || drop(serve(connection, &answer, talks_websocket)));
     }
     Ok(())
 }
 
-fn number(variable: &str, default: u16) -> u16 {
+fn number<N: std::str::FromStr>(variable: &str, default: N) -> N {
     let value = std::env::var(variable).ok();
     value
         .and_then(|value| value.parse().ok())
@@ -38,7 +44,7 @@ fn answer(body_bytes: usize) -> Vec<u8> {
     answer
 }
 
-fn serve(mut connection: TcpStream, answer: &[u8]) -> io::Result<()> {
+fn serve(mut connection: TcpStream, answer: &[u8], talks_websocket: bool) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut head = [0; MAX_HEAD];
     let mut n_read = 0;
@@ -49,6 +55,9 @@ fn serve(mut connection: TcpStream, answer: &[u8]) -> io::Result<()> {
             n => n_read += n,
         }
         while let Some(end) = end_of_head(&head[..n_read]) {
+            if talks_websocket && asks_to_switch(&head[..end]) {
+                return echo(connection);
+            }
             connection.write_all(answer)?;
             head.copy_within(end..n_read, 0);
             n_read -= end;
@@ -61,4 +70,33 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
         .windows(HEAD_END.len())
         .position(|window| window == HEAD_END)?;
     Some(start + HEAD_END.len())
+}
+
+fn asks_to_switch(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.any(|(name, value)| {
+        name.eq_ignore_ascii_case("upgrade") && value.trim().eq_ignore_ascii_case("websocket")
+    })
+}
+
+/// Whole messages of at most 125 bytes, until the client's close frame.
+fn echo(mut connection: TcpStream) -> io::Result<()> {
+    connection.write_all(SWITCHED)?;
+    loop {
+        let mut head = [0; 6];
+        connection.read_exact(&mut head)?;
+        let [first, length, mask @ ..] = head;
+        let mut message = vec![0; usize::from(length & 0x7f)];
+        connection.read_exact(&mut message)?;
+        for (byte, mask) in message.iter_mut().zip(mask.iter().cycle()) {
+            *byte ^= mask;
+        }
+        let mut frame = vec![first, length & 0x7f];
+        frame.append(&mut message);
+        connection.write_all(&frame)?;
+        if first & 0x0f == CLOSE {
+            return Ok(());
+        }
+    }
 }

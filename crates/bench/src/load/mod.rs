@@ -1,34 +1,41 @@
 //! The load generator: closed loop for how much a proxy can do, open loop for how long it takes.
 //!
-//! One blocking thread per connection, all of them on one core: it is the kernel's scheduler that
-//! waits, to some 50 µs, not a timer wheel of milliseconds.
+//! All of it runs on one core, and it is the kernel's scheduler that waits for the moment when a
+//! request is due, to some 50 µs, not a timer wheel of milliseconds.
+
+mod h1;
+mod h2;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::bail;
 use hdrhistogram::Histogram;
 
-use crate::http::{Connection, get};
-use crate::proc;
-
-/// Connections of one load, at most: each is a thread.
-pub(crate) const MAX_CONNECTIONS: usize = 1_024;
+/// Clients of one load, at most: with HTTP/1.1 each is a thread.
+pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// Highest latency that is told apart, in microseconds.
 const MAX_LATENCY_US: u64 = 60_000_000;
-/// How late the kernel may wake a generator's thread, in nanoseconds.
-const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 with keep-alive.
+    H1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2,
+}
 
 /// Where a load goes and how much of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
+    pub(crate) protocol: Protocol,
     pub(crate) address: SocketAddr,
     pub(crate) host: String,
-    pub(crate) n_connections: usize,
+    /// Requests under way at most: with HTTP/1.1 a connection each, with HTTP/2 a stream each of
+    /// a quarter as many connections.
+    pub(crate) n_clients: usize,
     pub(crate) lasts: Duration,
     /// Of the generator.
     pub(crate) core: usize,
@@ -48,25 +55,57 @@ pub(crate) struct Outcome {
 /// When the next request leaves.
 #[derive(Debug, Clone)]
 enum Pace {
-    /// Each connection sends as soon as it has its answer.
+    /// Each client sends as soon as it has its answer.
     Closed,
     /// Requests are due at fixed times, whoever sends them.
-    Open {
-        interval: Duration,
-        next: Arc<AtomicU64>,
-    },
+    Open(Schedule),
 }
 
-/// As many requests as `n_connections` clients can make one after the other.
+#[derive(Debug, Clone)]
+struct Schedule {
+    start: Instant,
+    interval: Duration,
+    next: Arc<AtomicU64>,
+}
+
+impl Schedule {
+    fn due(&self, n: u64) -> Instant {
+        self.start + self.interval.mul_f64(n as f64)
+    }
+
+    /// When the next request that nobody has taken yet is due.
+    fn take(&self) -> Instant {
+        self.due(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// As many requests as the clients can make one after the other.
 pub(crate) fn closed(load: &Load) -> anyhow::Result<Outcome> {
-    run(load, &Pace::Closed)
+    run(load, |_| Pace::Closed)
 }
 
 /// `rate` requests per second, sent when they are due even if earlier ones are late.
 pub(crate) fn open(load: &Load, rate: f64) -> anyhow::Result<Outcome> {
     let interval = Duration::from_secs_f64(1.0 / rate.max(1.0));
-    let next = Arc::default();
-    run(load, &Pace::Open { interval, next })
+    run(load, |start| {
+        let next = Arc::default();
+        Pace::Open(Schedule {
+            start,
+            interval,
+            next,
+        })
+    })
+}
+
+/// `pace` is made once all connections stand.
+fn run(load: &Load, pace: impl FnOnce(Instant) -> Pace + Send) -> anyhow::Result<Outcome> {
+    if load.n_clients == 0 || load.n_clients > MAX_CLIENTS {
+        bail!("clients must be in [1, {MAX_CLIENTS}]");
+    }
+    match load.protocol {
+        Protocol::H1 => h1::run(load, pace),
+        Protocol::H2 => h2::run(load, pace),
+    }
 }
 
 impl Outcome {
@@ -106,79 +145,15 @@ impl Outcome {
         Ok(())
     }
 
+    fn answered(&mut self, due: Instant) {
+        self.n_answered += 1;
+        let us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.latencies.saturating_record(us);
+    }
+
     fn failed(&mut self, why: String) {
         self.n_failed += 1;
         self.first_failure.get_or_insert(why);
-    }
-}
-
-fn run(load: &Load, pace: &Pace) -> anyhow::Result<Outcome> {
-    if load.n_connections == 0 || load.n_connections > MAX_CONNECTIONS {
-        bail!("connections must be in [1, {MAX_CONNECTIONS}]");
-    }
-    let connections: Vec<_> = (0..load.n_connections)
-        .map(|_| Connection::open(load.address))
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("connect to {}", load.address))?;
-    let request = get(&load.host);
-    let start = Instant::now();
-    let end = start + load.lasts;
-    let mut total = Outcome::empty()?;
-    thread::scope(|scope| {
-        let clients: Vec<_> = connections
-            .into_iter()
-            .map(|connection| {
-                let request = &request;
-                scope.spawn(move || {
-                    proc::pin_this_thread(load.core)?;
-                    rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS))?;
-                    client(connection, request, pace, start, end)
-                })
-            })
-            .collect();
-        for client in clients {
-            let outcome = client.join().map_err(|_| anyhow!("a client panicked"))??;
-            total.add(outcome)?;
-        }
-        anyhow::Ok(())
-    })?;
-    total.elapsed = start.elapsed();
-    Ok(total)
-}
-
-/// One connection until the end, or until it breaks.
-fn client(
-    mut connection: Connection,
-    request: &[u8],
-    pace: &Pace,
-    start: Instant,
-    end: Instant,
-) -> anyhow::Result<Outcome> {
-    let mut outcome = Outcome::empty()?;
-    loop {
-        let due = match pace {
-            Pace::Closed => Instant::now(),
-            Pace::Open { interval, next } => {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                start + interval.mul_f64(n as f64)
-            }
-        };
-        if due >= end {
-            return Ok(outcome);
-        }
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        match connection.exchange(request) {
-            Ok(answer) if answer.status == 200 => {
-                outcome.n_answered += 1;
-                let us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-                outcome.latencies.saturating_record(us);
-            }
-            Ok(answer) => outcome.failed(format!("status {}", answer.status)),
-            Err(error) => {
-                outcome.failed(error.to_string());
-                return Ok(outcome);
-            }
-        }
     }
 }
 
@@ -186,6 +161,7 @@ fn client(
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 
@@ -216,11 +192,12 @@ mod tests {
         address
     }
 
-    fn load(lasts: Duration, n_connections: usize) -> Load {
+    fn load(lasts: Duration, n_clients: usize) -> Load {
         Load {
+            protocol: Protocol::H1,
             address: server(),
             host: "a".into(),
-            n_connections,
+            n_clients,
             lasts,
             core: 0,
         }
