@@ -6,14 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 
 /// A process that was asked to end is killed after this.
 const END_LIMIT: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// The kernel may have to write back what the process had under way.
+const KILL_LIMIT: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 /// CPU time of one process at one moment.
 #[derive(Debug, Clone, Default)]
@@ -155,8 +161,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Asked first: nginx's master ends its worker then, and only then.
-        if let Some(pid) = Pid::from_raw(self.pid()) {
+        // Asked first: nginx's master ends its worker then, and only then. The pid of one that has
+        // ended may be somebody else's.
+        if let Some(pid) = Pid::from_raw(self.pid()).filter(|_| !self.has_ended()) {
             let _gone_already = kill_process(pid, Signal::TERM);
         }
         let deadline = Instant::now() + END_LIMIT;
@@ -192,6 +199,23 @@ pub(crate) fn kill(pid: u32) -> anyhow::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("no process to kill")?;
     kill_process(pid, Signal::KILL).context("kill")
+}
+
+/// Sends SIGKILL and waits until the process has given back what it held, its ports among that.
+///
+/// # Errors
+/// It is not there, or does not end.
+pub(crate) fn kill_and_wait(pid: u32) -> anyhow::Result<()> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let raw = raw.context("no process to kill")?;
+    let process = pidfd_open(raw, PidfdFlags::empty()).context("no process to kill")?;
+    kill(pid)?;
+    // Readable once the last thread has ended.
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    match poll(&mut ended, Some(&KILL_LIMIT))? {
+        0 => bail!("a killed process does not end"),
+        _ => Ok(()),
+    }
 }
 
 /// Processes whose parent is `pid`.
@@ -231,6 +255,14 @@ mod tests {
         let memory = Memory::parse(status, "Rss: 5120 kB\nPss:  4500 kB\nPss_Anon: 1 kB\n");
         let parts = (memory.rss, memory.anon, memory.file, memory.pss);
         assert_eq!(parts, (5120, 4096, 1024, 4500));
+    }
+
+    #[test]
+    fn a_process_that_was_killed_has_ended_when_that_returns() {
+        let mut running = Running::spawn(Command::new("cat").arg("/dev/zero")).unwrap();
+        assert!(!running.has_ended());
+        kill_and_wait(running.pid().cast_unsigned()).unwrap();
+        assert!(running.has_ended());
     }
 
     #[test]
