@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::TryStreamExt;
 use nihilo_client::Client;
 use nihilo_types::condition::types;
 use nihilo_types::config_map::{CONFIG_AUTOSCALER, SYSTEM_NAMESPACE};
@@ -23,6 +24,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A window and a grace of 6 s each, and room for a slow machine.
 const ZERO_LIMIT: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Services that are written, or waited for, at once.
+const N_AT_ONCE: usize = 16;
 pub(crate) const NAMESPACE: &str = "default";
 
 /// What a cluster is started as.
@@ -235,23 +238,29 @@ impl Drop for Cluster {
 /// # Errors
 /// One is refused, or not ready in time.
 pub(crate) async fn deploy(client: &Client, services: &[Service]) -> anyhow::Result<()> {
-    for service in services {
-        client.apply_service(service).await?;
-    }
+    let some_at_once = || futures_util::stream::iter(services.iter().map(Ok));
+    some_at_once()
+        .try_for_each_concurrent(N_AT_ONCE, |service| async move {
+            client.apply_service(service).await?;
+            anyhow::Ok(())
+        })
+        .await?;
+    // One by one: a list of many thousands is larger than a message may be.
+    some_at_once()
+        .try_for_each_concurrent(N_AT_ONCE, |service| until_deployed(client, service))
+        .await
+}
+
+async fn until_deployed(client: &Client, service: &Service) -> anyhow::Result<()> {
+    let name = &service.metadata.name;
     let deadline = Instant::now() + READY_LIMIT;
     loop {
-        let stored = client.services(Some(NAMESPACE), "").await?.items;
-        let is_ready = |wanted: &&Service| {
-            let name = &wanted.metadata.name;
-            let found = stored.iter().find(|stored| stored.metadata.name == *name);
-            found.is_some_and(|found| found.status.conditions.is_true(types::READY))
-        };
-        let n_ready = services.iter().filter(is_ready).count();
-        if n_ready == services.len() {
+        let stored = client.service(NAMESPACE, name).await?.object;
+        if stored.status.conditions.is_true(types::READY) {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("only {n_ready} of {} services became ready", services.len());
+            bail!("`{name}` did not become ready");
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

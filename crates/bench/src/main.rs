@@ -6,6 +6,7 @@ mod autoscaler;
 mod cluster;
 mod cold;
 mod coldrate;
+mod etcd;
 mod failover;
 mod figures;
 mod gateway;
@@ -81,7 +82,7 @@ enum Bench {
     Gateway(gateway::GatewayArgs),
     /// Memory of nodes with services that sleep.
     Rss(rss::RssArgs),
-    /// From the death of the leader to the next acknowledged write.
+    /// From the death of the leader to the next acknowledged write, beside etcd.
     Failover(failover::FailoverArgs),
     /// Start of a node that holds many services.
     Restart(restart::RestartArgs),
@@ -89,7 +90,7 @@ enum Bench {
     Rollout(rollout::RolloutArgs),
     /// Two of three nodes killed under steady load through the third.
     Quorumloss(quorumloss::QuorumLossArgs),
-    /// Durable writes beside etcd.
+    /// Durable writes and linearizable reads beside etcd.
     Store(store::StoreArgs),
     /// One member of the groups that `lease` and `store` measure.
     #[command(hide = true)]

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 
@@ -19,6 +20,11 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How late the kernel may wake a generator's thread, in nanoseconds.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
+/// The kernel may have to write back what the process had under way.
+const KILL_LIMIT: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 /// CPU time of one process at one moment.
 #[derive(Debug, Clone, Default)]
@@ -160,8 +166,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Asked first: nginx's master ends its worker then, and only then.
-        if let Some(pid) = Pid::from_raw(self.pid()) {
+        // Asked first: nginx's master ends its worker then, and only then. The pid of one that has
+        // ended may be somebody else's.
+        if let Some(pid) = Pid::from_raw(self.pid()).filter(|_| !self.has_ended()) {
             let _gone_already = kill_process(pid, Signal::TERM);
         }
         let deadline = Instant::now() + END_LIMIT;
@@ -221,6 +228,23 @@ pub(crate) fn is_gone(pid: i32) -> bool {
         || !Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Sends SIGKILL and waits until the process has given back what it held, its ports among that.
+///
+/// # Errors
+/// It is not there, or does not end.
+pub(crate) fn kill_and_wait(pid: u32) -> anyhow::Result<()> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let raw = raw.context("no process to kill")?;
+    let process = pidfd_open(raw, PidfdFlags::empty()).context("no process to kill")?;
+    kill(pid)?;
+    // Readable once the last thread has ended.
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    match poll(&mut ended, Some(&KILL_LIMIT))? {
+        0 => bail!("a killed process does not end"),
+        _ => Ok(()),
+    }
+}
+
 /// Processes whose parent is `pid`.
 pub(crate) fn children(pid: i32) -> anyhow::Result<Vec<i32>> {
     let entries = std::fs::read_dir("/proc").context("/proc")?;
@@ -258,6 +282,14 @@ mod tests {
         let memory = Memory::parse(status, "Rss: 5120 kB\nPss:  4500 kB\nPss_Anon: 1 kB\n");
         let parts = (memory.rss, memory.anon, memory.file, memory.pss);
         assert_eq!(parts, (5120, 4096, 1024, 4500));
+    }
+
+    #[test]
+    fn a_process_that_was_killed_has_ended_when_that_returns() {
+        let mut running = Running::spawn(Command::new("cat").arg("/dev/zero")).unwrap();
+        assert!(!running.has_ended());
+        kill_and_wait(running.pid().cast_unsigned()).unwrap();
+        assert!(running.has_ended());
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::{Common, say};
 /// Columns before the first minute.
 const FIXED_COLUMNS: usize = 4;
 const MINUTE_MS: u64 = 60_000;
+/// After the last request: it boots, it runs (the longest takes 147 s), and its instance ends.
+const TAIL_S: u64 = 300;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TraceArgs {
@@ -140,7 +142,7 @@ fn scenario(function: &Function, settings: &Settings, args: &TraceArgs) -> Scena
         container_concurrency: 1,
         boot: Boot::Fixed { ms: args.boot_ms },
         seed: 1,
-        tail_s: 0,
+        tail_s: TAIL_S,
         trace,
     }
 }

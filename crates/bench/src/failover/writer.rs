@@ -8,16 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nihilo_client::Client;
-use nihilo_types::node_config::NodeConfig;
 use nihilo_types::service::Service;
-use nihilo_wire::serving::WriteRequest;
-use nihilo_wire::serving::serving_service_client::ServingServiceClient;
-use tokio::time::{Instant, sleep_until};
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
-use crate::cluster::{Cluster, NAMESPACE};
+use super::node::{Node, Write};
 use crate::figures::{Samples, milliseconds};
 
 /// Far more than the writes that can be at risk in one kill.
@@ -27,21 +22,18 @@ pub(super) const N_SLOTS: usize = 64;
 const REPEAT_EVERY: Duration = Duration::from_millis(5);
 /// In between it is patient: repetitions of what is only slow would make it slower.
 const PATIENT: Duration = Duration::from_secs(1);
-/// Repetitions of one write under way at once.
-const MAX_ATTEMPTS: usize = 64;
-const CONNECT_LIMIT: Duration = Duration::from_millis(100);
+/// One attempt: a follower of either store may keep one that it handed to a dead leader for longer.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+/// Repetitions of one write under way at once: more than are begun in [`ATTEMPT_LIMIT`].
+const MAX_ATTEMPTS: usize = 256;
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
-const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// Latencies of steady writes kept, at most.
 const MAX_SAMPLES: usize = 1 << 20;
 const SERIAL: &str = "bench.example.com/serial";
 
-type Api = ServingServiceClient<Channel>;
-
 #[derive(Debug)]
 pub(super) struct Writer {
-    nodes: Vec<Api>,
-    clients: Vec<Client>,
+    nodes: Vec<Node>,
     slots: Vec<Slot>,
     /// Number of the last write.
     serial: u64,
@@ -57,32 +49,17 @@ struct Slot {
 }
 
 impl Writer {
-    pub(super) fn new(cluster: &Cluster, services: Vec<Service>) -> anyhow::Result<Self> {
-        let addresses: Vec<_> = cluster
-            .configs
-            .iter()
-            .map(NodeConfig::admin_address)
-            .collect();
-        let api = |address: &String| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-            let channel = endpoint.connect_timeout(CONNECT_LIMIT).connect_lazy();
-            anyhow::Ok(Api::new(channel))
-        };
-        let client = |address: &String| {
-            let client = Client::connect_lazy(vec![address.clone()])?;
-            anyhow::Ok(client.with_timeout(CHECK_LIMIT))
-        };
+    pub(super) fn new(nodes: Vec<Node>, services: Vec<Service>) -> Self {
         let slots = services
             .into_iter()
             .map(|service| Slot { service, acked: 0 });
-        Ok(Self {
-            nodes: addresses.iter().map(api).collect::<Result<_, _>>()?,
-            clients: addresses.iter().map(client).collect::<Result<_, _>>()?,
+        Self {
+            nodes,
             slots: slots.collect(),
             serial: 0,
             turn: 0,
             steady_ms: Vec::new(),
-        })
+        }
     }
 
     /// Writes every slot once.
@@ -118,13 +95,13 @@ impl Writer {
         let slot = &mut self.slots[index];
         let annotations = &mut slot.service.metadata.annotations;
         annotations.insert(SERIAL.into(), self.serial.to_string());
-        let request = WriteRequest {
-            json: serde_json::to_vec(&slot.service)?.into(),
+        let write = Write {
+            name: slot.service.metadata.name.clone(),
+            json: serde_json::to_vec(&slot.service)?,
             request_id: uuid::Uuid::now_v7().to_string(),
-            ..WriteRequest::default()
         };
-        let repeated = repeat(&self.nodes, &mut self.turn, &request, repeat_every);
-        let n_attempts = tokio::time::timeout(WRITE_LIMIT, repeated)
+        let repeated = repeat(&self.nodes, &mut self.turn, &write, repeat_every);
+        let n_attempts = timeout(WRITE_LIMIT, repeated)
             .await
             .with_context(|| format!("write {} was never acknowledged", self.serial))??;
         slot.acked = self.serial;
@@ -134,19 +111,19 @@ impl Writer {
     /// Reads all slots and compares; returns how many.
     pub(super) async fn check(&self) -> anyhow::Result<usize> {
         let mut last = None;
-        for client in &self.clients {
-            match client.services(Some(NAMESPACE), "").await {
-                Ok(list) => return self.compare(&list.items),
+        for node in &self.nodes {
+            match node.services().await {
+                Ok(stored) => return self.compare(&stored),
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.context("no nodes")?.into())
+        Err(last.context("no nodes")?)
     }
 
     /// The same by every node in turn.
     pub(super) async fn check_on_every_node(&self) -> anyhow::Result<()> {
-        for client in &self.clients {
-            self.compare(&client.services(Some(NAMESPACE), "").await?.items)?;
+        for node in &self.nodes {
+            self.compare(&node.services().await?)?;
         }
         Ok(())
     }
@@ -177,9 +154,9 @@ impl Writer {
 /// One more attempt every `every`, and soon after each that failed, at the next node, until one is
 /// acknowledged.
 async fn repeat(
-    nodes: &[Api],
+    nodes: &[Node],
     turn: &mut usize,
-    request: &WriteRequest,
+    write: &Write,
     every: Duration,
 ) -> anyhow::Result<u64> {
     let mut attempts = FuturesUnordered::new();
@@ -190,7 +167,7 @@ async fn repeat(
         tokio::select! {
             biased;
             Some(answer) = attempts.next() => match answer {
-                Ok(_) => return Ok(n_attempts),
+                Ok(()) => return Ok(n_attempts),
                 Err(status) if may_be_repeated(&status) => {
                     next = next.min(Instant::now() + REPEAT_EVERY);
                 }
@@ -198,17 +175,23 @@ async fn repeat(
             },
             () = sleep_until(next), if attempts.len() < MAX_ATTEMPTS => {
                 next = Instant::now() + every;
-                let mut api = nodes[*turn % nodes.len()].clone();
+                let node = nodes[*turn % nodes.len()].clone();
                 *turn += 1;
                 n_attempts += 1;
-                let request = request.clone();
-                attempts.push(async move { api.apply_service(request).await });
+                attempts.push(attempt(node, write.clone()));
             }
         }
     }
 }
 
-/// Everything that a dead or leaderless node may say; the request id makes repeating safe.
+async fn attempt(node: Node, write: Write) -> Result<(), Status> {
+    match timeout(ATTEMPT_LIMIT, node.put(write)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded("no answer to one attempt")),
+    }
+}
+
+/// Everything that a dead or leaderless node may say; repeating is safe, see [`Write`].
 fn may_be_repeated(status: &Status) -> bool {
     let codes = [
         Code::Unavailable,
@@ -229,7 +212,6 @@ mod tests {
         service.metadata.name = "slot-0".into();
         Writer {
             nodes: Vec::new(),
-            clients: Vec::new(),
             slots: vec![Slot { service, acked }],
             serial: acked,
             turn: 0,

@@ -1,5 +1,5 @@
-//! Clients that write one after the other over gRPC, the same for both stores: each with a
-//! connection of its own to the leader, and one write under way.
+//! Clients that write or read one after the other over gRPC, the same for both stores: each with
+//! a connection of its own to the leader, and one call under way.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +14,35 @@ use nihilo_wire::internal::raft_client::RaftClient;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
-use super::etcd::{Kv, PutRequest};
+use crate::etcd::kv::Kv;
 use crate::lease::node::CLUSTER;
 
 /// etcd's value; ours is a command whose name fills up to about the same.
 pub(super) const VALUE_BYTES: usize = 256;
 const MAX_LATENCY_US: u64 = 60_000_000;
-/// A write that waits longer has failed, and the measurement with it.
-const WRITE_LIMIT: Duration = Duration::from_secs(20);
+/// A call that waits longer has failed, and the measurement with it.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 
-/// The leader that is written to.
+/// What a client does again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Durable ones, each in place of the client's last.
+    Write,
+    /// Linearizable ones of the client's own key. Ours is the leader's word that the state it has is
+    /// new enough: the value would come from that node's memory.
+    Read,
+}
+
+/// The leader that is called.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     Ours { address: String, leader: u64 },
     Etcd(String),
 }
 
-/// What one measurement wrote.
+/// What came of one measurement.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct Done {
     elapsed: Duration,
     latencies: Histogram<u64>,
     /// Of all nodes, the warm-up included.
@@ -40,7 +50,7 @@ pub(super) struct Written {
     pub(super) n_with_warm_up: u64,
 }
 
-impl Written {
+impl Done {
     pub(super) fn n_acked(&self) -> u64 {
         self.latencies.len()
     }
@@ -64,30 +74,35 @@ enum Client {
     Etcd(Kv),
 }
 
-/// Writes with `n_clients` for `lasts`.
+/// Calls with `n_clients` for `lasts`. A client that is to read writes its key once before.
 ///
 /// # Errors
-/// The first write that failed.
-pub(super) async fn write(
+/// The first call that failed.
+pub(super) async fn call(
     target: &Target,
+    work: Work,
     n_clients: usize,
     lasts: Duration,
-) -> anyhow::Result<Written> {
+) -> anyhow::Result<Done> {
     let mut clients = Vec::new();
-    for _ in 0..n_clients {
-        clients.push(Client::connect(target).await?);
+    for id in (0..).take(n_clients) {
+        let mut client = Client::connect(target).await?;
+        if work == Work::Read {
+            client.write(id, 0).await?;
+        }
+        clients.push(client);
     }
     let started = Instant::now();
     let end = started + lasts;
     let mut tasks = JoinSet::new();
     for (id, client) in (0..).zip(clients) {
-        tasks.spawn(write_until(client, id, end));
+        tasks.spawn(call_until(client, work, id, end));
     }
     let mut latencies = Histogram::new_with_max(MAX_LATENCY_US, 3)?;
     while let Some(task) = tasks.join_next().await {
         latencies.add(task.context("a client panicked")??)?;
     }
-    Ok(Written {
+    Ok(Done {
         elapsed: started.elapsed(),
         latencies,
         n_fsyncs: 0,
@@ -95,14 +110,25 @@ pub(super) async fn write(
     })
 }
 
-async fn write_until(mut client: Client, id: u64, end: Instant) -> anyhow::Result<Histogram<u64>> {
+async fn call_until(
+    mut client: Client,
+    work: Work,
+    id: u64,
+    end: Instant,
+) -> anyhow::Result<Histogram<u64>> {
     let mut latencies = Histogram::new_with_max(MAX_LATENCY_US, 3)?;
     let mut n = 0;
     while Instant::now() < end {
         let started = Instant::now();
-        tokio::time::timeout(WRITE_LIMIT, client.write(id, n))
+        let once = async {
+            match work {
+                Work::Write => client.write(id, n).await,
+                Work::Read => client.read(id).await,
+            }
+        };
+        tokio::time::timeout(CALL_LIMIT, once)
             .await
-            .context("a write was not answered")??;
+            .context("a call was not answered")??;
         n += 1;
         let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         latencies.saturating_record(us);
@@ -149,8 +175,23 @@ impl Client {
             Client::Etcd(kv) => {
                 let mut value = format!("{n:016}").into_bytes();
                 value.resize(VALUE_BYTES, b'v');
-                let key = id.to_be_bytes().to_vec();
-                kv.put(PutRequest { key, value }).await?;
+                kv.put(id.to_be_bytes().to_vec(), value).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, id: u64) -> anyhow::Result<()> {
+        match self {
+            Client::Ours(client, identity) => {
+                let identity = Some(identity.clone());
+                client.read_index(pb::ReadIndexRequest { identity }).await?;
+            }
+            Client::Etcd(kv) => {
+                let found = kv.range(&id.to_be_bytes(), &[]).await?;
+                if found.values.is_empty() {
+                    bail!("what client {id} wrote is not there");
+                }
             }
         }
         Ok(())

@@ -26,10 +26,15 @@ pub(crate) struct Running {
     grace: Duration,
 }
 
-/// Returns the process that runs the node of `node_dir`; `None` for a stale pid file.
+/// Returns the process that runs the node of `node_dir`; `None` for a stale pid file. One that is
+/// ending is waited for, [`KILL_LIMIT`] at most: whoever hears `None` may use its ports.
 pub(crate) fn running(node_dir: &Path) -> Option<Running> {
     let text = std::fs::read_to_string(node_dir.join(PID_FILE)).ok()?;
     let pid = text.trim().parse().ok()?;
+    let deadline = Instant::now() + KILL_LIMIT;
+    while is_ending(pid) && Instant::now() < deadline {
+        std::thread::sleep(LOOK_EVERY);
+    }
     let name = node_dir.file_name()?.to_string_lossy().into_owned();
     let own = layout::config_file(node_dir);
     let grace = crate::command::node::read(&own).map_or(30, |config| config.shutdown_grace);
@@ -103,7 +108,7 @@ fn remove_pid_file(node_dir: &Path) -> Result<()> {
 }
 
 impl Running {
-    /// A zombie has no command line any more, so it counts as gone.
+    /// A process that is ending has no command line any more; see [`is_ending`].
     pub(crate) fn is_alive(&self) -> bool {
         let Some((arguments, cwd)) = command_line(self.pid) else {
             return false;
@@ -150,7 +155,7 @@ impl Running {
 
     /// Returns whether it was gone before `deadline`.
     fn wait(&self, deadline: Instant) -> bool {
-        while self.is_alive() {
+        while self.is_alive() || is_ending(self.pid) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -158,6 +163,26 @@ impl Running {
         }
         true
     }
+}
+
+/// Whether a process is on its way out. It has no memory any more by which it could be known, and
+/// still holds its ports until the last of its threads has returned, from an fsync for example.
+fn is_ending(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| is_ending_by(&stat) == Some(true))
+}
+
+/// The name in it is in parentheses and may hold anything.
+fn is_ending_by(stat: &str) -> Option<bool> {
+    const EXITING: u64 = 0x4;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ');
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let n_threads: u64 = fields.nth(10)?.parse().ok()?;
+    // A zombie that is alone has given back everything; it only waits for its parent.
+    let has_ended = matches!(state, "Z" | "X") && n_threads <= 1;
+    Some(flags & EXITING != 0 && !has_ended)
 }
 
 /// Arguments and working directory of a process; `None` if it is gone or not ours to see.
@@ -238,6 +263,21 @@ mod tests {
         ));
         assert!(!runs("nihilo dev --data-dir ./e", "/none", ours));
         assert!(!runs("vi /none/d/node1/node.yaml", "/", ours));
+    }
+
+    #[test]
+    fn a_process_is_ending_until_its_last_thread_is_gone() {
+        let stat = |state: &str, flags: u32, n_threads: u32| {
+            let counts = "0 0 0 0 0 0 0 0 20 0";
+            format!("7 (a) b) c) {state} 1 7 7 0 -1 {flags} {counts} {n_threads} 0 99")
+        };
+        let ending = |state, flags, n| is_ending_by(&stat(state, flags, n));
+        assert_eq!(ending("S", 0x0040_0040, 9), Some(false));
+        assert_eq!(ending("R", 0x0040_0044, 9), Some(true));
+        assert_eq!(ending("Z", 0x0040_0044, 2), Some(true));
+        assert_eq!(ending("Z", 0x0040_0044, 1), Some(false));
+        assert_eq!(is_ending_by("7 (a"), None);
+        assert!(!is_ending(std::process::id().cast_signed()));
     }
 
     #[test]

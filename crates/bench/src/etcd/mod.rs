@@ -1,5 +1,6 @@
-//! Three etcd members on loopback with etcd's defaults, and the one call of its API that is
-//! needed, written down by hand.
+//! Three etcd members on loopback with etcd's defaults.
+
+pub(crate) mod kv;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,34 +10,40 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
-use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
 
 use crate::Common;
-use crate::proc::Running;
+use crate::proc::{self, Running};
 
 const N_MEMBERS: usize = 3;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What etcd elects by unless told otherwise.
+pub(crate) const TIMING: &str = "heartbeat 100 ms, election 1000 ms";
 /// etcd's own counts of what it has synced: its log, and its database.
 const FSYNCS: [&str; 2] = [
     "etcd_disk_wal_fsync_duration_seconds_count",
     "etcd_disk_backend_commit_duration_seconds_count",
 ];
 const IS_LEADER: &str = "etcd_server_is_leader";
+const HAS_LEADER: &str = "etcd_server_has_leader";
 
 /// Ends with its value.
 #[derive(Debug)]
-pub(super) struct Etcd {
-    members: Vec<(SocketAddr, Running)>,
+pub(crate) struct Etcd {
+    members: Vec<Member>,
     _dir: TempDir,
 }
 
+#[derive(Debug)]
+struct Member {
+    address: SocketAddr,
+    /// Starts it, again too.
+    command: Command,
+    process: Running,
+}
+
 impl Etcd {
-    pub(super) fn start(program: &Path, common: &Common) -> anyhow::Result<Self> {
+    pub(crate) fn start(program: &Path, common: &Common) -> anyhow::Result<Self> {
         let below = common.work_dir()?;
         std::fs::create_dir_all(&below)?;
         let dir = tempfile::Builder::new().prefix("etcd-").tempdir_in(below)?;
@@ -60,39 +67,93 @@ impl Etcd {
                 .args(["--initial-advertise-peer-urls", &peer])
                 .args(["--initial-cluster", &cluster])
                 .args(["--logger", "zap", "--log-level", "error"]);
-            Ok((clients[n], Running::spawn(&mut command)?))
+            Ok(Member {
+                address: clients[n],
+                process: Running::spawn(&mut command)?,
+                command,
+            })
         };
         let members = (0..N_MEMBERS).map(member).collect::<anyhow::Result<_>>()?;
         Ok(Self { members, _dir: dir })
     }
 
+    /// Client address of each member.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = String> + use<'_> {
+        self.members.iter().map(|member| member.address.to_string())
+    }
+
     /// Client address of the leader, once there is one.
-    pub(super) async fn leader(&self) -> anyhow::Result<String> {
-        let deadline = Instant::now() + READY_LIMIT;
-        loop {
-            for (address, _) in &self.members {
-                // A member that does not answer yet does not lead yet.
-                let leads = metric(*address, IS_LEADER).unwrap_or(0);
-                if leads == 1 {
-                    return Ok(address.to_string());
-                }
+    pub(crate) async fn leader(&self) -> anyhow::Result<String> {
+        let leader = self.leading().await?;
+        Ok(self.members[leader].address.to_string())
+    }
+
+    async fn leading(&self) -> anyhow::Result<usize> {
+        let leads = |member: &Member| member.says(IS_LEADER);
+        until(|| self.members.iter().position(leads))
+            .await
+            .context("etcd has no leader")
+    }
+
+    /// Kills the leader; returns when the signal was sent.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn kill_leader(&mut self) -> anyhow::Result<tokio::time::Instant> {
+        let leader = self.leading().await?;
+        let pid = self.members[leader].process.pid();
+        let killed_at = tokio::time::Instant::now();
+        proc::kill(pid.cast_unsigned())?;
+        Ok(killed_at)
+    }
+
+    /// Starts the members that do not run, on the data that they left, and waits until all know a
+    /// leader.
+    pub(crate) async fn start_missing(&mut self) -> anyhow::Result<()> {
+        for member in &mut self.members {
+            if member.process.has_ended() {
+                member.process = Running::spawn(&mut member.command)?;
             }
-            if Instant::now() > deadline {
-                bail!("etcd has no leader after {} s", READY_LIMIT.as_secs());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
+        let all_follow = || {
+            let mut members = self.members.iter();
+            members.all(|member| member.says(HAS_LEADER)).then_some(())
+        };
+        until(all_follow)
+            .await
+            .context("an etcd member is not back")
     }
 
     /// Of all members.
-    pub(super) fn n_fsyncs(&self) -> anyhow::Result<u64> {
+    pub(crate) fn n_fsyncs(&self) -> anyhow::Result<u64> {
         let mut n = 0;
-        for (address, _) in &self.members {
+        for member in &self.members {
             for name in FSYNCS {
-                n += metric(*address, name)?;
+                n += metric(member.address, name)?;
             }
         }
         Ok(n)
+    }
+}
+
+impl Member {
+    /// One that does not answer says nothing.
+    fn says(&self, gauge: &str) -> bool {
+        metric(self.address, gauge).is_ok_and(|value| value == 1)
+    }
+}
+
+/// Looks until there is something.
+async fn until<T>(mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + READY_LIMIT;
+    loop {
+        if let Some(seen) = look() {
+            return Ok(seen);
+        }
+        if Instant::now() > deadline {
+            bail!("not within {} s", READY_LIMIT.as_secs());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -119,38 +180,6 @@ fn value_in(metrics: &str, name: &str) -> Option<u64> {
     let (_, value) = lines.find(|(key, _)| *key == name)?;
     // Counters may be written as floats.
     value.trim().parse::<f64>().ok().map(|value| value as u64)
-}
-
-/// `etcdserverpb.PutRequest`, as far as it is used.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct PutRequest {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
-}
-
-/// `etcdserverpb.PutResponse`; nothing in it is needed.
-#[derive(Clone, PartialEq, prost::Message)]
-struct PutResponse {}
-
-/// Client of `etcdserverpb.KV`.
-#[derive(Debug)]
-pub(super) struct Kv(Grpc<Channel>);
-
-impl Kv {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(Grpc::new(channel))
-    }
-
-    pub(super) async fn put(&mut self, request: PutRequest) -> Result<(), Status> {
-        let not_ready = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        self.0.ready().await.map_err(not_ready)?;
-        let path = PathAndQuery::from_static("/etcdserverpb.KV/Put");
-        let codec = ProstCodec::<PutRequest, PutResponse>::default();
-        self.0.unary(Request::new(request), path, codec).await?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
