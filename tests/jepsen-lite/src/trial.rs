@@ -17,7 +17,7 @@ use nihilo_types::node_config::Profile;
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
-use crate::backend::{LocalCluster, Manner, NodeIndex, Place, log_of};
+use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place, log_of};
 use crate::clock::{self, boottime_ns};
 use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
 use crate::proc_scan::{self, Scan};
@@ -89,7 +89,10 @@ impl Trial {
         let cluster =
             LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
-        let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
+        let mut gateways = cluster.gateways();
+        gateways.push(cluster.guest_gateway());
+        let clients = Clients::new(gateways, recorder.clone(), name);
+        clients.use_gateways(&(0..N_NODES).collect::<Vec<_>>());
         Ok(Self {
             scan: Scan::start(&ledger),
             options,
@@ -108,9 +111,14 @@ impl Trial {
     /// # Errors
     /// A record cannot be emptied.
     pub fn begin_window(&mut self) -> anyhow::Result<()> {
-        let size = |(name, dir): (String, PathBuf)| {
+        for (name, dir) in std::mem::take(&mut self.cluster.retired) {
+            self.save_ledgers(name, &dir)?;
+            // Nobody looks at the rest again.
+            std::fs::remove_dir_all(&dir)?;
+        }
+        let size = |(_, dir): (String, PathBuf)| {
             let log = std::fs::metadata(log_of(&dir));
-            (name, log.map_or(0, |log| log.len()))
+            (dir, log.map_or(0, |log| log.len()))
         };
         self.evidences = Evidences {
             since_ns: boottime_ns(),
@@ -129,14 +137,13 @@ impl Trial {
         Ok(())
     }
 
-    /// Copies what a node's agent and owners have booked out of the disk's reach.
-    fn save_ledgers(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+    /// Copies what a node's agent and owners have booked to where nothing takes it away.
+    fn save_ledgers(&mut self, node: String, from: &Path) -> anyhow::Result<()> {
         let n_saved = self.evidences.saved_ledgers.len();
         let to = self
             .ledger
             .with_file_name("saved")
             .join(n_saved.to_string());
-        let from = &self.cluster.nodes[node].config.data_dir;
         for ledger in [judge::OWNED, judge::COMMANDS] {
             let (from, to) = (from.join(ledger), to.join(ledger));
             if from.is_file() {
@@ -144,7 +151,7 @@ impl Trial {
                 std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             }
         }
-        self.evidences.saved_ledgers.push((node_name(node), to));
+        self.evidences.saved_ledgers.push((node, to));
         Ok(())
     }
 
@@ -219,7 +226,18 @@ impl Trial {
     /// # Errors
     /// It does not end within its grace.
     pub async fn terminate(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let at_ns = self.recorder.fault("terminate", Some(node));
+        self.ends_in_order(node, "terminate");
+        let ended = self.cluster.terminate(node).await;
+        // Its listener is closed from some moment on; a refused connection is what it owes then.
+        self.down.insert(node, boottime_ns());
+        ended?;
+        self.until_empty(node, None).await;
+        Ok(())
+    }
+
+    /// Books that a node is about to be told to end; new requests go elsewhere.
+    pub fn ends_in_order(&mut self, node: NodeIndex, how: &str) {
+        let at_ns = self.recorder.fault(how, Some(node));
         self.leave(node);
         let grace = u64::from(self.cluster.nodes[node].config.shutdown_grace);
         self.evidences.node_ends.push(NodeEnd {
@@ -232,12 +250,18 @@ impl Trial {
             until_ns: u64::MAX,
             graceful: true,
         });
-        let ended = self.cluster.terminate(node).await;
-        // Its listener is closed from some moment on; a refused connection is what it owes then.
+    }
+
+    /// Waits for the end of a node that the cluster has removed; returns how it was.
+    ///
+    /// # Errors
+    /// It does not end within its grace.
+    pub async fn expelled(&mut self, node: NodeIndex) -> anyhow::Result<String> {
+        let ended = self.cluster.expelled(node).await;
         self.down.insert(node, boottime_ns());
-        ended?;
+        let how = ended?;
         self.until_empty(node, None).await;
-        Ok(())
+        Ok(how)
     }
 
     /// SIGSTOP.
@@ -316,6 +340,15 @@ impl Trial {
         self.whole().await
     }
 
+    /// What was done to no node in particular is over; waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub async fn calm(&mut self, how: &str) -> anyhow::Result<()> {
+        self.recorder.fault(how, None);
+        self.whole().await
+    }
+
     /// Takes the power from `nodes` at once: their processes end, and what their disks had not
     /// synced is gone.
     ///
@@ -334,7 +367,8 @@ impl Trial {
                 node: node_name(*node),
                 records,
             });
-            self.save_ledgers(*node)?;
+            let data_dir = data_dir.clone();
+            self.save_ledgers(node_name(*node), &data_dir)?;
             let disk = self.cluster.disk(*node)?;
             tokio::task::block_in_place(|| disk.lose_power())?;
         }
@@ -577,11 +611,13 @@ impl Trial {
         Ok(judge::judge(&self.evidences, &self.ledger, &nodes))
     }
 
-    /// Names and directories of the nodes.
+    /// Names and directories of the nodes, those included that were removed in this window: two of
+    /// one name have two directories.
     pub fn nodes(&self) -> Vec<(String, PathBuf)> {
         let nodes = self.cluster.nodes.iter();
         nodes
             .map(|node| (node.name().to_owned(), node.config.data_dir.clone()))
+            .chain(self.cluster.retired.iter().cloned())
             .collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Where the nodes of a trial run.
 
 mod disk;
+mod joining;
 mod local;
 mod network;
 mod node;
@@ -15,5 +16,9 @@ pub use strace::{Injection, SyncFault};
 /// Nodes of every cluster: the smallest that survives the loss of one.
 pub const N_NODES: usize = 3;
 
-/// A node by its place, from 0; its id is one more.
+/// A node by its place, from 0. The id of a founder is one more; a node that took a founder's place
+/// has another one.
 pub type NodeIndex = usize;
+
+/// The place of a node that is there beside those of the cluster, for a while.
+pub const GUEST: NodeIndex = N_NODES;

@@ -156,6 +156,14 @@ impl LocalNode {
     /// It does not run, or is still there after its grace.
     pub async fn terminate(&mut self) -> anyhow::Result<Ended> {
         self.signal(Signal::TERM)?;
+        self.expelled().await
+    }
+
+    /// Waits for the end of a process that shall end by itself; its own grace bounds that.
+    ///
+    /// # Errors
+    /// It does not run, or is still there after its grace.
+    pub async fn expelled(&mut self) -> anyhow::Result<Ended> {
         let grace = Duration::from_secs(self.config.shutdown_grace.into());
         self.gone(grace + EXTRA_GRACE, true).await
     }

@@ -63,8 +63,8 @@ pub struct Evidences {
     pub saved_ledgers: Vec<(String, PathBuf)>,
     /// What is older in the agents' records is not judged.
     pub since_ns: u64,
-    /// Bytes of each node's output that are not judged.
-    pub log_from: BTreeMap<String, u64>,
+    /// Bytes of each node's output that are not judged, by its directory.
+    pub log_from: BTreeMap<PathBuf, u64>,
     /// Looks at the cluster after the load, until it had been at rest for long enough.
     pub settled: Vec<convergence::Input>,
     /// Scans of the host beside what the agents list.
@@ -85,6 +85,8 @@ pub const CHANGE: &str = "change under way";
 pub const STORE_FAILED: &str = "a failed store stays failed";
 /// A healed cluster is whole again in time.
 pub const WHOLE: &str = "whole again";
+/// Who joins, votes, leads or is removed does so in time, and who was removed stays out.
+pub const MEMBERSHIP: &str = "membership changes";
 
 /// Judges a trial by its evidences and the files below its folder.
 pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
@@ -146,7 +148,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED] {
+    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED, MEMBERSHIP] {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();

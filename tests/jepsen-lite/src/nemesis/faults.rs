@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place};
+use crate::backend::{Manner, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
 use crate::nemesis::cuts::{self, Cut};
 use crate::nemesis::disks::DiskFault;
 use crate::nemesis::instances::InstanceFault;
 use crate::nemesis::links::LinkFault;
+use crate::nemesis::membership::MembershipFault;
 use crate::nemesis::target::follower;
 use crate::seed::Random;
 use crate::trial::Trial;
@@ -48,6 +49,7 @@ pub enum Nemesis {
     Disk(DiskFault),
     Link(LinkFault),
     Instance(InstanceFault),
+    Membership(MembershipFault),
 }
 
 impl Nemesis {
@@ -71,6 +73,7 @@ impl Nemesis {
         all.extend(DiskFault::ALL.map(Nemesis::Disk));
         all.extend(LinkFault::ALL.map(Nemesis::Link));
         all.extend(InstanceFault::ALL.map(Nemesis::Instance));
+        all.extend(MembershipFault::ALL.map(Nemesis::Membership));
         all
     }
 
@@ -121,6 +124,7 @@ impl Nemesis {
             Nemesis::Disk(fault) => fault.strike(trial, random).await?,
             Nemesis::Link(fault) => fault.strike(trial, random).await?,
             Nemesis::Instance(fault) => fault.strike(trial, random).await?,
+            Nemesis::Membership(fault) => fault.strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -146,7 +150,7 @@ impl Nemesis {
         let leader = trial.cluster.leader().await?;
         Ok(match self {
             Nemesis::KillLeader => leader,
-            Nemesis::KillOwner => LocalCluster::preferred_owner(focus),
+            Nemesis::KillOwner => trial.cluster.owner_of(focus).unwrap_or(leader),
             Nemesis::KillHost => trial.host_of(focus).await?.unwrap_or(leader),
             _ => follower(leader, random),
         })
@@ -199,6 +203,7 @@ impl fmt::Display for Nemesis {
             Nemesis::Disk(fault) => return write!(f, "{fault}"),
             Nemesis::Link(fault) => return write!(f, "{fault}"),
             Nemesis::Instance(fault) => return write!(f, "{fault}"),
+            Nemesis::Membership(fault) => return write!(f, "{fault}"),
         })
     }
 }

@@ -5,4 +5,5 @@ pub mod disks;
 pub mod faults;
 pub mod instances;
 pub mod links;
+pub mod membership;
 pub mod target;
