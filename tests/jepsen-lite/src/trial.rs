@@ -19,9 +19,11 @@ use tokio::time::Instant;
 
 use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place, log_of};
 use crate::clock::{self, boottime_ns};
-use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
+use crate::judge::{
+    self, AT_ZERO, DIED, Evidences, Fault, SERVES_AGAIN, Strained, WHOLE, node_name,
+};
 use crate::proc_scan::{self, Scan};
-use crate::record::Recorder;
+use crate::record::{Recorder, RequestRecord};
 use crate::workload::load::{Clients, Wanted};
 use crate::workload::services::NAMESPACE;
 
@@ -505,9 +507,36 @@ impl Trial {
         Ok(since.elapsed())
     }
 
+    /// From now on `service` may refuse what it is asked, explicitly.
+    pub fn strain(&mut self, service: &str) {
+        self.evidences.strained.push(Strained {
+            service: service.to_owned(),
+            from_ns: boottime_ns(),
+            until_ns: u64::MAX,
+        });
+    }
+
+    /// Asks a service that was strained until it serves; from then on it owes what all owe.
+    pub async fn until_it_serves(&mut self, service: &str, limit: Duration) {
+        let services = [service.to_owned()];
+        let serves = clock::until(limit, LOOK_SLOWLY, || async {
+            let asked = self.ask_everywhere(&services).await;
+            let refused = asked.iter().find(|request| !request.outcome.is_good());
+            refused.map_or(Ok(()), |request| Err(request.outcome.name()))
+        });
+        match serves.await {
+            Ok(()) => self.confirm(SERVES_AGAIN),
+            Err(why) => self.find(SERVES_AGAIN, Evidence::new(service, why).at(boottime_ns())),
+        }
+        let strained = self.evidences.strained.iter_mut();
+        for strained in strained.filter(|strained| strained.service == service) {
+            strained.until_ns = strained.until_ns.min(boottime_ns());
+        }
+    }
+
     /// Sends one request that may be repeated and one that may not to each service through each
-    /// gateway.
-    pub async fn ask_everywhere(&self, services: &[String]) {
+    /// gateway; returns what came of them.
+    pub async fn ask_everywhere(&self, services: &[String]) -> Vec<RequestRecord> {
         let mut asked = tokio::task::JoinSet::new();
         for service in services {
             for gateway in self.clients.in_use() {
@@ -524,7 +553,12 @@ impl Trial {
                 }
             }
         }
-        while asked.join_next().await.is_some() {}
+        let mut over = Vec::new();
+        while let Some(one) = asked.join_next().await {
+            // A panic of the harness: seen as a request that is in no ledger.
+            over.extend(one.ok());
+        }
+        over
     }
 
     /// The node that runs most instances of a service, if any does.

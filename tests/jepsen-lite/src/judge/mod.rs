@@ -24,7 +24,7 @@ use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
 use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
 use nihilo_sim::history::startstop;
 
-pub use availability::Fault;
+pub use availability::{Fault, Strained};
 pub(crate) use owners::{COMMANDS, OWNED};
 
 use crate::backend::log_of;
@@ -44,6 +44,8 @@ pub struct Evidences {
     /// Times in which a gateway may end connections without a word.
     pub gateway_gone: Vec<GatewayGone>,
     pub faults: Vec<Fault>,
+    /// Services that may refuse everything, and when.
+    pub strained: Vec<Strained>,
     pub max_scale: BTreeMap<String, u32>,
     pub seen_empty: Vec<SeenEmpty>,
     pub samples: Vec<ProcessSample>,
@@ -85,8 +87,20 @@ pub const CHANGE: &str = "change under way";
 pub const STORE_FAILED: &str = "a failed store stays failed";
 /// A healed cluster is whole again in time.
 pub const WHOLE: &str = "whole again";
+/// A service that could not serve, or not all, serves again once it can.
+pub const SERVES_AGAIN: &str = "serves again";
 /// Who joins, votes, leads or is removed does so in time, and who was removed stays out.
 pub const MEMBERSHIP: &str = "membership changes";
+
+const SEEN: [&str; 7] = [
+    WHOLE,
+    CHANGE,
+    AT_ZERO,
+    DIED,
+    STORE_FAILED,
+    SERVES_AGAIN,
+    MEMBERSHIP,
+];
 
 /// Judges a trial by its evidences and the files below its folder.
 pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
@@ -116,6 +130,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         &evidences.requests,
         &evidences.gateway_gone,
         &evidences.faults,
+        &evidences.strained,
     );
     report.add(availability::NAME, available);
     report.add(instance_bound::NAME, bound(evidences, records, nodes));
@@ -148,7 +163,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED, MEMBERSHIP] {
+    for name in SEEN {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();

@@ -1,5 +1,6 @@
 //! What is done to the cluster, and to whom.
 
+mod apps;
 pub mod cuts;
 pub mod disks;
 pub mod faults;
