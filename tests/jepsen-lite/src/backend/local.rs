@@ -14,7 +14,7 @@ use nihilo_types::shard::{N_SHARDS, shard_of};
 use nihilo_wire::cluster::StatusResponse;
 use tokio::net::TcpStream;
 
-use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex};
+use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex, WallClock};
 use crate::clock;
 use crate::judge::node_name;
 use crate::probe::Slot;
@@ -44,6 +44,8 @@ pub enum Place {
     Proxied,
     /// On loopback, each with its state on a disk of its own.
     Disks,
+    /// On loopback, each with a time of day of its own.
+    Clocks,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,8 @@ pub struct LocalCluster {
     pub(super) network: Option<Network>,
     /// By node; empty where the nodes share the machine's.
     disks: Vec<Disk>,
+    /// By node; empty where the nodes have the machine's.
+    wall_clocks: Vec<WallClock>,
     /// By the node that dials and the one that is reached.
     proxies: BTreeMap<(NodeIndex, NodeIndex), Proxy>,
     /// Its ports stay reserved as long as the cluster lives.
@@ -83,7 +87,7 @@ impl LocalCluster {
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
-            Place::Loopback | Place::Disks => None,
+            Place::Loopback | Place::Disks | Place::Clocks => None,
             Place::Network | Place::Proxied => Some(Network::create()?),
         };
         std::fs::create_dir_all(dir)?;
@@ -92,6 +96,7 @@ impl LocalCluster {
             Disk::create(dir.join(format!("{name}.img")), &dir.join(name))
         });
         let disks = disks.collect::<Result<_, _>>()?;
+        let wall_clocks = wall_clocks(dir, place)?;
         let hosts = (0..N_NODES).map(|node| match &network {
             None => Ipv4Addr::LOCALHOST,
             Some(network) => network.address(node),
@@ -104,7 +109,9 @@ impl LocalCluster {
         let nodes = (0..N_NODES).map(|node| {
             let config = config(dir, &slot, &hosts, node, profile)?;
             let namespace = network.as_ref().map(|network| network.namespace(node));
-            LocalNode::prepare(config, namespace, variables.to_vec())
+            let clock = wall_clocks.get(node).map(WallClock::variables);
+            let variables = [variables, &clock.unwrap_or_default()].concat();
+            LocalNode::prepare(config, namespace, variables)
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
@@ -117,6 +124,7 @@ impl LocalCluster {
             n_joined: 0,
             network,
             disks,
+            wall_clocks,
             proxies,
             slot,
         };
@@ -134,6 +142,15 @@ impl LocalCluster {
     pub fn disk(&mut self, node: NodeIndex) -> anyhow::Result<&mut Disk> {
         let disk = self.disks.get_mut(node);
         disk.context("the nodes have no disks of their own")
+    }
+
+    /// The time of day that a node has.
+    ///
+    /// # Errors
+    /// The nodes have the machine's.
+    pub fn wall_clock(&self, node: NodeIndex) -> anyhow::Result<&WallClock> {
+        let clock = self.wall_clocks.get(node);
+        clock.context("the nodes have no time of day of their own")
     }
 
     /// Gives the links that are hit a shape, from the dialling node to the one that is reached.
@@ -302,6 +319,14 @@ impl LocalCluster {
         let crashes = self.nodes.iter_mut().filter_map(LocalNode::crashed);
         self.ended.extend(crashes);
     }
+}
+
+/// One for each node, where they have clocks of their own.
+fn wall_clocks(dir: &Path, place: Place) -> anyhow::Result<Vec<WallClock>> {
+    let nodes = (0..N_NODES).filter(|_| place == Place::Clocks);
+    nodes
+        .map(|node| WallClock::create(dir.join(node_name(node)).with_extension("time")))
+        .collect()
 }
 
 /// Puts a proxy before every node's peer port, one for each node that dials it.

@@ -6,12 +6,14 @@ mod local;
 mod network;
 mod node;
 mod strace;
+mod wall_clock;
 
 pub use disk::Disk;
 pub use local::{LocalCluster, Place};
 pub use network::{Manner, Network};
 pub use node::{Ended, LocalNode, log_of};
 pub use strace::{Injection, SyncFault};
+pub use wall_clock::WallClock;
 
 /// Nodes of every cluster: the smallest that survives the loss of one.
 pub const N_NODES: usize = 3;

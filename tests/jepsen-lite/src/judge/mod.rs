@@ -4,7 +4,7 @@ mod availability;
 mod drain;
 mod logs;
 mod owners;
-mod sessions;
+pub(crate) mod sessions;
 
 use std::collections::BTreeMap;
 use std::fs::File;

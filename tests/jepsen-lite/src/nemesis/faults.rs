@@ -11,6 +11,7 @@ use crate::nemesis::instances::InstanceFault;
 use crate::nemesis::links::LinkFault;
 use crate::nemesis::membership::MembershipFault;
 use crate::nemesis::target::follower;
+use crate::nemesis::{overload, wall_clocks};
 use crate::seed::Random;
 use crate::trial::Trial;
 
@@ -50,6 +51,10 @@ pub enum Nemesis {
     Link(LinkFault),
     Instance(InstanceFault),
     Membership(MembershipFault),
+    /// N24.
+    ClockJumps,
+    /// N37.
+    GatewayOverload,
 }
 
 impl Nemesis {
@@ -74,6 +79,7 @@ impl Nemesis {
         all.extend(LinkFault::ALL.map(Nemesis::Link));
         all.extend(InstanceFault::ALL.map(Nemesis::Instance));
         all.extend(MembershipFault::ALL.map(Nemesis::Membership));
+        all.extend([Nemesis::ClockJumps, Nemesis::GatewayOverload]);
         all
     }
 
@@ -82,6 +88,7 @@ impl Nemesis {
         match self {
             Nemesis::Cut(..) | Nemesis::Flap | Nemesis::Swizzle => Place::Network,
             Nemesis::Link(_) => Place::Proxied,
+            Nemesis::ClockJumps => Place::Clocks,
             Nemesis::Disk(fault) if fault.needs_disks() => Place::Disks,
             _ => Place::Loopback,
         }
@@ -125,6 +132,8 @@ impl Nemesis {
             Nemesis::Link(fault) => fault.strike(trial, random).await?,
             Nemesis::Instance(fault) => fault.strike(trial, random).await?,
             Nemesis::Membership(fault) => fault.strike(trial, random).await?,
+            Nemesis::ClockJumps => wall_clocks::strike(trial, random).await?,
+            Nemesis::GatewayOverload => overload::strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -204,6 +213,8 @@ impl fmt::Display for Nemesis {
             Nemesis::Link(fault) => return write!(f, "{fault}"),
             Nemesis::Instance(fault) => return write!(f, "{fault}"),
             Nemesis::Membership(fault) => return write!(f, "{fault}"),
+            Nemesis::ClockJumps => "clock-jumps",
+            Nemesis::GatewayOverload => "gateway-overload",
         })
     }
 }

@@ -102,8 +102,8 @@ async fn invite(trial: &mut Trial) -> anyhow::Result<()> {
 /// Every node walks its whole state at one moment when it is asked for a backup, as it does for a
 /// snapshot; the CLI proves what came. There is no call that makes a node take a snapshot.
 async fn back_up(trial: &mut Trial) -> anyhow::Result<()> {
-    let n_faults = trial.recorder.taken().1.len();
-    let file = trial.options.folder.join(format!("backup-{n_faults}"));
+    let name = format!("backup-{}", boottime_ns());
+    let file = trial.options.folder.join(name);
     let shown = file.to_str().context("a file with a name of UTF-8")?;
     trial.recorder.fault("backup", Some(GUEST));
     let server = trial.cluster.admins(&[GUEST]);

@@ -7,4 +7,6 @@ pub mod faults;
 pub mod instances;
 pub mod links;
 pub mod membership;
+mod overload;
 pub mod target;
+mod wall_clocks;
