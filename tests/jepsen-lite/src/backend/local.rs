@@ -419,6 +419,10 @@ fn missing(status: &StatusResponse, shards: &BTreeMap<u64, u32>) -> Option<Strin
             return Some(format!("{name} owns {n} shards instead of {wanted}"));
         }
     }
+    let is_unknown = |id: &&u64| !status.nodes.iter().any(|node| node.id == **id);
+    if let Some(id) = shards.keys().find(is_unknown) {
+        return Some(format!("member {id} is unknown"));
+    }
     let n_nodes = status.nodes.len();
     (n_nodes != N_NODES).then(|| format!("{n_nodes} members are known"))
 }
