@@ -9,7 +9,7 @@ use anyhow::Context;
 use nihilo_client::Client;
 use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{NodeRecords, SeenEmpty};
+use nihilo_sim::checker::instance_bound::{DeclaredDown, NodeRecords, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
@@ -237,8 +237,8 @@ impl Trial {
         Ok(())
     }
 
-    /// Books that a node is about to be told to end; new requests go elsewhere.
-    pub fn ends_in_order(&mut self, node: NodeIndex, how: &str) {
+    /// Books that a node is about to be told to end; new requests go elsewhere. Returns when.
+    pub fn ends_in_order(&mut self, node: NodeIndex, how: &str) -> u64 {
         let at_ns = self.recorder.fault(how, Some(node));
         self.leave(node);
         let grace = u64::from(self.cluster.nodes[node].config.shutdown_grace);
@@ -252,17 +252,26 @@ impl Trial {
             until_ns: u64::MAX,
             graceful: true,
         });
+        at_ns
     }
 
-    /// Waits for the end of a node that the cluster has removed; returns how it was.
+    /// Waits for the end of a node that was removed at `from_ns` while it served; returns how it was.
+    /// The removal is the operator's word that the node is gone: what it still runs is replaced.
     ///
     /// # Errors
     /// It does not end within its grace.
-    pub async fn expelled(&mut self, node: NodeIndex) -> anyhow::Result<String> {
+    pub async fn expelled(&mut self, node: NodeIndex, from_ns: u64) -> anyhow::Result<String> {
         let ended = self.cluster.expelled(node).await;
         self.down.insert(node, boottime_ns());
         let how = ended?;
         self.until_empty(node, None).await;
+        self.evidences.removed.push(DeclaredDown {
+            node: node_name(node),
+            at_ns: from_ns,
+            // Another of its name may follow.
+            heard_again_ns: Some(boottime_ns()),
+            adopts: false,
+        });
         Ok(how)
     }
 

@@ -15,7 +15,9 @@ use anyhow::Context;
 use nihilo_sim::checker::convergence;
 use nihilo_sim::checker::coverage;
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{self, NodeRecords, ProcessSample, SeenEmpty};
+use nihilo_sim::checker::instance_bound::{
+    self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
+};
 use nihilo_sim::checker::orphans;
 use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
@@ -48,6 +50,8 @@ pub struct Evidences {
     pub strained: Vec<Strained>,
     pub max_scale: BTreeMap<String, u32>,
     pub seen_empty: Vec<SeenEmpty>,
+    /// Nodes that were removed while they served.
+    pub removed: Vec<DeclaredDown>,
     pub samples: Vec<ProcessSample>,
     /// Nodes that were told to end.
     pub node_ends: Vec<NodeEnd>,
@@ -256,9 +260,10 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
         return Verdict::unknown("no revision has a max-scale");
     }
     let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
-    let Some(declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
+    let Some(mut declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
         return Verdict::harness_fault("the output of a node cannot be read");
     };
+    declared_down.extend(evidences.removed.iter().cloned());
     instance_bound::check(&instance_bound::Input {
         nodes: records,
         max_scale: evidences.max_scale.clone(),

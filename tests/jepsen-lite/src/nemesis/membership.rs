@@ -67,18 +67,20 @@ impl MembershipFault {
     }
 
     async fn take_out(self, trial: &mut Trial, node: NodeIndex) -> anyhow::Result<()> {
-        if self == MembershipFault::Leaves {
-            trial.terminate(node).await?;
-            trial.recorder.fault("remove", Some(node));
-        } else {
-            trial.ends_in_order(node, "remove");
+        match self {
+            MembershipFault::Leaves => {
+                trial.terminate(node).await?;
+                trial.recorder.fault("remove", Some(node));
+                until_standing(trial, node, "removed").await
+            }
+            MembershipFault::Removed => {
+                let from_ns = trial.ends_in_order(node, "remove");
+                until_standing(trial, node, "removed").await?;
+                let how = trial.expelled(node, from_ns).await?;
+                trial.say(&format!("node{} ended by itself: {how}", node + 1));
+                Ok(())
+            }
         }
-        until_standing(trial, node, "removed").await?;
-        if self == MembershipFault::Removed {
-            let how = trial.expelled(node).await?;
-            trial.say(&format!("node{} ended by itself: {how}", node + 1));
-        }
-        Ok(())
     }
 }
 

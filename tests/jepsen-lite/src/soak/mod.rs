@@ -24,7 +24,6 @@ use crate::backend::{N_NODES, Network, Place, log_of};
 use crate::clock::{boottime_ns, pause};
 use crate::judge::{node_name, verdict};
 use crate::nemesis::faults::Nemesis;
-use crate::nemesis::membership::MembershipFault;
 use crate::record::RequestRecord;
 use crate::seed::Random;
 use crate::soak::merged::Merged;
@@ -140,8 +139,6 @@ impl Soak {
                 && (nemesis.place() == place || nemesis.place() == Place::Loopback)
                 // strace slows its process, so that a soak would measure the tracer.
                 && !matches!(nemesis, Nemesis::Disk(_))
-                // What it runs is replaced before it ends: C9 would find the same each time.
-                && *nemesis != Nemesis::Membership(MembershipFault::Removed)
         });
         trial.say("all services are there");
         // A window begins with nothing running.
