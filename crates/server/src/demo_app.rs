@@ -22,6 +22,14 @@ use crate::demo_ledger::{ANSWERED_BY, Ledger, NONCE, Noted};
 /// Requests that are still running after SIGTERM get this long.
 const GRACE: Duration = Duration::from_secs(8);
 
+/// Names a file whose content says what an app does wrong from now on: [`NEVER_READY`] or
+/// [`IGNORE_TERM`]. A trial writes it while its instances run.
+const FAULT_FILE: &str = "NIHILO_DEMO_FAULT";
+/// An instance that starts does not listen.
+const NEVER_READY: &str = "never-ready";
+/// An instance that is told to end goes on.
+const IGNORE_TERM: &str = "ignore-term";
+
 /// `?bytes=` asks for at most so many.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -36,12 +44,14 @@ pub fn run(name: &str) -> i32 {
         .build();
     let Ok(runtime) = runtime else { return 70 };
     match name {
-        "hello" | "sleep" | "echo" | "count" | "ignore-term" => runtime.block_on(serve(name)),
+        "hello" | "sleep" | "echo" | "count" | IGNORE_TERM if !has_fault(NEVER_READY) => {
+            runtime.block_on(serve(name))
+        }
         "crash" => {
             say("starting\nconnecting to database\nDATABASE_URL is not set");
             1
         }
-        "never-ready" => {
+        NEVER_READY | "hello" | "sleep" | "echo" | "count" | IGNORE_TERM => {
             say("starting, and never listening");
             runtime.block_on(terminated());
             0
@@ -51,6 +61,12 @@ pub fn run(name: &str) -> i32 {
             64
         }
     }
+}
+
+fn has_fault(fault: &str) -> bool {
+    let file = std::env::var_os(FAULT_FILE);
+    let said = file.and_then(|file| std::fs::read_to_string(file).ok());
+    said.is_some_and(|said| said.trim() == fault)
 }
 
 fn say(text: &str) {
@@ -89,7 +105,14 @@ async fn serve(name: &str) -> i32 {
     loop {
         tokio::select! {
             biased;
-            _ = term.recv(), if name != "ignore-term" => break,
+            _ = term.recv(), if name != IGNORE_TERM => {
+                if let Some(ledger) = &ledger {
+                    ledger.terminating();
+                }
+                if !has_fault(IGNORE_TERM) {
+                    break;
+                }
+            }
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
                 let (app, ledger) = (name.to_owned(), ledger.clone());
@@ -104,9 +127,6 @@ async fn serve(name: &str) -> i32 {
         }
     }
     drop(listener);
-    if let Some(ledger) = &ledger {
-        ledger.terminating();
-    }
     drop(tokio::time::timeout(GRACE, graceful.shutdown()).await);
     0
 }

@@ -306,6 +306,34 @@ async fn one_that_ignores_sigterm_is_killed_after_its_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_does_wrong_what_its_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fault");
+    let harness = Harness::process();
+    let with_file = |counter| InstanceSpec {
+        env: vec![("NIHILO_DEMO_FAULT".into(), file.display().to_string())],
+        boot_deadline_ms: 2_000,
+        termination_grace_ms: 200,
+        ..spec("demo/echo", counter)
+    };
+    std::fs::write(&file, "never-ready\n").unwrap();
+    let report = harness.run(&with_file(1)).await;
+    assert_eq!(report.exit, Some(Exit::NeverReady { after_ms: 2_000 }));
+
+    // As it was before there was one; what runs looks again when it is told to end.
+    std::fs::remove_file(&file).unwrap();
+    let stubborn = InstanceSpec {
+        boot_deadline_ms: 20_000,
+        ..with_file(2)
+    };
+    let mut events = harness.ready(&stubborn).await;
+    std::fs::write(&file, "ignore-term").unwrap();
+    harness.drain(&stubborn.id);
+    let gone = reached(&mut events, &stubborn.id, InstanceState::Destroyed).await;
+    assert_eq!(gone.exit, Some(Exit::Signal(9)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_during_boot_ends_it_before_it_was_ready() {
     each_driver(async |harness| {
         let mut events = harness.agent.subscribe();

@@ -4,6 +4,7 @@
 //! judges what clients and instances wrote down. Nothing here repeats a request or believes a word
 //! of the platform that can be had from somewhere else.
 
+pub mod app_fault;
 pub mod backend;
 pub mod canary;
 pub mod clock;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use nihilo_client::Client;
 use nihilo_sim::checker::coverage::{Injected, InjectionResult, Required};
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{NodeRecords, SeenEmpty};
+use nihilo_sim::checker::instance_bound::{DeclaredDown, NodeRecords, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
@@ -17,12 +17,14 @@ use nihilo_types::node_config::Profile;
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
-use crate::backend::{LocalCluster, Manner, NodeIndex, Place, log_of};
+use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place, log_of};
 use crate::clock::{self, boottime_ns};
 use crate::instance_ledger;
-use crate::judge::{self, AT_ZERO, DIED, Evidences, Fault, WHOLE, node_name};
+use crate::judge::{
+    self, AT_ZERO, DIED, Evidences, Fault, SERVES_AGAIN, Strained, WHOLE, node_name,
+};
 use crate::proc_scan::{self, Scan};
-use crate::record::Recorder;
+use crate::record::{Recorder, RequestRecord};
 use crate::workload::load::{Clients, Wanted};
 use crate::workload::services::NAMESPACE;
 
@@ -90,7 +92,10 @@ impl Trial {
         let cluster =
             LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
-        let clients = Clients::new(cluster.gateways(), recorder.clone(), name);
+        let mut gateways = cluster.gateways();
+        gateways.push(cluster.guest_gateway());
+        let clients = Clients::new(gateways, recorder.clone(), name);
+        clients.use_gateways(&(0..N_NODES).collect::<Vec<_>>());
         Ok(Self {
             scan: Scan::start(&ledger),
             options,
@@ -109,9 +114,14 @@ impl Trial {
     /// # Errors
     /// A record cannot be emptied.
     pub fn begin_window(&mut self) -> anyhow::Result<()> {
-        let size = |(name, dir): (String, PathBuf)| {
+        for (name, dir) in std::mem::take(&mut self.cluster.retired) {
+            self.save_ledgers(name, &dir)?;
+            // Nobody looks at the rest again.
+            std::fs::remove_dir_all(&dir)?;
+        }
+        let size = |(_, dir): (String, PathBuf)| {
             let log = std::fs::metadata(log_of(&dir));
-            (name, log.map_or(0, |log| log.len()))
+            (dir, log.map_or(0, |log| log.len()))
         };
         self.evidences = Evidences {
             since_ns: boottime_ns(),
@@ -130,14 +140,13 @@ impl Trial {
         Ok(())
     }
 
-    /// Copies what a node's agent and owners have booked out of the disk's reach.
-    fn save_ledgers(&mut self, node: NodeIndex) -> anyhow::Result<()> {
+    /// Copies what a node's agent and owners have booked to where nothing takes it away.
+    fn save_ledgers(&mut self, node: String, from: &Path) -> anyhow::Result<()> {
         let n_saved = self.evidences.saved_ledgers.len();
         let to = self
             .ledger
             .with_file_name("saved")
             .join(n_saved.to_string());
-        let from = &self.cluster.nodes[node].config.data_dir;
         for ledger in [judge::OWNED, judge::COMMANDS] {
             let (from, to) = (from.join(ledger), to.join(ledger));
             if from.is_file() {
@@ -145,7 +154,7 @@ impl Trial {
                 std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             }
         }
-        self.evidences.saved_ledgers.push((node_name(node), to));
+        self.evidences.saved_ledgers.push((node, to));
         Ok(())
     }
 
@@ -220,7 +229,18 @@ impl Trial {
     /// # Errors
     /// It does not end within its grace.
     pub async fn terminate(&mut self, node: NodeIndex) -> anyhow::Result<()> {
-        let at_ns = self.recorder.fault("terminate", Some(node));
+        self.ends_in_order(node, "terminate");
+        let ended = self.cluster.terminate(node).await;
+        // Its listener is closed from some moment on; a refused connection is what it owes then.
+        self.down.insert(node, boottime_ns());
+        ended?;
+        self.until_empty(node, None).await;
+        Ok(())
+    }
+
+    /// Books that a node is about to be told to end; new requests go elsewhere. Returns when.
+    pub fn ends_in_order(&mut self, node: NodeIndex, how: &str) -> u64 {
+        let at_ns = self.recorder.fault(how, Some(node));
         self.leave(node);
         let grace = u64::from(self.cluster.nodes[node].config.shutdown_grace);
         self.evidences.node_ends.push(NodeEnd {
@@ -233,12 +253,27 @@ impl Trial {
             until_ns: u64::MAX,
             graceful: true,
         });
-        let ended = self.cluster.terminate(node).await;
-        // Its listener is closed from some moment on; a refused connection is what it owes then.
+        at_ns
+    }
+
+    /// Waits for the end of a node that was removed at `from_ns` while it served; returns how it was.
+    /// The removal is the operator's word that the node is gone: what it still runs is replaced.
+    ///
+    /// # Errors
+    /// It does not end within its grace.
+    pub async fn expelled(&mut self, node: NodeIndex, from_ns: u64) -> anyhow::Result<String> {
+        let ended = self.cluster.expelled(node).await;
         self.down.insert(node, boottime_ns());
-        ended?;
+        let how = ended?;
         self.until_empty(node, None).await;
-        Ok(())
+        self.evidences.removed.push(DeclaredDown {
+            node: node_name(node),
+            at_ns: from_ns,
+            // Another of its name may follow.
+            heard_again_ns: Some(boottime_ns()),
+            adopts: false,
+        });
+        Ok(how)
     }
 
     /// SIGSTOP.
@@ -317,6 +352,15 @@ impl Trial {
         self.whole().await
     }
 
+    /// What was done to no node in particular is over; waits until the cluster is whole.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub async fn calm(&mut self, how: &str) -> anyhow::Result<()> {
+        self.recorder.fault(how, None);
+        self.whole().await
+    }
+
     /// Takes the power from `nodes` at once: their processes end, and what their disks had not
     /// synced is gone.
     ///
@@ -335,7 +379,8 @@ impl Trial {
                 node: node_name(*node),
                 records,
             });
-            self.save_ledgers(*node)?;
+            let data_dir = data_dir.clone();
+            self.save_ledgers(node_name(*node), &data_dir)?;
             let disk = self.cluster.disk(*node)?;
             tokio::task::block_in_place(|| disk.lose_power())?;
         }
@@ -472,9 +517,36 @@ impl Trial {
         Ok(since.elapsed())
     }
 
+    /// From now on `service` may refuse what it is asked, explicitly.
+    pub fn strain(&mut self, service: &str) {
+        self.evidences.strained.push(Strained {
+            service: service.to_owned(),
+            from_ns: boottime_ns(),
+            until_ns: u64::MAX,
+        });
+    }
+
+    /// Asks a service that was strained until it serves; from then on it owes what all owe.
+    pub async fn until_it_serves(&mut self, service: &str, limit: Duration) {
+        let services = [service.to_owned()];
+        let serves = clock::until(limit, LOOK_SLOWLY, || async {
+            let asked = self.ask_everywhere(&services).await;
+            let refused = asked.iter().find(|request| !request.outcome.is_good());
+            refused.map_or(Ok(()), |request| Err(request.outcome.name()))
+        });
+        match serves.await {
+            Ok(()) => self.confirm(SERVES_AGAIN),
+            Err(why) => self.find(SERVES_AGAIN, Evidence::new(service, why).at(boottime_ns())),
+        }
+        let strained = self.evidences.strained.iter_mut();
+        for strained in strained.filter(|strained| strained.service == service) {
+            strained.until_ns = strained.until_ns.min(boottime_ns());
+        }
+    }
+
     /// Sends one request that may be repeated and one that may not to each service through each
-    /// gateway.
-    pub async fn ask_everywhere(&self, services: &[String]) {
+    /// gateway; returns what came of them.
+    pub async fn ask_everywhere(&self, services: &[String]) -> Vec<RequestRecord> {
         let mut asked = tokio::task::JoinSet::new();
         for service in services {
             for gateway in self.clients.in_use() {
@@ -491,7 +563,12 @@ impl Trial {
                 }
             }
         }
-        while asked.join_next().await.is_some() {}
+        let mut over = Vec::new();
+        while let Some(one) = asked.join_next().await {
+            // A panic of the harness: seen as a request that is in no ledger.
+            over.extend(one.ok());
+        }
+        over
     }
 
     /// The node that runs most instances of a service, if any does.
@@ -579,11 +656,13 @@ impl Trial {
         Ok(judge::judge(&self.evidences, &self.ledger, &nodes))
     }
 
-    /// Names and directories of the nodes.
+    /// Names and directories of the nodes, those included that were removed in this window: two of
+    /// one name have two directories.
     pub fn nodes(&self) -> Vec<(String, PathBuf)> {
         let nodes = self.cluster.nodes.iter();
         nodes
             .map(|node| (node.name().to_owned(), node.config.data_dir.clone()))
+            .chain(self.cluster.retired.iter().cloned())
             .collect()
     }
 }

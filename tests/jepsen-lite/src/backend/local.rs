@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::compose::Compose;
-use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex};
+use super::{Disk, Ended, LocalNode, N_NODES, Network, NodeIndex, WallClock};
 use crate::clock;
 use crate::judge::node_name;
 use crate::probe::Slot;
@@ -33,9 +33,9 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The shortest that Knative allows.
 pub(super) const TO_ZERO_GRACE: &str = "6s";
 /// Instances of one node: more than any workload wants, fewer than a runaway would start.
-const CAPACITY: u32 = 30;
+pub(super) const CAPACITY: u32 = 30;
 /// Long enough for every request of a workload.
-const SHUTDOWN_GRACE: u32 = 15;
+pub(super) const SHUTDOWN_GRACE: u32 = 15;
 
 /// Where the nodes live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Place {
     Disks,
     /// The shipped compose file's, each in a container that can be frozen and disconnected.
     Containers,
+    /// On loopback, each with a time of day of its own.
+    Clocks,
 }
 
 #[derive(Debug)]
@@ -56,17 +58,26 @@ pub struct LocalCluster {
     pub nodes: Vec<LocalNode>,
     /// Lives of processes that are over.
     pub ended: Vec<Ended>,
-    binary: PathBuf,
     /// Removed with its containers when this goes.
     _compose: Option<Compose>,
+    /// Names and directories of nodes that were removed and whose places others have, or nobody.
+    pub retired: Vec<(String, PathBuf)>,
+    pub(super) dir: PathBuf,
+    pub(super) binary: PathBuf,
+    pub(super) profile: Profile,
+    /// What every node finds in its environment.
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) n_joined: u64,
     /// Removed after the processes in it, as the disks are.
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
     /// By node; empty where the nodes share the machine's.
     disks: Vec<Disk>,
+    /// By node; empty where the nodes have the machine's.
+    wall_clocks: Vec<WallClock>,
     /// By the node that dials and the one that is reached.
     proxies: BTreeMap<(NodeIndex, NodeIndex), Proxy>,
     /// Its ports stay reserved as long as the cluster lives.
-    _slot: Slot,
+    pub(super) slot: Slot,
 }
 
 impl LocalCluster {
@@ -83,7 +94,7 @@ impl LocalCluster {
     ) -> anyhow::Result<Self> {
         let slot = Slot::take()?;
         let network = match place {
-            Place::Loopback | Place::Disks | Place::Containers => None,
+            Place::Loopback | Place::Disks | Place::Clocks | Place::Containers => None,
             Place::Network | Place::Proxied => Some(Network::create()?),
         };
         std::fs::create_dir_all(dir)?;
@@ -92,6 +103,7 @@ impl LocalCluster {
             Disk::create(dir.join(format!("{name}.img")), &dir.join(name))
         });
         let disks = disks.collect::<Result<_, _>>()?;
+        let wall_clocks = wall_clocks(dir, place)?;
         let hosts = (0..N_NODES).map(|node| match &network {
             None => Ipv4Addr::LOCALHOST,
             Some(network) => network.address(node),
@@ -111,18 +123,26 @@ impl LocalCluster {
             Some(compose) => Ok(LocalNode::contained(config, compose.container(node))),
             None => {
                 let namespace = network.as_ref().map(|network| network.namespace(node));
-                LocalNode::prepare(config, namespace, variables.to_vec())
+                let clock = wall_clocks.get(node).map(WallClock::variables);
+                let variables = [variables, &clock.unwrap_or_default()].concat();
+                LocalNode::prepare(config, namespace, variables)
             }
         });
         let mut cluster = Self {
             nodes: nodes.collect::<Result<_, _>>()?,
             ended: Vec::new(),
+            retired: Vec::new(),
+            dir: dir.to_owned(),
             binary,
             _compose: compose,
+            profile,
+            variables: variables.to_vec(),
+            n_joined: 0,
             network,
             disks,
+            wall_clocks,
             proxies,
-            _slot: slot,
+            slot,
         };
         for node in 0..N_NODES {
             cluster.start_node(node)?;
@@ -150,6 +170,15 @@ impl LocalCluster {
     pub fn disk(&mut self, node: NodeIndex) -> anyhow::Result<&mut Disk> {
         let disk = self.disks.get_mut(node);
         disk.context("the nodes have no disks of their own")
+    }
+
+    /// The time of day that a node has.
+    ///
+    /// # Errors
+    /// The nodes have the machine's.
+    pub fn wall_clock(&self, node: NodeIndex) -> anyhow::Result<&WallClock> {
+        let clock = self.wall_clocks.get(node);
+        clock.context("the nodes have no time of day of their own")
     }
 
     /// Gives the links that are hit a shape, from the dialling node to the one that is reached.
@@ -235,6 +264,22 @@ impl LocalCluster {
     }
 
     /// The owner of a service's shard in a whole cluster at rest.
+    pub fn owner_of(&self, service: &str) -> Option<NodeIndex> {
+        let shard = shard_of(&ObjectKey::new("default", service));
+        let owner = preferred_node(shard, self.ids().map(NodeId))?;
+        self.place_of(owner.0)
+    }
+
+    /// Ids of the nodes, by place.
+    fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.nodes.iter().map(|node| node.config.node_id)
+    }
+
+    fn place_of(&self, id: u64) -> Option<NodeIndex> {
+        self.ids().position(|of| of == id)
+    }
+
+    /// As [`Self::owner_of`], among the founders.
     pub fn preferred_owner(service: &str) -> NodeIndex {
         let shard = shard_of(&ObjectKey::new("default", service));
         let ids = (1..=N_NODES as u64).map(NodeId);
@@ -259,8 +304,8 @@ impl LocalCluster {
         let leader = clock::until(LEADER_LIMIT, LOOK_EVERY, || async {
             let status = client.cluster_status().await;
             let status = status.map_err(|error| error.to_string())?;
-            let index = status.leader.checked_sub(1).ok_or("nobody leads")?;
-            usize::try_from(index).map_err(|error| error.to_string())
+            let place = self.place_of(status.leader);
+            place.ok_or_else(|| "nobody leads".to_owned())
         });
         leader.await.map_err(anyhow::Error::msg)
     }
@@ -273,7 +318,7 @@ impl LocalCluster {
         let all: Vec<_> = (0..self.nodes.len()).collect();
         let client = self.client(&all)?.with_timeout(ASK_LIMIT);
         let gateways = self.gateways();
-        let shards = preferred_shards();
+        let shards = preferred_shards(self.ids());
         let whole = clock::until(limit, LOOK_EVERY, || {
             self.note_crashes();
             let crashed = self.ended.iter().any(|ended| !ended.wanted);
@@ -305,6 +350,14 @@ impl LocalCluster {
         let crashes = self.nodes.iter_mut().filter_map(LocalNode::crashed);
         self.ended.extend(crashes);
     }
+}
+
+/// One for each node, where they have clocks of their own.
+fn wall_clocks(dir: &Path, place: Place) -> anyhow::Result<Vec<WallClock>> {
+    let nodes = (0..N_NODES).filter(|_| place == Place::Clocks);
+    nodes
+        .map(|node| WallClock::create(dir.join(node_name(node)).with_extension("time")))
+        .collect()
 }
 
 /// Puts a proxy before every node's peer port, one for each node that dials it.
@@ -377,10 +430,11 @@ async fn answers(gateway: &str) -> std::io::Result<()> {
 }
 
 /// How many shards each node has when all have what they prefer.
-fn preferred_shards() -> BTreeMap<u64, u32> {
+fn preferred_shards(ids: impl Iterator<Item = u64>) -> BTreeMap<u64, u32> {
+    let ids: Vec<_> = ids.map(NodeId).collect();
     let mut counts = BTreeMap::new();
     for shard in 0..N_SHARDS {
-        let ids = (1..=N_NODES as u64).map(NodeId);
+        let ids = ids.iter().copied();
         if let Some(node) = preferred_node(nihilo_types::id::ShardId(shard), ids) {
             *counts.entry(node.0).or_insert(0) += 1;
         }
@@ -405,7 +459,12 @@ fn missing(status: &StatusResponse, shards: &BTreeMap<u64, u32>) -> Option<Strin
             return Some(format!("{name} owns {n} shards instead of {wanted}"));
         }
     }
-    (status.nodes.len() < N_NODES).then(|| "a member is unknown".into())
+    let is_unknown = |id: &&u64| !status.nodes.iter().any(|node| node.id == **id);
+    if let Some(id) = shards.keys().find(is_unknown) {
+        return Some(format!("member {id} is unknown"));
+    }
+    let n_nodes = status.nodes.len();
+    (n_nodes != N_NODES).then(|| format!("{n_nodes} members are known"))
 }
 
 #[cfg(test)]
@@ -419,7 +478,7 @@ mod tests {
             assert_eq!(LocalCluster::preferred_owner(&name), node);
         }
         assert_eq!(
-            preferred_shards().values().sum::<u32>(),
+            preferred_shards(1..=3).values().sum::<u32>(),
             u32::from(N_SHARDS)
         );
     }
@@ -430,7 +489,7 @@ mod tests {
             id,
             name: format!("node{id}"),
             session: 1,
-            n_shards: preferred_shards()[&id],
+            n_shards: preferred_shards(1..=3)[&id],
             ..Default::default()
         };
         let mut status = StatusResponse {
@@ -439,11 +498,32 @@ mod tests {
             nodes: (1..=3).map(node).collect(),
             ..Default::default()
         };
-        let shards = preferred_shards();
+        let shards = preferred_shards(1..=3);
         assert_eq!(missing(&status, &shards), None);
         status.nodes[1].n_shards = 0;
         assert!(missing(&status, &shards).unwrap().contains("node2 owns 0"));
         status.leader = 0;
         assert!(missing(&status, &shards).unwrap().contains("leader"));
+    }
+
+    #[test]
+    fn a_cluster_with_a_guest_is_not_whole_and_one_with_a_new_id_is() {
+        let shards = preferred_shards([1, 217, 3].into_iter());
+        let node = |id| nihilo_wire::cluster::NodeStatus {
+            id,
+            session: id,
+            n_shards: shards.get(&id).copied().unwrap_or(0),
+            ..Default::default()
+        };
+        let status = |ids: &[u64]| StatusResponse {
+            leader: 217,
+            quorum: true,
+            nodes: ids.iter().map(|id| node(*id)).collect(),
+            ..Default::default()
+        };
+        assert_eq!(missing(&status(&[1, 217, 3]), &shards), None);
+        let guest = missing(&status(&[1, 217, 3, 250]), &shards);
+        assert!(guest.unwrap().contains("4 members"));
+        assert!(missing(&status(&[1, 2, 3]), &shards).is_some());
     }
 }

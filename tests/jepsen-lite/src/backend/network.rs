@@ -1,4 +1,5 @@
-//! Three hosts on one machine: network namespaces around a switch, whose links can be cut one way.
+//! Hosts on one machine, three and one for a guest: network namespaces around a switch, whose links
+//! can be cut one way.
 //!
 //! The switch has a namespace of its own, so that the machine's firewall has no say in it. This
 //! program's namespace is one more host, which no cut concerns.
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use super::{N_NODES, NodeIndex};
+use super::{GUEST, NodeIndex};
 
 /// Trials at once, each with a network of its own.
 const N_NETWORKS: u8 = 100;
@@ -62,7 +63,7 @@ impl Network {
             &["-n", &switch, "link", "add", SWITCH, "type", "bridge"],
         )?;
         run("ip", &["-n", &switch, "link", "set", SWITCH, "up"])?;
-        for node in 0..N_NODES {
+        for node in 0..=GUEST {
             run("ip", &["netns", "add", &self.namespace(node)])?;
             let host = u8::try_from(node)? + 1;
             self.plug(host, Some(&self.namespace(node)), "eth0")?;
@@ -188,7 +189,7 @@ impl Network {
     /// # Errors
     /// `iptables` refuses.
     pub fn mend(&self) -> anyhow::Result<()> {
-        (0..N_NODES).try_for_each(|node| {
+        (0..=GUEST).try_for_each(|node| {
             self.inside(node, &["iptables", "-w", "-F", "INPUT"])?;
             self.inside(node, &["iptables", "-w", "-F", "OUTPUT"])
         })
@@ -207,7 +208,7 @@ impl Drop for Network {
         // What was never made cannot be removed. This one first: with its namespace it would go some
         // time later, and be in the way of the next trial's.
         drop(run("ip", &["link", "del", &self.own_link()]));
-        for node in 0..N_NODES {
+        for node in 0..=GUEST {
             drop(run("ip", &["netns", "del", &self.namespace(node)]));
         }
         drop(run("ip", &["netns", "del", &self.switch()]));

@@ -205,6 +205,15 @@ impl LocalNode {
         self.gone(grace, true).await
     }
 
+    /// Waits for the end of a process that shall end by itself; its own grace bounds that.
+    ///
+    /// # Errors
+    /// It does not run, or is still there after its grace.
+    pub async fn expelled(&mut self) -> anyhow::Result<Ended> {
+        let grace = Duration::from_secs(self.config.shutdown_grace.into());
+        self.gone(grace + EXTRA_GRACE, true).await
+    }
+
     /// SIGSTOP: the node neither runs nor ends. A container stands still as a whole.
     ///
     /// # Errors

@@ -19,9 +19,23 @@ pub struct Fault {
     pub graceful: bool,
 }
 
-pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[Fault]) -> Verdict {
+/// A time in which a service has nothing to serve with, or too little: each of its requests may be
+/// refused, explicitly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strained {
+    pub service: String,
+    pub from_ns: u64,
+    pub until_ns: u64,
+}
+
+pub(super) fn check(
+    requests: &[RequestRecord],
+    gone: &[GatewayGone],
+    faults: &[Fault],
+    strained: &[Strained],
+) -> Verdict {
     let mut found = Vec::new();
-    let (mut n_checked, mut n_exempt, mut n_refused) = (0, 0, 0);
+    let (mut n_checked, mut n_exempt, mut n_refused, mut n_strained) = (0, 0, 0, 0);
     let mut slowest_ns = 0;
     for request in requests {
         if was_gone(request, gone) {
@@ -41,6 +55,10 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
             n_refused += 1;
             continue;
         }
+        if is_refused(&request.outcome) && strained.iter().any(|one| is_under(request, one)) {
+            n_strained += 1;
+            continue;
+        }
         let what = match request.is_get() {
             true => "an idempotent request was not answered",
             false if excused => "the outcome is not explicit",
@@ -56,6 +74,7 @@ pub(super) fn check(requests: &[RequestRecord], gone: &[GatewayGone], faults: &[
     let notes = vec![
         format!("{n_refused} not idempotent or half answered, explicitly refused around a fault"),
         format!("{n_exempt} through a gateway that was gone"),
+        format!("{n_strained} explicitly refused by a service that could not serve"),
         format!("the slowest took {} ms", slowest_ns / 1_000_000),
     ];
     verdict(found, n_checked, notes)
@@ -76,6 +95,17 @@ fn is_explicit(outcome: &Outcome) -> bool {
         Outcome::Cut { .. } => true,
         Outcome::Open | Outcome::Refused { .. } | Outcome::Broken { .. } | Outcome::Hung => false,
     }
+}
+
+/// Nothing of it was begun.
+fn is_refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered(_)) && is_explicit(outcome)
+}
+
+fn is_under(request: &RequestRecord, strained: &Strained) -> bool {
+    request.service == strained.service
+        && strained.from_ns <= request.ended_ns
+        && request.sent_ns <= strained.until_ns
 }
 
 fn was_gone(request: &RequestRecord, gone: &[GatewayGone]) -> bool {
@@ -129,7 +159,7 @@ mod tests {
             until_ns: 900,
             graceful: false,
         }];
-        check(&[request], &gone, &faults).class()
+        check(&[request], &gone, &faults, &[]).class()
     }
 
     #[test]
@@ -152,7 +182,7 @@ mod tests {
             why: "reset".into(),
         };
         assert_eq!(class(request("GET", 0, cut())), Class::Pass);
-        let alone = check(&[request("GET", 0, cut())], &[], &[]);
+        let alone = check(&[request("GET", 0, cut())], &[], &[], &[]);
         assert_eq!(alone.class(), Class::Violation);
     }
 
@@ -165,6 +195,26 @@ mod tests {
     #[test]
     fn without_a_fault_nothing_may_be_refused() {
         let refused = request("POST", 0, status(503, "queue_deadline"));
-        assert_eq!(check(&[refused], &[], &[]).class(), Class::Violation);
+        assert_eq!(check(&[refused], &[], &[], &[]).class(), Class::Violation);
+    }
+
+    #[test]
+    fn a_service_that_cannot_serve_refuses_explicitly_and_only_then() {
+        let class = |outcome, service: &str, from_ns| {
+            let strained = Strained {
+                service: service.into(),
+                from_ns,
+                until_ns: from_ns + 50,
+            };
+            check(&[request("GET", 0, outcome)], &[], &[], &[strained]).class()
+        };
+        let full = || status(503, "queue_full");
+        assert_eq!(class(full(), "s", 120), Class::Pass);
+        assert_eq!(class(full(), "another", 120), Class::Violation);
+        assert_eq!(class(full(), "s", 201), Class::Violation);
+        assert_eq!(class(full(), "s", 49), Class::Violation);
+        let broken = Outcome::Broken { why: "eof".into() };
+        assert_eq!(class(broken, "s", 120), Class::Violation);
+        assert_eq!(class(Outcome::Hung, "s", 120), Class::Violation);
     }
 }

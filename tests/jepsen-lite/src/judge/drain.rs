@@ -9,7 +9,7 @@ use nihilo_sim::history::startstop::StartStopEvent;
 
 use crate::instance_ledger::{InstanceLine, Step};
 use crate::record::RequestRecord;
-use crate::workload::services::TIMEOUT_SECONDS;
+use crate::workload::services::{TERMINATION_GRACE_SECONDS, TIMEOUT_SECONDS};
 
 pub(super) use nihilo_sim::checker::drain::NAME;
 
@@ -30,8 +30,8 @@ pub(super) fn check(
         node_ends: node_ends.to_vec(),
         limits: Limits {
             request_timeout_ns: u64::from(TIMEOUT_SECONDS) * 1_000_000_000,
+            termination_grace_ns: u64::from(TERMINATION_GRACE_SECONDS) * 1_000_000_000,
             slack_ns: SLACK_NS,
-            ..Limits::default()
         },
     })
 }
@@ -148,11 +148,15 @@ mod tests {
     }
 
     fn class_of(lines: &[InstanceLine], requests: &[RequestRecord]) -> Class {
+        class_with_exit(100, lines, requests)
+    }
+
+    fn class_with_exit(exit: u64, lines: &[InstanceLine], requests: &[RequestRecord]) -> Class {
         let records = [NodeRecords {
             node: "node1".into(),
             records: vec![
                 record(1, StartStopEvent::Spawn),
-                record(100, StartStopEvent::Exit),
+                record(exit, StartStopEvent::Exit),
             ],
         }];
         check(lines, requests, &records, &[], &[]).class()
@@ -160,6 +164,15 @@ mod tests {
 
     fn class(lines: &[InstanceLine]) -> Class {
         class_of(lines, &[])
+    }
+
+    #[test]
+    fn one_that_ignores_its_stop_is_gone_with_its_grace() {
+        let told = [line(10, Step::Terminating)];
+        let grace_ns = u64::from(TERMINATION_GRACE_SECONDS) * 1_000_000_000;
+        let class = |exit| class_with_exit(exit, &told, &[]);
+        assert_eq!(class(10 + grace_ns + SLACK_NS), Class::Pass);
+        assert_eq!(class(11 + grace_ns + SLACK_NS), Class::Violation);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const MARKS: [&str; 3] = ["panicked at", "assertion failed", "stack overflow"];
 /// trial caused itself.
 pub(super) fn check(
     nodes: &[(String, PathBuf)],
-    from: &BTreeMap<String, u64>,
+    from: &BTreeMap<PathBuf, u64>,
     crashes: &[String],
     expected: &[String],
 ) -> Verdict {
@@ -27,7 +27,7 @@ pub(super) fn check(
         found.push(Evidence::new(crash, "a process ended that nobody ended"));
     }
     for (node, data_dir) in nodes {
-        let from = from.get(node).copied().unwrap_or(0);
+        let from = from.get(data_dir).copied().unwrap_or(0);
         let Ok(text) = read_from(&log_of(data_dir), from) else {
             return Verdict::harness_fault(format!("the output of {node} cannot be read"));
         };
@@ -72,7 +72,7 @@ mod tests {
         let log = log_of(dir.path());
         std::fs::write(&log, "INFO gateway open\n").unwrap();
         let check = |crashes: &[String], from: u64, expected: &[String]| {
-            let from = BTreeMap::from([("node1".to_owned(), from)]);
+            let from = BTreeMap::from([(dir.path().to_owned(), from)]);
             check(&nodes, &from, crashes, expected)
         };
         assert_eq!(check(&[], 0, &[]).class(), Class::Pass);
@@ -83,5 +83,19 @@ mod tests {
         assert_eq!(check(&[], 0, &["why".into()]).class(), Class::Pass);
         let n_before = text.find("because").unwrap() as u64;
         assert_eq!(check(&[], n_before, &[]).class(), Class::Pass);
+    }
+
+    #[test]
+    fn a_node_that_took_anothers_name_is_read_from_its_own_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |dir_name: &str| ("node1".to_owned(), dir.path().join(dir_name));
+        let nodes = [of("node1"), of("node1-join1")];
+        let panic = "thread 'main' panicked at x.rs:1:\nwhy\n";
+        std::fs::write(log_of(&nodes[0].1), panic).unwrap();
+        std::fs::write(log_of(&nodes[1].1), "INFO node started\n").unwrap();
+        let judged = BTreeMap::from([(nodes[0].1.clone(), panic.len() as u64)]);
+        assert_eq!(check(&nodes, &judged, &[], &[]).class(), Class::Pass);
+        std::fs::write(log_of(&nodes[1].1), panic).unwrap();
+        assert_eq!(check(&nodes, &judged, &[], &[]).class(), Class::Violation);
     }
 }

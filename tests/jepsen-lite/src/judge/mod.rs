@@ -4,7 +4,7 @@ mod availability;
 mod drain;
 mod logs;
 mod owners;
-mod sessions;
+pub(crate) mod sessions;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,9 @@ use anyhow::Context;
 use nihilo_sim::checker::convergence;
 use nihilo_sim::checker::coverage;
 use nihilo_sim::checker::drain::NodeEnd;
-use nihilo_sim::checker::instance_bound::{self, NodeRecords, ProcessSample, SeenEmpty};
+use nihilo_sim::checker::instance_bound::{
+    self, DeclaredDown, NodeRecords, ProcessSample, SeenEmpty,
+};
 use nihilo_sim::checker::orphans;
 use nihilo_sim::checker::replica_equality::{self, Digest};
 use nihilo_sim::checker::request_ledger::{self, GatewayGone};
@@ -24,7 +26,7 @@ use nihilo_sim::checker::{Evidence, Passed, Report, Verdict, Violation};
 use nihilo_sim::history::ledger::{ClientOutcome, ClientRecord, Ended, Sent};
 use nihilo_sim::history::startstop;
 
-pub use availability::Fault;
+pub use availability::{Fault, Strained};
 pub(crate) use owners::{COMMANDS, OWNED};
 
 use crate::backend::log_of;
@@ -44,8 +46,12 @@ pub struct Evidences {
     /// Times in which a gateway may end connections without a word.
     pub gateway_gone: Vec<GatewayGone>,
     pub faults: Vec<Fault>,
+    /// Services that may refuse everything, and when.
+    pub strained: Vec<Strained>,
     pub max_scale: BTreeMap<String, u32>,
     pub seen_empty: Vec<SeenEmpty>,
+    /// Nodes that were removed while they served.
+    pub removed: Vec<DeclaredDown>,
     pub samples: Vec<ProcessSample>,
     /// Nodes that were told to end.
     pub node_ends: Vec<NodeEnd>,
@@ -63,8 +69,8 @@ pub struct Evidences {
     pub saved_ledgers: Vec<(String, PathBuf)>,
     /// What is older in the agents' records is not judged.
     pub since_ns: u64,
-    /// Bytes of each node's output that are not judged.
-    pub log_from: BTreeMap<String, u64>,
+    /// Bytes of each node's output that are not judged, by its directory.
+    pub log_from: BTreeMap<PathBuf, u64>,
     /// Looks at the cluster after the load, until it had been at rest for long enough.
     pub settled: Vec<convergence::Input>,
     /// Scans of the host beside what the agents list.
@@ -85,6 +91,20 @@ pub const CHANGE: &str = "change under way";
 pub const STORE_FAILED: &str = "a failed store stays failed";
 /// A healed cluster is whole again in time.
 pub const WHOLE: &str = "whole again";
+/// A service that could not serve, or not all, serves again once it can.
+pub const SERVES_AGAIN: &str = "serves again";
+/// Who joins, votes, leads or is removed does so in time, and who was removed stays out.
+pub const MEMBERSHIP: &str = "membership changes";
+
+const SEEN: [&str; 7] = [
+    WHOLE,
+    CHANGE,
+    AT_ZERO,
+    DIED,
+    STORE_FAILED,
+    SERVES_AGAIN,
+    MEMBERSHIP,
+];
 
 /// Judges a trial by its evidences and the files below its folder.
 pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) -> Report {
@@ -114,6 +134,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
         &evidences.requests,
         &evidences.gateway_gone,
         &evidences.faults,
+        &evidences.strained,
     );
     report.add(availability::NAME, available);
     report.add(instance_bound::NAME, bound(evidences, records, nodes));
@@ -146,7 +167,7 @@ pub fn judge(evidences: &Evidences, ledger: &Path, nodes: &[(String, PathBuf)]) 
 }
 
 fn seen_by_the_trial(evidences: &Evidences, report: &mut Report) {
-    for name in [WHOLE, CHANGE, AT_ZERO, DIED, STORE_FAILED] {
+    for name in SEEN {
         let of =
             |(checker, evidence): &(&str, Evidence)| (*checker == name).then(|| evidence.clone());
         let found: Vec<_> = evidences.findings.iter().filter_map(of).collect();
@@ -239,9 +260,10 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
         return Verdict::unknown("no revision has a max-scale");
     }
     let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
-    let Some(declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
+    let Some(mut declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
         return Verdict::harness_fault("the output of a node cannot be read");
     };
+    declared_down.extend(evidences.removed.iter().cloned());
     instance_bound::check(&instance_bound::Input {
         nodes: records,
         max_scale: evidences.max_scale.clone(),

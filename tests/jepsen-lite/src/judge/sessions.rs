@@ -76,7 +76,7 @@ fn parse(line: &str, since_boot: i128) -> Option<Line> {
 }
 
 /// `2026-11-26T05:50:47.435441Z`
-fn unix_ns(text: &str) -> Option<u64> {
+pub(crate) fn unix_ns(text: &str) -> Option<u64> {
     let (seconds, fraction) = text.trim_end_matches('Z').split_once('.')?;
     let ms = parse_rfc3339(&format!("{seconds}Z"))?;
     let digits: String = fraction
@@ -88,7 +88,7 @@ fn unix_ns(text: &str) -> Option<u64> {
 }
 
 /// Without the terminal's colours.
-fn plain(line: &str) -> String {
+pub(crate) fn plain(line: &str) -> String {
     let mut parts = line.split('\u{1b}');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {

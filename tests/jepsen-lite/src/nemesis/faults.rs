@@ -3,14 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place};
+use crate::backend::{Manner, N_NODES, NodeIndex, Place};
 use crate::clock::pause;
 use crate::nemesis::cuts::{self, Cut};
 use crate::nemesis::disconnect::Disconnect;
 use crate::nemesis::disks::DiskFault;
 use crate::nemesis::instances::InstanceFault;
 use crate::nemesis::links::LinkFault;
+use crate::nemesis::membership::MembershipFault;
 use crate::nemesis::target::follower;
+use crate::nemesis::{overload, wall_clocks};
 use crate::seed::Random;
 use crate::trial::Trial;
 
@@ -50,6 +52,11 @@ pub enum Nemesis {
     Link(LinkFault),
     Instance(InstanceFault),
     Disconnect(Disconnect),
+    Membership(MembershipFault),
+    /// N24.
+    ClockJumps,
+    /// N37.
+    GatewayOverload,
 }
 
 impl Nemesis {
@@ -74,6 +81,8 @@ impl Nemesis {
         all.extend(LinkFault::ALL.map(Nemesis::Link));
         all.extend(InstanceFault::ALL.map(Nemesis::Instance));
         all.extend(Disconnect::ALL.map(Nemesis::Disconnect));
+        all.extend(MembershipFault::ALL.map(Nemesis::Membership));
+        all.extend([Nemesis::ClockJumps, Nemesis::GatewayOverload]);
         all
     }
 
@@ -82,6 +91,7 @@ impl Nemesis {
         match self {
             Nemesis::Cut(..) | Nemesis::Flap | Nemesis::Swizzle => Place::Network,
             Nemesis::Link(_) => Place::Proxied,
+            Nemesis::ClockJumps => Place::Clocks,
             Nemesis::Disk(fault) if fault.needs_disks() => Place::Disks,
             Nemesis::Disconnect(_) => Place::Containers,
             _ => Place::Loopback,
@@ -136,6 +146,9 @@ impl Nemesis {
             Nemesis::Link(fault) => fault.strike(trial, random).await?,
             Nemesis::Instance(fault) => fault.strike(trial, random).await?,
             Nemesis::Disconnect(whom) => whom.strike(trial, random).await?,
+            Nemesis::Membership(fault) => fault.strike(trial, random).await?,
+            Nemesis::ClockJumps => wall_clocks::strike(trial, random).await?,
+            Nemesis::GatewayOverload => overload::strike(trial, random).await?,
             Nemesis::KillLeader
             | Nemesis::KillFollower
             | Nemesis::KillOwner
@@ -161,7 +174,7 @@ impl Nemesis {
         let leader = trial.cluster.leader().await?;
         Ok(match self {
             Nemesis::KillLeader => leader,
-            Nemesis::KillOwner => LocalCluster::preferred_owner(focus),
+            Nemesis::KillOwner => trial.cluster.owner_of(focus).unwrap_or(leader),
             Nemesis::KillHost => trial.host_of(focus).await?.unwrap_or(leader),
             _ => follower(leader, random),
         })
@@ -221,6 +234,9 @@ impl fmt::Display for Nemesis {
             Nemesis::Link(fault) => return write!(f, "{fault}"),
             Nemesis::Instance(fault) => return write!(f, "{fault}"),
             Nemesis::Disconnect(whom) => return write!(f, "{whom}"),
+            Nemesis::Membership(fault) => return write!(f, "{fault}"),
+            Nemesis::ClockJumps => "clock-jumps",
+            Nemesis::GatewayOverload => "gateway-overload",
         })
     }
 }
@@ -241,7 +257,7 @@ mod tests {
         for nemesis in Nemesis::all() {
             match nemesis.place() {
                 Place::Containers => assert!(nemesis.fits_containers(), "{nemesis}"),
-                Place::Network | Place::Proxied | Place::Disks => {
+                Place::Network | Place::Proxied | Place::Disks | Place::Clocks => {
                     assert!(!nemesis.fits_containers(), "{nemesis}");
                 }
                 Place::Loopback => {}

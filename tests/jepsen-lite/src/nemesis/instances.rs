@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::backend::{N_NODES, NodeIndex};
 use crate::clock::pause;
 use crate::judge::node_name;
+use crate::nemesis::apps;
 use crate::proc_scan::{self, Process};
 use crate::seed::Random;
 use crate::trial::Trial;
@@ -25,14 +26,27 @@ pub enum InstanceFault {
     Kill,
     /// N33: SIGSTOP, and SIGCONT after a while.
     Hang,
+    /// N34: what a service of its own starts never listens.
+    NeverReady,
+    /// N36: whoever is told to end goes on, and has to be killed.
+    IgnoreTerm,
 }
 
 impl InstanceFault {
-    pub const ALL: [Self; 2] = [Self::Kill, Self::Hang];
+    pub const ALL: [Self; 4] = [Self::Kill, Self::Hang, Self::NeverReady, Self::IgnoreTerm];
 
     /// # Errors
     /// No instance runs, or the cluster is not whole afterwards.
     pub(super) async fn strike(self, trial: &mut Trial, random: &mut Random) -> anyhow::Result<()> {
+        match self {
+            InstanceFault::Kill => self.strike_one(trial, random).await,
+            InstanceFault::Hang => self.strike_one(trial, random).await,
+            InstanceFault::NeverReady => apps::never_ready(trial).await,
+            InstanceFault::IgnoreTerm => apps::ignore_term(trial).await,
+        }
+    }
+
+    async fn strike_one(self, trial: &mut Trial, random: &mut Random) -> anyhow::Result<()> {
         let victim = victim(trial, random).await?;
         let node = node_of(&victim).context("an instance on one of the nodes")?;
         trial.say(&format!("{self} {}", victim.instance));
@@ -42,7 +56,6 @@ impl InstanceFault {
         // It may have ended by itself just now.
         let send = |signal| kill_process(pid, signal).unwrap_or(());
         match self {
-            InstanceFault::Kill => send(Signal::KILL),
             InstanceFault::Hang => {
                 send(Signal::STOP);
                 pause(Duration::from_millis(
@@ -51,6 +64,7 @@ impl InstanceFault {
                 .await;
                 send(Signal::CONT);
             }
+            _ => send(Signal::KILL),
         }
         trial.unhurt(node, "the instance is gone or goes on").await
     }
@@ -78,6 +92,8 @@ impl fmt::Display for InstanceFault {
         f.write_str(match self {
             InstanceFault::Kill => "kill-instance",
             InstanceFault::Hang => "hang-instance",
+            InstanceFault::NeverReady => "never-ready",
+            InstanceFault::IgnoreTerm => "ignores-sigterm",
         })
     }
 }

@@ -11,7 +11,7 @@ mod observe;
 mod resources;
 mod summary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict, write_chain};
 use tokio::time::Instant;
 
-use crate::backend::{N_NODES, Network, Place, log_of};
+use crate::backend::{Network, Place, log_of};
 use crate::clock::{boottime_ns, pause};
-use crate::judge::{node_name, verdict};
+use crate::judge::verdict;
 use crate::nemesis::faults::Nemesis;
 use crate::record::RequestRecord;
 use crate::seed::Random;
@@ -278,7 +278,7 @@ impl Soak {
             self.n_kept += 1;
             let folder = &self.trial.options.folder;
             let to = folder.join(format!("window-{number}"));
-            keep(folder, &to)?;
+            keep(folder, &to, &self.trial.nodes())?;
             let (_, faults) = self.trial.recorder.taken();
             let instances = instance_ledger::read(&self.trial.ledger)?;
             let evidences = &self.trial.evidences;
@@ -299,7 +299,7 @@ fn felt<'a>(request: &RequestRecord, spans: &'a [Span]) -> Option<&'a str> {
 }
 
 /// Copies a window's records, which the next window overwrites.
-fn keep(from: &Path, to: &Path) -> std::io::Result<()> {
+fn keep(from: &Path, to: &Path, nodes: &[(String, PathBuf)]) -> std::io::Result<()> {
     let instances = to.join("instances");
     std::fs::create_dir_all(&instances)?;
     for name in ["ledger-client.jsonl", "history.jsonl", "nemesis.jsonl"] {
@@ -309,9 +309,10 @@ fn keep(from: &Path, to: &Path) -> std::io::Result<()> {
         let ledger = ledger?;
         std::fs::copy(ledger.path(), instances.join(ledger.file_name()))?;
     }
-    for node in 0..N_NODES {
-        let (name, dir) = (node_name(node), from.join("nodes").join(node_name(node)));
-        std::fs::copy(log_of(&dir), to.join(format!("{name}.log")))?;
+    for (_, dir) in nodes {
+        // Two that had one name have directories of their own.
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        std::fs::copy(log_of(dir), to.join(format!("{name}.log")))?;
         let records = dir.join("agent/startstop.log");
         std::fs::copy(records, to.join(format!("{name}-startstop.log")))?;
     }

@@ -8,10 +8,13 @@ use nihilo_types::meta::{API_VERSION, DEFAULT_NAMESPACE};
 use nihilo_types::service::Service;
 use nihilo_types::template::{Container, EnvVar};
 
+use crate::app_fault::AppFault;
 use crate::clock;
 
 /// Seconds until a gateway gives a request up.
 pub const TIMEOUT_SECONDS: u32 = 30;
+/// From SIGTERM to SIGKILL: more than the app's own eight.
+pub const TERMINATION_GRACE_SECONDS: u32 = 10;
 pub const NAMESPACE: &str = DEFAULT_NAMESPACE;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -57,14 +60,24 @@ pub fn echo(name: &str, ledger: &Path, scaling: Scaling) -> Service {
         let key = format!("autoscaling.knative.dev/{key}");
         template.metadata.annotations.insert(key, value);
     }
+    template.metadata.annotations.insert(
+        "nihilo.dev/termination-grace-period".into(),
+        format!("{TERMINATION_GRACE_SECONDS}s"),
+    );
     template.spec.container_concurrency = Some(scaling.concurrency);
     template.spec.timeout_seconds = Some(TIMEOUT_SECONDS);
     template.spec.containers = vec![Container {
         image: "demo/echo".into(),
-        env: vec![EnvVar {
-            name: crate::instance_ledger::DIRECTORY_ENV.into(),
-            value: ledger.display().to_string(),
-        }],
+        env: vec![
+            EnvVar {
+                name: crate::instance_ledger::DIRECTORY_ENV.into(),
+                value: ledger.display().to_string(),
+            },
+            EnvVar {
+                name: AppFault::ENV.into(),
+                value: AppFault::file(ledger, None).display().to_string(),
+            },
+        ],
         ..Container::default()
     }];
     service
