@@ -272,9 +272,10 @@ impl Gateway {
             return;
         };
         self.runtime.spawn(async move {
+            let reservations = Reservations::default();
             let service = service_fn(move |request: Request<Incoming>| {
-                let plane = plane.clone();
-                async move { Ok::<_, std::convert::Infallible>(plane.serve_mesh(request).await) }
+                let answer = plane.clone().serve_mesh(request, reservations.clone());
+                async move { Ok::<_, std::convert::Infallible>(answer.await) }
             });
             let served = http2::Builder::new(TokioExecutor::new())
                 .max_concurrent_streams(MESH_STREAMS)
@@ -355,7 +356,6 @@ fn plane(
         },
         local,
         mesh: Mesh::new(net.clone()),
-        reservations: Reservations::default(),
         log: Arc::new(log),
         limits: config.client_limits,
         leaving,

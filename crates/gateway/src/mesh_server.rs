@@ -16,6 +16,7 @@ use crate::h2_form::from_h2;
 use crate::limiter::{Admitted, LocalInstance, Refusal};
 use crate::proxy::Plane;
 use crate::rescue::{Cause, Tongue};
+use crate::reservations::Reservations;
 use crate::send::{
     LOST_STALE, LOST_UNANSWERED, LOST_UNPROCESSED, MESH_ANSWER, MESH_INSTANCE, MESH_LOST,
     MESH_NODE, MESH_RESERVE, forget_place,
@@ -24,16 +25,20 @@ use crate::tunnel::{self, Tunnel, TunnelLimits};
 use crate::upstream::{SendError, send_local};
 
 impl Plane {
-    /// Answers a request of another node's gateway.
-    pub async fn serve_mesh(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+    /// Answers a request of another node's gateway, by whose connection `reservations` were made.
+    pub async fn serve_mesh(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        reservations: Reservations,
+    ) -> Response<ResponseBody> {
         let field = |name: HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
         let Some(id) = field(MESH_INSTANCE).map(InstanceId::from) else {
             return Cause::BadRequest("no instance is named").answer(Tongue::Http2);
         };
         hit(Point::MeshReceived);
         let admitted = match field(MESH_RESERVE) {
-            Some("?") => return self.reserve(&id),
-            Some(place) => self.reservations.take(place),
+            Some("?") => return self.reserve(&id, &reservations),
+            Some(place) => reservations.take(place),
             None => None,
         };
         let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
@@ -110,13 +115,13 @@ impl Plane {
         Response::from_parts(parts, ResponseBody::upstream(upstream))
     }
 
-    fn reserve(&self, id: &InstanceId) -> Response<ResponseBody> {
+    fn reserve(&self, id: &InstanceId, reservations: &Reservations) -> Response<ResponseBody> {
         let admitted = match self.local.admit(id) {
             Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(refusal),
         };
         hit(Point::PlaceReserved);
-        let place = self.reservations.hold(admitted);
+        let place = reservations.hold(admitted);
         let Some(place) = place.and_then(|place| HeaderValue::from_str(&place).ok()) else {
             return self.refuse(Refusal::Busy);
         };

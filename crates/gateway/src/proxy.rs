@@ -26,7 +26,6 @@ use crate::mesh::Mesh;
 use crate::prepare::{head_bytes, own_answer, target_for};
 use crate::record::Record;
 use crate::rescue::{Cause, Tongue};
-use crate::reservations::Reservations;
 use crate::router::Router;
 use crate::rules;
 use crate::send::{Failed, Sent};
@@ -54,7 +53,6 @@ pub struct Plane {
     pub around: Surroundings,
     pub local: LocalInstances,
     pub mesh: Mesh,
-    pub reservations: Reservations,
     pub log: Arc<AccessLog>,
     pub limits: ClientLimits,
     /// Turns true when tunnels are to close.

@@ -1,4 +1,4 @@
-//! Places at this node's instances that other gateways asked for and have not used yet.
+//! Places at this node's instances that another gateway asked for and has not used yet.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,13 +8,15 @@ use parking_lot::Mutex;
 
 use crate::limiter::Admitted;
 
-/// A place that is not used is free again after this: whoever asked for it may be gone, and an
-/// instance that drains waits for it.
-const TTL: Duration = Duration::from_secs(5);
-/// Held for other gateways at once, at most.
+/// A place that is not used is free again after this: an instance that drains waits for it. Whoever
+/// comes later finds another, or is refused.
+const TTL: Duration = Duration::from_secs(1);
+/// Held for one connection at once, at most.
 const MAX_HELD: usize = 4_096;
 
-/// Cheap to clone; clones share the places.
+/// Those of one connection, free again with its end: what a gateway asked for before a link was cut
+/// may arrive when it has long given up, followed by its goodbye. Cheap to clone; clones share the
+/// places.
 #[derive(Debug, Clone, Default)]
 pub struct Reservations(Arc<Mutex<HashMap<String, Admitted>>>);
 
@@ -29,10 +31,10 @@ impl Reservations {
             }
             held.insert(place.clone(), admitted);
         }
-        let (all, unused) = (self.clone(), place.clone());
+        let (all, unused) = (Arc::downgrade(&self.0), place.clone());
         tokio::spawn(async move {
             tokio::time::sleep(TTL).await;
-            drop(all.take(&unused));
+            drop(all.upgrade().and_then(|all| all.lock().remove(&unused)));
         });
         Some(place)
     }
@@ -63,6 +65,17 @@ mod tests {
         instances.drained(&id).await;
         assert!(started.elapsed() <= TTL + Duration::from_secs(1));
         assert!(reservations.take(&place).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_free_when_their_connection_has_ended() {
+        let (instances, id) = (LocalInstances::default(), InstanceId::from("i"));
+        instances.open(&id, SocketAddr::from(([127, 0, 0, 1], 1)), 1, false);
+        let reservations = Reservations::default();
+        assert!(reservations.hold(instances.admit(&id).unwrap()).is_some());
+        tokio::task::yield_now().await;
+        drop(reservations);
+        assert_eq!(instances.in_flight(&id), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,9 +18,9 @@ const BUSY_PAUSE_US: u64 = 5 * MS;
 const UNREACHED_PAUSE_US: u64 = 250 * MS;
 const GONE_PAUSE_US: u64 = 250 * MS;
 const MAX_ATTEMPTS: u32 = 3;
-const UNSENT_LIMIT_US: u64 = 10 * SECOND;
+const UNSENT_LIMIT_US: u64 = 60 * SECOND;
 /// `gateway/reservations.rs`: a place that is not used is free again after this.
-pub(crate) const PLACE_TTL_US: u64 = 5 * SECOND;
+pub(crate) const PLACE_TTL_US: u64 = SECOND;
 /// A mesh dial that nobody answers.
 const MESH_CONNECT_US: u64 = SECOND;
 
