@@ -67,7 +67,10 @@ pub(crate) fn run(_: &Common, args: &TraceArgs) -> anyhow::Result<Report> {
 }
 
 fn settings(set: &[String]) -> anyhow::Result<Settings> {
-    let mut map = BTreeMap::new();
+    // Or each function would begin with an instance that nobody has asked for.
+    let from_zero = [("allow-zero-initial-scale", "true"), ("initial-scale", "0")];
+    let owned = from_zero.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut map = BTreeMap::from(owned);
     for pair in set {
         let (key, value) = pair
             .split_once('=')
@@ -200,4 +203,38 @@ fn fill(report: &mut Report, answers: &[(&Function, Timeline)], args: &TraceArgs
             && means.quantile(0.99) <= 2.0 * boot
             && means.quantile(1.0) <= 1_000.0,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_of_a_trace_is_served_the_last_one_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let head = "HashOwner,HashApp,HashFunction,Trigger,480,481,482";
+        let asked = "o,a,once,timer,0,1,0\no,a,busy,http,6,6,6\no,a,never,http,0,0,0";
+        write("invocations.csv", &format!("{head}\n{asked}\n"));
+        let head = "HashOwner,HashApp,HashFunction,Average,Count";
+        write("durations.csv", &format!("{head}\no,a,busy,250,9\n"));
+        let args = TraceArgs {
+            trace: dir.path().to_owned(),
+            minutes: 2,
+            boot_ms: 100,
+            set: Vec::new(),
+        };
+        let functions = read(&args.trace, args.minutes).unwrap();
+        let settings = settings(&args.set).unwrap();
+        let answer = |f: &Function| simulate::run(&scenario(f, &settings, &args));
+        let [once, busy, never] = [0, 1, 2].map(|i| answer(&functions[i]));
+        let asked = [&once, &busy, &never].map(|timeline| timeline.n_requests);
+        assert_eq!(asked, [1, 12, 0]);
+        // Nothing comes after it, and yet it has waited for its boot.
+        assert_eq!(once.wait_mean_ms, 100.0);
+        assert_eq!(never.cold_starts, 0);
+        assert!(busy.wait_max_ms >= 100 && busy.wait_mean_ms < 100.0);
+        // Alive until it is scaled to zero, not until the trace ends.
+        assert!((10.0..TAIL_S as f64 - 1.0).contains(&once.instance_seconds));
+    }
 }
