@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::future::join_all;
 use nihilo_client::Client;
 
@@ -130,11 +130,17 @@ async fn ask_cold(
         colds.len()
     ));
     let asked = colds.iter().zip(is_owned);
-    Ok(tokio::task::block_in_place(|| {
-        asked
-            .map(|(name, is_owned)| ask(gateway, name, is_owned))
-            .collect()
-    }))
+    // All at once: one that is never answered must not keep the others from their turn.
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = asked
+                .map(|(name, is_owned)| scope.spawn(move || ask(gateway, name, is_owned)))
+                .collect();
+            let answers = asking.into_iter().map(|asking| asking.join());
+            let answers = answers.map(|cold| cold.map_err(|_| anyhow!("a client panicked")));
+            answers.collect()
+        })
+    })
 }
 
 /// The owner of a revision answers why it wants what it wants, or that it has not decided anything;
