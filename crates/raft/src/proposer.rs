@@ -112,6 +112,9 @@ enum Attempt {
     Answered(Reply),
     /// Certainly not applied there; look for the leader again.
     Elsewhere,
+    /// Another node leads since it was sent. It may be applied, so only the same request may be made
+    /// again: whichever comes second gets the first one's reply.
+    Superseded,
     Failed(ProposeError),
 }
 
@@ -159,6 +162,7 @@ impl RaftNode {
             match attempt {
                 Attempt::Answered(reply) => return Ok(reply),
                 Attempt::Failed(error) => return Err(error),
+                Attempt::Superseded => continue,
                 Attempt::Elsewhere => self.count_refused(),
             }
             // By watch, never by sleep: the pause would dominate a failover.
@@ -185,7 +189,7 @@ impl RaftNode {
         let deadline = Instant::now() + FORWARDED_LIMIT;
         match self.attempt_here(command, request, deadline).await {
             Attempt::Answered(reply) => Ok(reply),
-            Attempt::Elsewhere => Err(ProposeError::NoLeader),
+            Attempt::Elsewhere | Attempt::Superseded => Err(ProposeError::NoLeader),
             Attempt::Failed(error) => Err(error),
         }
     }
@@ -263,13 +267,28 @@ impl RaftNode {
             request_hash: key.hash,
             command,
         };
-        match tokio::time::timeout_at(deadline, client.propose(request)).await {
+        // A node that has lost its power does not say so: its followers' next leader does.
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout_at(deadline, client.propose(request)) => answer,
+            () = self.superseded(leader), if !key.id.is_empty() => return Attempt::Superseded,
+        };
+        match answer {
             Ok(Ok(response)) => match codec::decode_reply(&response.into_inner().reply) {
                 Ok(reply) => Attempt::Answered(reply),
                 Err(error) => Attempt::Failed(ProposeError::Unanswered(error.to_string())),
             },
             Ok(Err(status)) => forwarding_failed(&status),
             Err(_) => Attempt::Failed(ProposeError::Unanswered("deadline passed".into())),
+        }
+    }
+
+    /// Resolves once another node is known to lead.
+    async fn superseded(&self, leader: u64) {
+        let mut status = self.status_watch();
+        let other = status.wait_for(|now| now.leader.is_some_and(|now| now != leader));
+        if other.await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -288,6 +307,8 @@ const DISK_LOW: &str = "disk-low";
 const RETRY_SAME_LEADER: Duration = Duration::from_millis(20);
 /// Bound of a forwarded proposal at the leader; the forwarder's own deadline may be shorter.
 const FORWARDED_LIMIT: Duration = Duration::from_secs(5);
+/// Words of a dial that failed; a container that is gone has taken its name along.
+const NEVER_SENT: [&str; 2] = [TCP_CONNECT_ERROR, "dns error"];
 
 fn refused(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attempt {
     match error {
@@ -310,8 +331,13 @@ fn forwarding_failed(status: &Status) -> Attempt {
             Attempt::Failed(ProposeError::DiskLow(text))
         }
         Code::ResourceExhausted => Attempt::Failed(ProposeError::Overloaded),
-        // The dial itself failed: nothing was sent.
-        Code::Unavailable if status.message().contains(TCP_CONNECT_ERROR) => Attempt::Elsewhere,
+        Code::Unavailable
+            if NEVER_SENT
+                .iter()
+                .any(|text| status.message().contains(text)) =>
+        {
+            Attempt::Elsewhere
+        }
         _ => Attempt::Failed(ProposeError::Unanswered(status.to_string())),
     }
 }

@@ -6,10 +6,10 @@ mod slow_disk;
 mod snapshots;
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nihilo_machine::command::{CLUSTER_VERSION, DownCause, Envelope, NodeDown, RequestKey};
-use nihilo_machine::{Command, Rejection};
+use nihilo_machine::{Command, Outcome, Rejection};
 use nihilo_raft::{Identity, RaftNode, Role, StoreReplaced};
 use nihilo_types::id::SessionId;
 
@@ -95,6 +95,36 @@ async fn leadership_is_handed_over_on_request() {
     let (n_ticks, all) = leader.tick_lateness_since(0);
     assert_eq!(n_ticks, all.len() as u64);
     assert!(n_ticks > 0 && leader.tick_lateness_since(n_ticks).1.len() < all.len());
+}
+
+/// A node without power says nothing, not even that its connections have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_a_lost_leader_does_not_answer_goes_to_the_next() {
+    let cluster = Cluster::start(&[1, 2, 3]).await;
+    let first = cluster.leader(None).await;
+    let before = write(cluster.any(), open(7, 1)).await;
+    let silent = &cluster.members[&first];
+    silent.hold.send_replace(true);
+    let (_, follower) = cluster
+        .members
+        .iter()
+        .find(|(id, _)| **id != first)
+        .unwrap();
+    let request = RequestKey {
+        id: "once".into(),
+        hash: 1,
+    };
+    let asked = Instant::now();
+    let write = follower.node.propose(open(8, 1), request, 2 * LIMIT);
+    let hand_over = silent.node.transfer_leader(None, LIMIT);
+    let (written, second) = tokio::join!(write, hand_over);
+    assert_ne!(second.unwrap(), Some(first));
+    assert!(matches!(written.unwrap().result, Ok(Outcome::Session(id)) if id > before));
+    assert!(
+        asked.elapsed() < LIMIT,
+        "it was waited for: {:?}",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

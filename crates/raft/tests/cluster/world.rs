@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nihilo_machine::command::{OpenSession, RequestKey, Roles};
@@ -11,9 +13,11 @@ use nihilo_types::id::{NodeId, SessionId};
 use nihilo_types::node_config::Profile;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::server::NamedService;
+use tower::Service;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -21,6 +25,8 @@ pub(crate) struct Member {
     pub(crate) node: RaftNode,
     server: JoinHandle<()>,
     leave: oneshot::Sender<()>,
+    /// True = what others propose to it gets no answer, and nothing else is touched.
+    pub(crate) hold: watch::Sender<bool>,
     pub(crate) introduced: JoinHandle<Result<(), StoreReplaced>>,
 }
 
@@ -93,7 +99,11 @@ impl Cluster {
             snapshot_every: self.rules.snapshot_every,
         };
         let node = start_when_free(config, &self.rules.ground).await;
-        let service = node.peer_server().into_service();
+        let (hold, held) = watch::channel(false);
+        let service = Holding {
+            inner: node.peer_server().into_service(),
+            held,
+        };
         let incoming = TcpListenerStream::new(listener);
         let (leave, left) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
@@ -111,6 +121,7 @@ impl Cluster {
             node,
             server,
             leave,
+            hold,
             introduced,
         };
         self.members.insert(id, member);
@@ -145,6 +156,46 @@ impl Cluster {
             .unwrap()
             .leader
             .unwrap()
+    }
+}
+
+/// Holds proposals up.
+#[derive(Clone)]
+struct Holding<S> {
+    inner: S,
+    held: watch::Receiver<bool>,
+}
+
+impl<S: NamedService> NamedService for Holding<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for Holding<S>
+where
+    S: Service<http::Request<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let is_proposal = request.uri().path().ends_with("/Propose");
+        let mut held = self.held.clone();
+        let next = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, next);
+        Box::pin(async move {
+            // A dropped sender says the same as false.
+            if is_proposal {
+                drop(held.wait_for(|held| !held).await);
+            }
+            ready.call(request).await
+        })
     }
 }
 
