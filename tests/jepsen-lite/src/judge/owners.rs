@@ -94,6 +94,8 @@ fn commands(nodes: &[(String, PathBuf)], since_ns: u64) -> anyhow::Result<Found>
             }
         })?;
     }
+    // The ledgers of one name, of a node and of the one that took its place, are one agent's.
+    found.commands.sort_by_key(|command| command.at_ns);
     Ok(found)
 }
 
@@ -153,5 +155,27 @@ mod tests {
         };
         std::fs::write(dir.path().join(COMMANDS), line(7) + &line(9)).unwrap();
         assert_eq!(check(&nodes, 0).unwrap().class(), Class::Unknown);
+    }
+
+    #[test]
+    fn a_node_that_took_anothers_name_goes_on_where_that_one_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |life: &str| ("node2".to_owned(), dir.path().join(life));
+        let nodes = [of("node2-join1"), of("node2")];
+        let order = |at_ns, epoch| {
+            let rest = "\"seq\":1,\"accepted\":true}\n";
+            format!("{{\"boottime_ns\":{at_ns},\"shard\":3,\"epoch\":{epoch},{rest}")
+        };
+        let owned = "{\"shard\":3,\"epoch\":5}\n{\"shard\":3,\"epoch\":9}\n";
+        let book = |new: u64, old: u64| {
+            for ((_, life), (at_ns, epoch)) in nodes.iter().zip([(20, new), (10, old)]) {
+                std::fs::create_dir_all(life.join("agent")).unwrap();
+                std::fs::write(life.join(OWNED), owned).unwrap();
+                std::fs::write(life.join(COMMANDS), order(at_ns, epoch)).unwrap();
+            }
+            check(&nodes, 0).unwrap().class()
+        };
+        assert_eq!(book(9, 5), Class::Pass);
+        assert_eq!(book(5, 9), Class::Violation);
     }
 }
