@@ -59,7 +59,7 @@ impl Plane {
                 held,
                 record: None,
                 leaving: self.leaving.clone(),
-                alive: Some(self.alive.subscribe()),
+                alive: self.alive.subscribe(),
             };
             return Ok((answer.map(|()| ResponseBody::empty()), Some(tunnel)));
         }

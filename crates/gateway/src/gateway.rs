@@ -337,7 +337,6 @@ fn plane(
     let metrics = Metrics::default();
     let log = AccessLog::open(&config.access_log, &config.node_name, metrics.clone())
         .map_err(StartError::AccessLog)?;
-    let (never, never_leaving) = watch::channel(false);
     let (alive, _) = watch::channel(());
     Ok(Plane {
         node: config.node,
@@ -359,8 +358,6 @@ fn plane(
         log: Arc::new(log),
         limits: config.client_limits,
         leaving,
-        never_leaving,
-        _never: never,
         alive,
     })
 }

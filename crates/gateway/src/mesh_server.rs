@@ -89,15 +89,16 @@ impl Plane {
             let tunnel = Tunnel {
                 client,
                 instance: end,
-                // The gateway that has the client keeps the limits, and says goodbye.
+                // The gateway that has the client keeps the limits. Who leaves first says goodbye:
+                // the instance ends with this node.
                 limits: TunnelLimits {
                     total: None,
                     idle: None,
                 },
                 held,
                 record: None,
-                leaving: self.never_leaving.clone(),
-                alive: None,
+                leaving: self.leaving.clone(),
+                alive: self.alive.subscribe(),
             };
             tokio::spawn(tunnel.run());
             return Response::from_parts(parts, ResponseBody::empty());

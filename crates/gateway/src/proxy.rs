@@ -57,9 +57,6 @@ pub struct Plane {
     pub limits: ClientLimits,
     /// Turns true when tunnels are to close.
     pub leaving: watch::Receiver<bool>,
-    /// For tunnels whose client is another gateway's.
-    pub never_leaving: watch::Receiver<bool>,
-    pub(crate) _never: watch::Sender<bool>,
     /// Watched by every connection and tunnel while it lives.
     pub alive: watch::Sender<()>,
 }

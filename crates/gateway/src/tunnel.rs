@@ -159,7 +159,7 @@ pub struct Tunnel {
     /// Turns true when the gateway leaves.
     pub leaving: watch::Receiver<bool>,
     /// The gateway's drain waits for it.
-    pub alive: Option<watch::Receiver<()>>,
+    pub alive: watch::Receiver<()>,
 }
 
 impl Tunnel {

@@ -14,6 +14,7 @@ mod h1;
 mod h2;
 mod h2c_backend;
 mod listeners;
+mod mesh;
 mod rig;
 mod ws_backend;
 

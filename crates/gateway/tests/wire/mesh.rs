@@ -1,0 +1,74 @@
+//! What another node's gateway sees of this one.
+
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nihilo_gateway::Gateway;
+use nihilo_host::Stream;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rig::Rig;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Goodbye is said two seconds before its end.
+const GRACE: Duration = Duration::from_secs(3);
+/// "Going away" (RFC 6455 §7.4.1).
+const CLOSE_1001: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+async fn connect(gateway: &Gateway) -> SendRequest<Empty<Bytes>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let ours = TcpStream::connect(listener.local_addr().expect("an address"));
+    let (ours, theirs) = tokio::join!(ours, listener.accept());
+    gateway.serve_mesh(Stream::System(theirs.expect("a connection").0));
+    let ours = TokioIo::new(ours.expect("a connection"));
+    let (sender, connection) = handshake(TokioExecutor::new(), ours).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    sender
+}
+
+async fn ask(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    request: http::request::Builder,
+) -> Response<Incoming> {
+    let request = request
+        .uri("http://ws.test/")
+        .header("nihilo-mesh-instance", "ws");
+    let request = request.body(Empty::new()).expect("a request");
+    sender.send_request(request).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_websocket_of_another_gateway_is_told_when_its_instances_node_leaves() {
+    let rig = tokio::task::spawn_blocking(|| Rig::start(false))
+        .await
+        .expect("a rig");
+    let mut sender = connect(&rig.gateway).await;
+    // Its answer follows the settings, which allow what comes next.
+    ask(
+        &mut sender,
+        Request::get("/").header("nihilo-mesh-reserve", "?"),
+    )
+    .await;
+    let wish = Request::builder()
+        .method(Method::CONNECT)
+        .extension(Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let answer = ask(&mut sender, wish).await;
+    assert_eq!(answer.status(), 200);
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(answer).await.expect("a tunnel"));
+    let mut said = [0; 4];
+    let heard = tokio::time::timeout(LIMIT, tunnel.read_exact(&mut said));
+    let (_, heard) = tokio::join!(rig.gateway.drain(GRACE), heard);
+    heard.expect("it was told nothing").expect("a close frame");
+    assert_eq!(said, CLOSE_1001);
+    tokio::task::spawn_blocking(|| drop(rig))
+        .await
+        .expect("the rig ends");
+}
