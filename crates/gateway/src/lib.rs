@@ -27,6 +27,8 @@ pub mod router;
 pub mod rules;
 mod send;
 mod sweep;
+#[cfg(test)]
+mod testkit;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -466,26 +466,8 @@ impl Drop for Meters {
 
 #[cfg(test)]
 mod tests {
-    use nihilo_types::id::ShardId;
-
     use super::*;
-
-    fn target(name: &str) -> RevisionTarget {
-        RevisionTarget {
-            revision: ObjectKey::new("default", name),
-            uid: "u".into(),
-            service: "s".into(),
-            configuration: "s".into(),
-            shard: ShardId(0),
-            container_concurrency: 0,
-            timeout_ms: 1000,
-            response_start_timeout_ms: 0,
-            idle_timeout_ms: 0,
-            h2c: false,
-            queue_depth: 0,
-            max_scale: 0,
-        }
-    }
+    use crate::testkit::target;
 
     fn n_series_of(metrics: &Metrics, name: &str) -> usize {
         let label = format!("kn_revision_name=\"{name}\"");
