@@ -254,6 +254,8 @@ fn route_is_ready() -> Vec<Assertion> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use nihilo_machine::route_table;
 
     use super::*;
@@ -263,9 +265,10 @@ mod tests {
         let mut filling = Filling::begin().unwrap();
         filling.add_routes(3, "file:///bin/true").unwrap();
         let table = route_table::build(&filling.state, LogIndex(filling.index));
-        let hosts: Vec<_> = table.hosts.keys().map(|host| host.to_string()).collect();
+        let hosts = table.hosts.keys().map(|host| host.to_string());
+        let hosts: BTreeSet<_> = hosts.collect();
         let wanted = ["idle-0", "idle-1", "idle-2"].map(|name| format!("{name}.idle.localhost"));
-        assert_eq!(hosts, wanted);
+        assert_eq!(hosts, BTreeSet::from(wanted));
         assert!(table.hosts.values().all(|entry| entry.split.len() == 1));
         let key = ObjectKey::new(IDLE_NAMESPACE, "idle-1");
         let service = filling.state.service(&key).unwrap();

@@ -119,34 +119,18 @@ fn pick(entry: &HostEntry, position: f64) -> Option<Arc<RevisionTarget>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use nihilo_types::id::{ObjectKey, ShardId};
-    use nihilo_types::route_table::Share;
+    use nihilo_types::id::ObjectKey;
+    use nihilo_types::route_table::{Hosts, Share};
 
     use super::*;
+    use crate::testkit::target;
 
-    fn target(name: &str) -> Arc<RevisionTarget> {
-        Arc::new(RevisionTarget {
-            revision: ObjectKey::new("default", name),
-            uid: name.into(),
-            service: "s".into(),
-            configuration: "s".into(),
-            shard: ShardId(0),
-            container_concurrency: 0,
-            timeout_ms: 1000,
-            response_start_timeout_ms: 0,
-            idle_timeout_ms: 0,
-            h2c: false,
-            queue_depth: 0,
-            max_scale: 0,
-        })
-    }
+    const HOST: &str = "s.default.localhost";
 
     fn table(split: &[(u32, &str)], tags: &[(&str, &str)]) -> RouteTable {
         let share = |(percent, name): &(u32, &str)| Share {
             percent: *percent,
-            target: target(name),
+            target: Arc::new(target(name)),
         };
         let entry = HostEntry {
             route: ObjectKey::new("default", "s"),
@@ -156,10 +140,11 @@ mod tests {
             split: split.iter().map(share).collect(),
             tags: tags
                 .iter()
-                .map(|(tag, name)| ((*tag).into(), target(name)))
+                .map(|(tag, name)| ((*tag).into(), Arc::new(target(name))))
                 .collect(),
         };
-        let hosts = BTreeMap::from([("s.default.localhost".into(), Arc::new(entry))]);
+        let mut hosts = Hosts::default();
+        hosts.insert(HOST.into(), Arc::new(entry));
         RouteTable {
             index: LogIndex(1),
             domain: "localhost".into(),
@@ -229,7 +214,7 @@ mod tests {
         let (router, mut table) = (Router::default(), table(&[(100, "a")], &[]));
         let entry = |name: &str| {
             let entry = self::table(&[(100, name)], &[]);
-            entry.hosts.into_values().next().unwrap()
+            entry.hosts[HOST].clone()
         };
         table.hosts.insert("*.b.c".into(), entry("short"));
         table.hosts.insert("*.a.b.c".into(), entry("long"));
@@ -248,18 +233,17 @@ mod tests {
     fn private_hosts_are_unknown_outside_and_empty_ones_have_no_backend() {
         let router = Router::default();
         let mut table = table(&[(100, "a")], &[]);
-        let (key, entry) = table.hosts.pop_first().unwrap();
         let entry = HostEntry {
             visibility: Visibility::ClusterLocal,
-            ..(*entry).clone()
+            ..(*table.hosts[HOST]).clone()
         };
-        table.hosts.insert(key.clone(), Arc::new(entry.clone()));
+        table.hosts.insert(HOST.into(), Arc::new(entry.clone()));
         assert_eq!(
-            router.route(&table, &key, None, false),
+            router.route(&table, HOST, None, false),
             Err(Cause::UnknownHost)
         );
         for host in [
-            &*key,
+            HOST,
             "s.default",
             "s.default.svc",
             "s.default.svc.cluster.local",
@@ -271,9 +255,9 @@ mod tests {
             split: Vec::new(),
             ..entry
         };
-        table.hosts.insert(key.clone(), Arc::new(empty));
+        table.hosts.insert(HOST.into(), Arc::new(empty));
         assert_eq!(
-            router.route(&table, &key, None, true),
+            router.route(&table, HOST, None, true),
             Err(Cause::NoBackend)
         );
     }

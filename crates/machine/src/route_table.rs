@@ -7,7 +7,7 @@ use nihilo_types::id::{LogIndex, ObjectKey};
 use nihilo_types::meta::keys;
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
-use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Share, Visibility};
+use nihilo_types::route_table::{HostEntry, Hosts, RevisionTarget, RouteTable, Share, Visibility};
 use nihilo_types::shard::shard_of;
 use nihilo_types::validate::MAX_QUEUE_DEPTH;
 
@@ -18,7 +18,7 @@ pub fn build(state: &State, index: LogIndex) -> RouteTable {
     let mut table = RouteTable {
         index,
         domain: state.domain().into(),
-        hosts: BTreeMap::new(),
+        hosts: Hosts::default(),
     };
     for route in state.routes() {
         add_route(&mut table, state, route);
@@ -34,20 +34,16 @@ pub fn update(
     changed: &[ObjectKey],
     index: LogIndex,
 ) -> RouteTable {
+    if *table.domain != *state.domain() {
+        // Every host has another name.
+        return build(state, index);
+    }
     let mut next = table.clone();
     next.index = index;
-    if *next.domain != *state.domain() {
-        next.domain = state.domain().into();
-    }
     let mut freed = Vec::new();
-    next.hosts.retain(|_, entry| {
-        let stays = !changed.contains(&entry.route);
-        if !stays {
-            let label = host_label(&entry.route.name, entry.tag.as_deref());
-            freed.push(entry.route.sibling(label));
-        }
-        stays
-    });
+    for route in changed {
+        take_out(&mut next.hosts, state, route, &mut freed);
+    }
     for route in changed.iter().filter_map(|key| state.route(key)) {
         add_route(&mut next, state, route);
     }
@@ -55,6 +51,24 @@ pub fn update(
         add_host(&mut next, state, &label);
     }
     next
+}
+
+/// Takes all hosts of a route out, without a look at the others: its own host names its tags, as they
+/// were when it was put in. Adds the first labels of those hosts to `freed`.
+fn take_out(hosts: &mut Hosts, state: &State, route: &ObjectKey, freed: &mut Vec<ObjectKey>) {
+    let own = hosts.get(&state.host_of(route, None)).cloned();
+    // A host that reads the same may be another route's, by a tag.
+    let Some(own) = own.filter(|entry| entry.route == *route) else {
+        return;
+    };
+    let tags = own.tags.keys().map(|tag| Some(&**tag));
+    for tag in tags.chain([None]) {
+        let host = state.host_of(route, tag);
+        if hosts.get(&host).is_some_and(|entry| entry.route == *route) {
+            hosts.remove(&host);
+            freed.push(route.sibling(host_label(&route.name, tag)));
+        }
+    }
 }
 
 fn add_route(table: &mut RouteTable, state: &State, route: &Route) {

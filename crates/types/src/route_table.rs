@@ -1,18 +1,21 @@
 //! The immutable view that gateways route by: derived on every node from the same log entries.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use hosts::Hosts;
+
 use crate::id::{LogIndex, ObjectKey, ShardId};
 
-/// Hosts to revisions as of one [`LogIndex`]. A change clones the map of `Arc`s, not the entries.
+/// Hosts to revisions as of one [`LogIndex`]. A change of it costs what has changed: see [`Hosts`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTable {
     pub index: LogIndex,
     /// Last labels of the hosts that are not one's own: `name.namespace.domain`.
     pub domain: Arc<str>,
-    /// Key: lower-case host without port and trailing dot.
-    pub hosts: BTreeMap<Arc<str>, Arc<HostEntry>>,
+    pub hosts: Hosts,
 }
 
 impl Default for RouteTable {
@@ -20,7 +23,7 @@ impl Default for RouteTable {
         Self {
             index: LogIndex::default(),
             domain: Arc::from(""),
-            hosts: BTreeMap::new(),
+            hosts: Hosts::default(),
         }
     }
 }
