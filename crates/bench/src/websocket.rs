@@ -175,30 +175,38 @@ mod tests {
         assert!(take_frame(&mut vec![TEXT, 0x85]).is_err());
     }
 
-    /// Switches, echoes one message of one byte, says `last` and closes.
-    fn server(last: &'static [u8]) -> SocketAddr {
+    /// Answers the first request with `head`, and leaves the rest of its connection to `then`.
+    fn server(head: &'static [u8], then: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let n = socket.read(&mut [0; 1024]).unwrap();
             assert!(n > 0);
-            socket
-                .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
-                .unwrap();
-            let mut message = [0; 7];
-            socket.read_exact(&mut message).unwrap();
-            assert_eq!(message[..6], [TEXT, 0x81, 7, 5, 3, 1]);
-            socket.write_all(&[TEXT, 1, message[6] ^ MASK[0]]).unwrap();
-            socket.write_all(last).unwrap();
+            socket.write_all(head).unwrap();
+            then(socket);
         });
         address
+    }
+
+    /// Switches, echoes one message of one byte, says `last` and closes.
+    fn echo_once(last: &'static [u8]) -> SocketAddr {
+        server(
+            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            move |mut socket| {
+                let mut message = [0; 7];
+                socket.read_exact(&mut message).unwrap();
+                assert_eq!(message[..6], [TEXT, 0x81, 7, 5, 3, 1]);
+                socket.write_all(&[TEXT, 1, message[6] ^ MASK[0]]).unwrap();
+                socket.write_all(last).unwrap();
+            },
+        )
     }
 
     #[test]
     fn a_close_frame_and_a_break_are_told_apart() {
         let ends = |last| {
-            let socket = Socket::open(server(last), "a").unwrap();
+            let socket = Socket::open(echo_once(last), "a").unwrap();
             socket.hold(&AtomicBool::new(false)).0
         };
         assert_eq!(ends(&[CLOSE, 2, 0x03, 0xe9]), End::Closed(1_001));
@@ -208,16 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_no_upgrade_is_no_socket() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            let n = socket.read(&mut [0; 1024]).unwrap();
-            assert!(n > 0);
-            socket
-                .write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
-                .unwrap();
-        });
+        let address = server(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", drop);
         let error = Socket::open(address, "a").unwrap_err().to_string();
         assert!(error.contains("503"), "{error}");
     }

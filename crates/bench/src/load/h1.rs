@@ -49,21 +49,14 @@ fn client(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::empty()?;
     loop {
-        let due = match pace {
-            Pace::Closed => Instant::now(),
-            Pace::Open(schedule) => schedule.take(),
-        };
+        let due = pace.take();
         if due >= end {
             return Ok(outcome);
         }
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        match connection.exchange(request) {
-            Ok(answer) if answer.status == 200 => outcome.answered(due),
-            Ok(answer) => outcome.failed(format!("status {}", answer.status)),
-            Err(error) => {
-                outcome.failed(error.to_string());
-                return Ok(outcome);
-            }
+        let status = connection.exchange(request).map(|answer| answer.status);
+        if !outcome.file(due, status.map_err(anyhow::Error::from)) {
+            return Ok(outcome);
         }
     }
 }

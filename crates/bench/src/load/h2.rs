@@ -116,23 +116,16 @@ async fn client(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::empty()?;
     loop {
-        let due = match pace {
-            Pace::Closed => Instant::now(),
-            Pace::Open(schedule) => {
-                due.acquire().await?.forget();
-                schedule.take()
-            }
-        };
+        if let Pace::Open(_) = pace {
+            due.acquire().await?.forget();
+        }
+        let due = pace.take();
         if due >= end {
             return Ok(outcome);
         }
-        match exchange(&mut connection, uri).await {
-            Ok(StatusCode::OK) => outcome.answered(due),
-            Ok(status) => outcome.failed(format!("status {status}")),
-            Err(error) => {
-                outcome.failed(format!("{error:#}"));
-                return Ok(outcome);
-            }
+        let status = exchange(&mut connection, uri).await;
+        if !outcome.file(due, status.map(|status| status.as_u16())) {
+            return Ok(outcome);
         }
     }
 }

@@ -61,6 +61,16 @@ enum Pace {
     Open(Schedule),
 }
 
+impl Pace {
+    /// When the next request leaves: a client of an open loop waits for that moment.
+    fn take(&self) -> Instant {
+        match self {
+            Pace::Closed => Instant::now(),
+            Pace::Open(schedule) => schedule.take(),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Schedule {
     start: Instant,
@@ -143,6 +153,19 @@ impl Outcome {
         self.first_failure = self.first_failure.take().or(other.first_failure);
         self.latencies.add(other.latencies)?;
         Ok(())
+    }
+
+    /// Files the status of one exchange; `false` = its connection broke, and can carry no other.
+    fn file(&mut self, due: Instant, exchanged: anyhow::Result<u16>) -> bool {
+        match exchanged {
+            Ok(200) => self.answered(due),
+            Ok(status) => self.failed(format!("status {status}")),
+            Err(error) => {
+                self.failed(format!("{error:#}"));
+                return false;
+            }
+        }
+        true
     }
 
     fn answered(&mut self, due: Instant) {
