@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) table_acknowledged: watch::Sender<LogIndex>,
     /// Minimum of those over all live gateways, as the leader last said.
     pub(crate) min_table: watch::Sender<LogIndex>,
+    /// Newest route table that a Route owned here waits for every gateway to serve.
+    pub(crate) awaited_table: watch::Sender<LogIndex>,
     /// When a keep-alive was last answered, on this node's clock.
     pub(crate) leader_contact: watch::Sender<Option<u64>>,
     pub(crate) proposal_slots: Semaphore,
@@ -120,6 +122,7 @@ impl Control {
             session: watch::Sender::new(SessionId(0)),
             table_acknowledged: watch::Sender::new(LogIndex(0)),
             min_table: watch::Sender::new(LogIndex(0)),
+            awaited_table: watch::Sender::new(LogIndex(0)),
             leader_contact: watch::Sender::new(None),
             proposal_slots: Semaphore::new(proposals::MAX_IN_FLIGHT),
             closing: AtomicBool::new(false),

@@ -18,6 +18,10 @@ use crate::ports::{KeepAlive, KeepAliveAnswer, LinkError, read};
 
 /// How often a node says that it lives.
 pub const KEEP_ALIVE_PERIOD: Duration = Duration::from_millis(100);
+/// While a Route here waits for all gateways to serve its table, the leader, who alone knows, is asked
+/// again after this, so many times for each such table: then the next keep-alive has to do.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+const MAX_ASKED_AGAIN: u32 = 20;
 /// How often the leader looks at its roll.
 const ROLL_PERIOD: Duration = Duration::from_millis(20);
 /// A node without an answered keep-alive for so long after its start serves its last table.
@@ -47,12 +51,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut table = shared.table_acknowledged.subscribe();
     let mut backoff_ms = OPEN_BACKOFF_MIN_MS;
     let mut not_before_ms = 0;
+    let mut patience = Patience::default();
     loop {
-        // Either is a reason to speak; which one first does not matter.
+        let (min, awaited) = (*shared.min_table.borrow(), *shared.awaited_table.borrow());
+        let asks_again = patience.asks_again(min, awaited);
+        // Each is a reason to speak; which one first does not matter.
         tokio::select! {
             biased;
             _ = tick.tick() => {}
             _ = table.changed() => {}
+            () = tokio::time::sleep(ASK_AGAIN_AFTER), if asks_again => {}
         }
         let answer = keep_alive(&shared).await;
         let now = shared.now_ms();
@@ -80,6 +88,28 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 shared.serve_stale_if_alone(now);
             }
         }
+    }
+}
+
+/// How often it was asked for the table that is awaited now.
+#[derive(Debug, Default)]
+struct Patience {
+    awaited: LogIndex,
+    n_asked: u32,
+}
+
+impl Patience {
+    /// Whether to ask before the next keep-alive is due. Each call that says so counts.
+    fn asks_again(&mut self, min: LogIndex, awaited: LogIndex) -> bool {
+        if self.awaited != awaited {
+            *self = Self {
+                awaited,
+                n_asked: 0,
+            };
+        }
+        let asks = min < awaited && self.n_asked < MAX_ASKED_AGAIN;
+        self.n_asked += u32::from(asks);
+        asks
     }
 }
 
@@ -332,5 +362,25 @@ impl Shared {
     /// The present leader, for status.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.ports.leader.now().leader
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_is_asked_again_while_a_table_is_awaited_and_not_for_ever() {
+        let mut patience = Patience::default();
+        let asked = |patience: &mut Patience, min, awaited| {
+            let often = 0..MAX_ASKED_AGAIN + 5;
+            let asks = often.filter(|_| patience.asks_again(LogIndex(min), LogIndex(awaited)));
+            u32::try_from(asks.count()).unwrap_or(u32::MAX)
+        };
+        assert_eq!(asked(&mut patience, 7, 7), 0);
+        assert_eq!(asked(&mut patience, 7, 9), MAX_ASKED_AGAIN);
+        assert_eq!(asked(&mut patience, 9, 9), 0);
+        // The next one is worth as many questions.
+        assert_eq!(asked(&mut patience, 9, 12), MAX_ASKED_AGAIN);
     }
 }

@@ -78,6 +78,13 @@ impl Progress {
         let routes = events
             .as_ref()
             .map(|events| changed_routes(events.iter().map(|event| &event.object)));
+        if routes
+            .iter()
+            .flatten()
+            .any(|route| shared.waits_here(route))
+        {
+            shared.awaited_table.send_replace(index);
+        }
         let acknowledged = self.routes.advance(shared, index, routes);
         let ownership_at = read(shared.ports.state.as_ref(), |state| state.ownership_at());
         if ownership_at != self.ownership_at {
@@ -205,6 +212,16 @@ impl Progress {
 }
 
 impl Shared {
+    /// Whether the Route is owned here and not Ready: it may wait for other nodes' gateways.
+    fn waits_here(&self, route: &ObjectKey) -> bool {
+        let is_owned = self.epoch_of(shard_of(route)).is_some();
+        is_owned
+            && read(self.ports.state.as_ref(), |state| {
+                let route = state.route(route);
+                route.is_some_and(|route| !route.status.conditions.is_true("Ready"))
+            })
+    }
+
     fn wake_interested(&self, events: &[ObjectEvent]) {
         let is_setting =
             |event: &ObjectEvent| matches!(event.object, ObjectChange::ConfigMap { .. });
