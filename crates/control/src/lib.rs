@@ -13,6 +13,7 @@ pub mod handover;
 pub mod node;
 pub mod ports;
 pub mod proposals;
+mod reach;
 pub mod scale_log;
 pub mod session;
 pub mod shards;

@@ -1,5 +1,6 @@
 //! What control needs from others. The consumer owns the trait; `server` plugs them together.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -257,6 +258,9 @@ pub trait LocalGateway: Send + Sync + 'static {
     fn session_left(&self, session: SessionId);
     /// The owner of some revisions changed: raise open demand again.
     fn resend_demand(&self);
+    /// From now on, what nothing serves is refused in exactly these shards: nobody can be asked to
+    /// start anything there.
+    fn refuse_cold(&self, shards: &BTreeSet<ShardId>);
     fn take_report(&self) -> Vec<RevisionStat>;
     /// Swaps the route table in; the swap is the acknowledgment.
     fn swap_routes(&self, table: Arc<nihilo_types::route_table::RouteTable>);

@@ -16,6 +16,12 @@ pub const SUSPECT_AFTER_MS: u64 = 250;
 /// Least time between a node's own verdict about itself and the leader's about it.
 const MIN_DEAD_MARGIN_MS: u64 = 300;
 
+/// Milliseconds of silence after which a leader declares a session down (03-actors §3): what the node
+/// gives itself, `t_self_ms`, and a margin by the leader's own election timeout.
+pub fn t_dead_ms(t_self_ms: u32, election_timeout_max_ms: u64) -> u64 {
+    u64::from(t_self_ms) + election_timeout_max_ms.max(MIN_DEAD_MARGIN_MS)
+}
+
 /// What one leader has heard in one term.
 #[derive(Debug, Default)]
 pub struct Roll {
@@ -101,8 +107,7 @@ impl Roll {
             };
             self.seen.entry(session.id).or_insert(unheard);
             let refused = self.seen.get(&session.id).is_some_and(|seen| seen.refused);
-            let t_dead = u64::from(session.opened.t_self_ms)
-                + self.election_timeout_max_ms.max(MIN_DEAD_MARGIN_MS);
+            let t_dead = t_dead_ms(session.opened.t_self_ms, self.election_timeout_max_ms);
             let silent = self.last_heard(session.id) + t_dead <= now_ms;
             if refused || silent {
                 let cause = if refused {

@@ -1,5 +1,6 @@
 //! The gateway's handle, and its thread.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nihilo_failpoint::{Bug, Point, hit, planted};
 use nihilo_host::{Host, Net, Stream, Threads};
 use nihilo_types::endpoint::EndpointTable;
-use nihilo_types::id::{LogIndex, NodeId, SessionId};
+use nihilo_types::id::{LogIndex, NodeId, SessionId, ShardId};
 use nihilo_types::route_table::RouteTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -26,7 +27,7 @@ use tracing::debug;
 use crate::access_log::{AccessLog, Destination};
 use crate::connection::ClientLimits;
 use crate::limiter::LocalInstances;
-use crate::line::{HeldBytes, Surroundings};
+use crate::line::{HeldBytes, OutOfReach, Surroundings};
 use crate::listener::{self, Door, Kind, Trust};
 use crate::mesh::Mesh;
 use crate::metrics::Metrics;
@@ -224,6 +225,16 @@ impl Gateway {
         }
     }
 
+    /// From now on, what nothing serves is refused in exactly these shards, and so are those who wait
+    /// there with nothing to serve them.
+    pub fn refuse_cold(&self, shards: BTreeSet<ShardId>) {
+        self.plane.around.out_of_reach.set(shards);
+        let lines: Vec<_> = self.plane.lines.lock().values().cloned().collect();
+        for line in lines {
+            line.refuse_out_of_reach();
+        }
+    }
+
     /// What there is to say of each revision since the last call. A line with nothing to say,
     /// nothing to wait for and nobody in it is forgotten: an idle revision costs nothing here. So is,
     /// now and then, what is kept of revisions that have gone.
@@ -351,6 +362,7 @@ fn plane(
             home: config.node,
             scale_up,
             held: HeldBytes::default(),
+            out_of_reach: OutOfReach::default(),
             metrics,
         },
         local,
@@ -384,6 +396,8 @@ async fn repeat_demand(plane: Arc<Plane>) {
         tick.tick().await;
         let lines: Vec<_> = plane.lines.lock().values().cloned().collect();
         for line in lines.iter().filter(|line| line.is_starved()) {
+            // What served it may have gone since it was said that nobody can be asked.
+            line.refuse_out_of_reach();
             line.raise_demand(true);
         }
     }

@@ -306,6 +306,7 @@ fn refusal(error: LineError) -> Cause {
         LineError::Full { retry_after } => Cause::QueueFull { retry_after },
         LineError::Overloaded { retry_after } => Cause::Overloaded { retry_after },
         LineError::Deadline { last_failure } => Cause::QueueDeadline { last_failure },
+        LineError::OutOfReach { retry_after } => Cause::OwnerUnreachable { retry_after },
     }
 }
 

@@ -37,6 +37,10 @@ pub enum Cause {
     QueueDeadline {
         last_failure: String,
     },
+    /// Nothing is ready, and the owner that could start something cannot be reached.
+    OwnerUnreachable {
+        retry_after: u32,
+    },
     ConnectFailed,
     UpstreamError,
     InstanceTerminated,
@@ -110,6 +114,12 @@ impl Cause {
                 let text = format!("request timeout{}", said(last_failure));
                 (S::GATEWAY_TIMEOUT, "queue_deadline", 4, text)
             }
+            Cause::OwnerUnreachable { .. } => fixed(
+                S::SERVICE_UNAVAILABLE,
+                "owner_unreachable",
+                14,
+                "no instance is ready, and the node that starts them cannot be reached",
+            ),
             Cause::ConnectFailed => fixed(
                 S::BAD_GATEWAY,
                 "connect_failed",
@@ -170,9 +180,9 @@ impl Cause {
 
     fn retry_after(&self) -> Option<u32> {
         match self {
-            Cause::QueueFull { retry_after } | Cause::Overloaded { retry_after } => {
-                Some(*retry_after)
-            }
+            Cause::QueueFull { retry_after }
+            | Cause::Overloaded { retry_after }
+            | Cause::OwnerUnreachable { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -241,6 +251,14 @@ mod tests {
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()[GRPC_STATUS], "14");
         assert_eq!(answer.headers()[GRPC_PUSHBACK], "7000");
+        let alone = Cause::OwnerUnreachable { retry_after: 5 };
+        let answer = alone.answer(Tongue::Http2);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[RETRY_AFTER], "5");
+        assert_eq!(answer.headers()[REASON], "owner_unreachable");
+        let answer = alone.answer(Tongue::Grpc);
+        assert_eq!(answer.headers()[GRPC_STATUS], "14");
+        assert_eq!(answer.headers()[GRPC_PUSHBACK], "5000");
         let bad = Cause::BadRequest("invalid Host");
         assert_eq!(bad.answer(Tongue::Http1).headers()[CONNECTION], "close");
         assert!(!bad.answer(Tongue::Http2).headers().contains_key(CONNECTION));

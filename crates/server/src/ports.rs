@@ -1,5 +1,6 @@
 //! Control's ports over this node's own parts, and over peers: local calls stay local.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -408,6 +409,10 @@ impl LocalGateway for GatewayPort {
 
     fn resend_demand(&self) {
         self.0.resend_demand();
+    }
+
+    fn refuse_cold(&self, shards: &BTreeSet<ShardId>) {
+        self.0.refuse_cold(shards.clone());
     }
 
     fn take_report(&self) -> Vec<RevisionStat> {

@@ -1,11 +1,14 @@
 //! The line's promises, with an owner that only listens.
 
+use std::collections::BTreeSet;
+
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::id::{Epoch, NodeId, ObjectKey, ShardId};
 
 use nihilo_types::id::InstanceId;
 
 use super::*;
+use crate::testkit::target;
 
 #[derive(Default)]
 struct Owner(Mutex<Vec<DemandSignal>>);
@@ -19,23 +22,14 @@ impl ScaleUp for Owner {
 fn line() -> (Arc<Line>, Arc<Owner>) {
     let owner = Arc::new(Owner::default());
     let target = RevisionTarget {
-        revision: ObjectKey::new("default", "r"),
-        uid: "u".into(),
-        service: "s".into(),
-        configuration: "s".into(),
-        shard: ShardId(0),
         container_concurrency: 1,
-        timeout_ms: 1000,
-        response_start_timeout_ms: 0,
-        idle_timeout_ms: 0,
-        h2c: false,
-        queue_depth: 0,
-        max_scale: 0,
+        ..target("r")
     };
     let around = Surroundings {
         home: NodeId(1),
         scale_up: owner.clone(),
         held: HeldBytes::default(),
+        out_of_reach: OutOfReach::default(),
         metrics: Metrics::default(),
     };
     (Arc::new(Line::new(Arc::new(target), around)), owner)
@@ -303,4 +297,55 @@ async fn sources_take_turns() {
 
 fn line_of(taken: &Taken) -> Arc<Line> {
     taken.line.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_owner_out_of_reach_is_refused_and_so_is_who_comes_until_it_is_back() {
+    let (line, owner) = line();
+    let n_asked = || owner.0.lock().len();
+    let waiting = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(&soon()).await.map(|_| ()) }
+    });
+    queued(&line, 1).await;
+    line.around.out_of_reach.set([ShardId(1)].into());
+    line.refuse_out_of_reach();
+    assert_eq!(line.inner.lock().waiters.len(), 1, "another shard's owner");
+    line.around.out_of_reach.set([ShardId(0)].into());
+    line.refuse_out_of_reach();
+    let refused = waiting.await.unwrap();
+    let told = |refused: &Result<(), LineError>| match refused {
+        Err(LineError::OutOfReach { retry_after }) => (4..=6).contains(retry_after),
+        Ok(()) | Err(_) => false,
+    };
+    assert!(told(&refused), "{refused:?}");
+    // At once, and the owner is asked a few times a second, not by each.
+    let asked_before = n_asked();
+    for _ in 0..100 {
+        let refused = line.take(&soon()).await.map(|_| ());
+        assert!(told(&refused), "{refused:?}");
+    }
+    assert_eq!(n_asked(), asked_before + 1);
+    tokio::time::advance(Duration::from_millis(250)).await;
+    drop(line.take(&soon()).await);
+    assert_eq!(n_asked(), asked_before + 2);
+    // What still runs is served, and one that has to wait for it waits.
+    line.update(table(1, &["a"]));
+    let held = line.take(&soon()).await.unwrap();
+    let behind = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(&soon()).await.map(|_| ()) }
+    });
+    queued(&line, 1).await;
+    line.refuse_out_of_reach();
+    drop(held);
+    behind.await.unwrap().unwrap();
+    // Back in reach, requests are held again.
+    line.update(table(2, &[]));
+    line.around.out_of_reach.set(BTreeSet::new());
+    let waited = line.take(&wish(Duration::from_millis(5))).await;
+    assert!(
+        matches!(waited, Err(LineError::Deadline { .. })),
+        "{waited:?}"
+    );
 }

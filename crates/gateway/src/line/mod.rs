@@ -6,6 +6,7 @@
 
 mod budget;
 mod held_bytes;
+mod out_of_reach;
 mod places;
 mod service_times;
 mod waiters;
@@ -23,10 +24,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use held_bytes::HeldBytes;
+pub use out_of_reach::OutOfReach;
 pub use places::Trouble;
 
 use self::budget::RetryBudget;
 use self::held_bytes::Share;
+use self::out_of_reach::{Asked, retry_after};
 use self::places::Places;
 use self::service_times::ServiceTimes;
 use self::waiters::{Spot, Waiters};
@@ -50,6 +53,10 @@ pub enum LineError {
     Deadline {
         last_failure: String,
     },
+    /// Nothing serves it, and whoever could start something cannot be asked.
+    OutOfReach {
+        retry_after: u32,
+    },
 }
 
 /// One request's claim.
@@ -71,6 +78,7 @@ pub struct Surroundings {
     pub home: NodeId,
     pub scale_up: Arc<dyn ScaleUp>,
     pub held: HeldBytes,
+    pub out_of_reach: OutOfReach,
     pub metrics: Metrics,
 }
 
@@ -108,6 +116,7 @@ struct Inner {
     retries: RetryBudget,
     /// Length at which demand is raised again.
     next_edge: usize,
+    asked: Asked,
     reported_zero: bool,
 }
 
@@ -154,6 +163,7 @@ impl Line {
             service: ServiceTimes::default(),
             retries: RetryBudget::new(Instant::now()),
             next_edge: 1,
+            asked: Asked::default(),
             reported_zero: false,
         };
         Self {
@@ -190,7 +200,8 @@ impl Line {
     /// Waits for a place until the deadline. Dropping the future leaves the line.
     ///
     /// # Errors
-    /// The line is full or too long for the deadline, or the deadline has passed.
+    /// The line is full or too long for the deadline, the deadline has passed, or nobody can be
+    /// asked to serve it.
     pub async fn take(self: &Arc<Self>, wish: &Wish) -> Result<Taken, LineError> {
         let (spot, woken) = {
             let mut inner = self.inner.lock();
@@ -202,6 +213,10 @@ impl Line {
             };
             if let Some(endpoint) = endpoint {
                 return Ok(self.taken(endpoint, now, false));
+            }
+            if self.is_out_of_reach(&inner, now) {
+                drop(inner);
+                return Err(self.turn_away(now));
             }
             let share = self.admit(&inner, wish, now)?;
             let (wake, woken) = oneshot::channel();
@@ -354,18 +369,58 @@ impl Line {
                 return;
             }
             inner.next_edge = (n * 2).max(2);
-            let oldest_age_ms = inner.oldest_ms(now);
-            let target = self.target.lock();
-            DemandSignal {
-                revision: target.revision.clone(),
-                uid: target.uid.clone(),
-                shard: target.shard,
-                n_waiting: n as u64,
-                in_flight: inner.integrator.in_flight(),
-                oldest_age_ms,
-            }
+            self.signal(&inner, n as u64, inner.oldest_ms(now))
         };
         self.around.scale_up.demand(signal);
+    }
+
+    fn signal(&self, inner: &Inner, n_waiting: u64, oldest_age_ms: u64) -> DemandSignal {
+        let target = self.target.lock();
+        DemandSignal {
+            revision: target.revision.clone(),
+            uid: target.uid.clone(),
+            shard: target.shard,
+            n_waiting,
+            in_flight: inner.integrator.in_flight(),
+            oldest_age_ms,
+        }
+    }
+
+    /// Nothing serves it, and nobody can be asked to start something.
+    fn is_out_of_reach(&self, inner: &Inner, now: Instant) -> bool {
+        let shard = self.target.lock().shard;
+        self.around.out_of_reach.holds(shard) && !inner.places.has_service(now)
+    }
+
+    /// Refuses one request at once. Its owner is asked all the same, now and then: it may be in reach
+    /// again before there is a leader, and then requests wait again.
+    fn turn_away(&self, now: Instant) -> LineError {
+        let signal = {
+            let mut inner = self.inner.lock();
+            let is_due = inner.asked.is_due(now);
+            is_due.then(|| self.signal(&inner, 1, 0))
+        };
+        if let Some(signal) = signal {
+            self.around.scale_up.demand(signal);
+        }
+        LineError::OutOfReach {
+            retry_after: retry_after(),
+        }
+    }
+
+    /// Refuses all who wait, if nothing serves them and nobody can be asked.
+    pub fn refuse_out_of_reach(&self) {
+        let refused: Vec<Waiter> = {
+            let mut inner = self.inner.lock();
+            if inner.waiters.is_empty() || !self.is_out_of_reach(&inner, Instant::now()) {
+                return;
+            }
+            std::iter::from_fn(|| inner.waiters.next()).collect()
+        };
+        for waiter in refused {
+            let retry_after = retry_after();
+            drop(waiter.wake.send(Err(LineError::OutOfReach { retry_after })));
+        }
     }
 
     /// Waiting with nothing to serve them.
