@@ -26,6 +26,7 @@ use tracing::debug;
 
 use crate::access_log::{AccessLog, Destination};
 use crate::connection::ClientLimits;
+use crate::health::Watched;
 use crate::limiter::LocalInstances;
 use crate::line::{HeldBytes, OutOfReach, Surroundings};
 use crate::listener::{self, Door, Kind, Trust};
@@ -102,6 +103,8 @@ pub enum StartError {
 pub enum Phase {
     Closed,
     Open,
+    /// Open, but the health answer sends balancers away.
+    Leaving,
     Draining,
 }
 
@@ -261,6 +264,21 @@ impl Gateway {
         });
     }
 
+    /// Lets the health answer fall, and returns once those who look at it have had their time to go
+    /// elsewhere: a part of `grace`, or none where nobody has looked lately (05-gateway §18).
+    pub async fn announce_end(&self, grace: Duration) {
+        let was_open = self.phase.send_if_modified(|phase| {
+            let is_open = *phase == Phase::Open;
+            if is_open {
+                *phase = Phase::Leaving;
+            }
+            is_open
+        });
+        if was_open {
+            tokio::time::sleep(self.plane.watched.notice(grace)).await;
+        }
+    }
+
     /// Stops accepting, lets running exchanges end, within `grace`; WebSockets are told to go
     /// shortly before its end (05-gateway §18).
     pub async fn drain(&self, grace: Duration) {
@@ -369,6 +387,7 @@ fn plane(
         mesh: Mesh::new(net.clone()),
         log: Arc::new(log),
         limits: config.client_limits,
+        watched: Watched::default(),
         leaving,
         alive,
     })

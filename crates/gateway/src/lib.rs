@@ -9,6 +9,7 @@ pub mod connection;
 mod finish;
 pub mod gateway;
 mod h2_form;
+mod health;
 mod heard;
 pub mod limiter;
 pub mod line;

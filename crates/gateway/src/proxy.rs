@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::access_log::AccessLog;
 use crate::body::{ClientBody, RequestBody, ResponseBody};
 use crate::connection::{Client, ClientLimits};
+use crate::health::Watched;
 use crate::limiter::{LocalInstances, Refusal};
 use crate::line::{Line, LineError, Surroundings, Trouble, Wish};
 use crate::mesh::Mesh;
@@ -55,6 +56,8 @@ pub struct Plane {
     pub mesh: Mesh,
     pub log: Arc<AccessLog>,
     pub limits: ClientLimits,
+    /// Who looks whether this gateway wants traffic.
+    pub(crate) watched: Watched,
     /// Turns true when tunnels are to close.
     pub leaving: watch::Receiver<bool>,
     /// Watched by every connection and tunnel while it lives.

@@ -401,12 +401,13 @@ impl Node {
         if planted(Bug::LeavesFirst) {
             self.control.leave(HANDOVER_LIMIT).await;
         }
+        // What is accepted meanwhile needs the instances, and a part of the same time.
+        let begun = Instant::now();
+        self.gateway.announce_end(self.grace).await;
+        let left = (self.grace / 3 * 2).saturating_sub(begun.elapsed());
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
-        tokio::join!(
-            self.gateway.drain(self.grace / 3 * 2),
-            self.agent.shutdown(self.grace / 3 * 2),
-        );
+        tokio::join!(self.gateway.drain(left), self.agent.shutdown(left));
         self.control.leave(HANDOVER_LIMIT).await;
         if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
             warn!(%error, "leadership not handed over");

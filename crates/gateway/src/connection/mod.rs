@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -29,8 +29,9 @@ pub use self::stall::Progress;
 use self::stall::StreamExecutor;
 use crate::body::ResponseBody;
 use crate::gateway::Phase;
+use crate::health::OWN_PREFIX;
 use crate::proxy::Plane;
-use crate::rescue::{Cause, Tongue};
+use crate::rescue::Cause;
 use crate::rules::Hop;
 use crate::tls::Names;
 
@@ -47,8 +48,6 @@ const MAX_RESETS: u32 = 100;
 /// Of so many streams and more, at most half.
 const MIN_STREAMS: u32 = 100;
 const RESET_WINDOW: Duration = Duration::from_secs(60);
-const OWN_PREFIX: &str = "/.well-known/nihilo/";
-const OWN_HEALTH: &str = "/.well-known/nihilo/gateway";
 
 static SOURCES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
@@ -263,26 +262,7 @@ async fn answer(
     if request.uri().path().starts_with(OWN_PREFIX) && !client.is_private {
         // Without an end to it, the limit of a head would go on over an idle connection.
         client.activity.end_if(request.version() != Version::HTTP_2);
-        return answer_own(&request, phase);
+        return plane.watched.answer(&request, phase);
     }
     plane.serve(request, client).await
-}
-
-/// Paths of the gateway itself, whatever the host: no service can have them.
-fn answer_own(request: &Request<Incoming>, phase: Phase) -> Response<ResponseBody> {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if request.uri().path() != OWN_HEALTH || !is_read {
-        let tongue = match request.version() {
-            Version::HTTP_2 => Tongue::Http2,
-            _ => Tongue::Http1,
-        };
-        return Cause::UnknownHost.answer(tongue);
-    }
-    let (status, text) = match phase {
-        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        Phase::Closed | Phase::Open => (StatusCode::OK, "ok\n"),
-    };
-    let mut response = Response::new(ResponseBody::text(text));
-    *response.status_mut() = status;
-    response
 }

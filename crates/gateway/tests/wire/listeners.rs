@@ -254,6 +254,42 @@ fn a_drain_lets_what_runs_end_and_tells_websockets_to_go() {
 }
 
 #[test]
+fn a_balancer_sees_the_end_before_the_door_closes() {
+    let rig = Rig::start(false);
+    let asked = || {
+        let mut client = Client::connect(rig.address);
+        client.send(
+            b"GET /.well-known/nihilo/gateway HTTP/1.1\r\nHost: any\r\n\r\n",
+            false,
+        );
+        client.response(true).expect("an answer").status
+    };
+    assert_eq!(asked(), 200);
+    let (gateway, grace) = (rig.gateway.clone(), Duration::from_secs(6));
+    let end = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let started = Instant::now();
+        runtime.block_on(gateway.announce_end(grace));
+        let took = started.elapsed();
+        runtime.block_on(gateway.drain(grace));
+        took
+    });
+    until("a refusal by the health answer", || asked() == 503);
+    // It is the balancer that sends nobody any more; who comes is served, on a new connection too.
+    let mut late = Client::connect(rig.address);
+    late.send(GET.as_bytes(), false);
+    let response = late.response(true).expect("an answer");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.field("connection"), None);
+    let took = end.join().expect("the end");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    until("a closed door", || TcpStream::connect(rig.address).is_err());
+}
+
+#[test]
 fn metrics_have_knatives_names_and_the_log_knatives_shape() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("access.log");
