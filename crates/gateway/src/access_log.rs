@@ -1,6 +1,8 @@
 //! One JSON line per request, in the shape of Knative's request log and with ours beside
 //! (07-cli-api-observability §5.3). Written by a thread of its own; the data plane never waits.
 
+mod line;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +15,10 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Version};
 use nihilo_types::id::InstanceId;
 use nihilo_types::route_table::RevisionTarget;
-use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::line::Line;
 use crate::metrics::Metrics;
 
 /// Lines that wait for the disk; further ones are dropped and counted.
@@ -25,6 +27,8 @@ const MAX_QUEUED: usize = 4_096;
 const LINES_PER_SECOND: u64 = 1_000;
 /// A file is put aside at this size; one older one is kept.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// From the first line that waits to its being written: far less than [`MAX_QUEUED`] lines.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Where lines go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -167,10 +171,13 @@ impl Sink {
     }
 }
 
+/// Writes what has come every [`GATHER`]: the data plane's core is not to change threads, nor a file to
+/// be written, once for each line.
 fn write_lines(mut sink: Sink, lines: &Receiver<Entry>, node: &str) {
     let mut batch = Vec::new();
     let mut has_warned = false;
     while let Ok(entry) = lines.recv() {
+        std::thread::park_timeout(GATHER);
         batch.clear();
         push(&mut batch, &entry, node);
         while let Ok(entry) = lines.try_recv() {
@@ -186,49 +193,11 @@ fn write_lines(mut sink: Sink, lines: &Receiver<Entry>, node: &str) {
 }
 
 fn push(batch: &mut Vec<u8>, entry: &Entry, node: &str) {
-    if serde_json::to_writer(&mut *batch, &line(entry, node)).is_ok() {
-        batch.push(b'\n');
+    let begin = batch.len();
+    match serde_json::to_writer(&mut *batch, &Line::of(entry, node)) {
+        Ok(()) => batch.push(b'\n'),
+        Err(_) => batch.truncate(begin),
     }
-}
-
-fn text(value: Option<&HeaderValue>) -> String {
-    value.map_or_else(String::new, |value| {
-        String::from_utf8_lossy(value.as_bytes()).into_owned()
-    })
-}
-
-/// Knative's request-log template, key by key, and ours beside it.
-fn line(entry: &Entry, node: &str) -> serde_json::Value {
-    let ms = |time: Duration| (time.as_secs_f64() * 1e4).round() / 10.0;
-    let trace = text(entry.trace.as_ref());
-    let target = entry.target.as_deref();
-    json!({
-        "httpRequest": {
-            "requestMethod": entry.method.as_str(),
-            "requestUrl": entry.path,
-            "requestSize": entry.request_bytes.to_string(),
-            "status": entry.status,
-            "responseSize": entry.response_bytes.to_string(),
-            "userAgent": text(entry.user_agent.as_ref()),
-            "remoteIp": entry.remote.to_string(),
-            "serverIp": entry.server.map_or_else(String::new, |server| server.to_string()),
-            "referer": text(entry.referer.as_ref()),
-            "latency": format!("{:.6}s", entry.latency.as_secs_f64()),
-            "protocol": format!("{:?}", entry.version),
-        },
-        "traceId": trace.get(3..35).unwrap_or_default(),
-        "requestId": text(entry.request_id.as_ref()),
-        "namespace": target.map_or("", |target| &target.revision.namespace),
-        "service": target.map_or("", |target| &target.service),
-        "revision": target.map_or("", |target| &target.revision.name),
-        "instance": entry.instance.as_ref().map_or("", InstanceId::as_str),
-        "node": node,
-        "cold": entry.is_cold,
-        "queue_ms": ms(entry.queued),
-        "upstream_ms": ms(entry.upstream),
-        "attempts": entry.n_attempts,
-        "reason": entry.reason,
-    })
 }
 
 #[cfg(test)]
@@ -264,14 +233,23 @@ mod tests {
 
     #[test]
     fn a_line_has_knatives_shape_and_is_escaped() {
-        let line = line(&entry(200), "node3");
-        let text = line.to_string();
+        let mut batch = Vec::new();
+        push(&mut batch, &entry(200), "node3");
+        let text = String::from_utf8(batch).unwrap();
         assert!(text.contains(r#""requestUrl":"/a\"b""#), "{text}");
+        assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["httpRequest"]["status"], 200);
+        assert_eq!(line["httpRequest"]["responseSize"], "13");
+        assert_eq!(line["httpRequest"]["userAgent"], "curl/8");
+        assert_eq!(line["httpRequest"]["referer"], "");
+        assert_eq!(line["httpRequest"]["remoteIp"], "127.0.0.1");
+        assert_eq!(line["httpRequest"]["serverIp"], "");
         assert_eq!(line["httpRequest"]["latency"], "0.038000s");
         assert_eq!(line["httpRequest"]["protocol"], "HTTP/1.1");
         assert_eq!(line["traceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(line["upstream_ms"], 1.4);
+        assert_eq!(line["node"], "node3");
     }
 
     #[test]
