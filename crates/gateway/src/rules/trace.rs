@@ -29,6 +29,15 @@ fn is_valid(text: &[u8]) -> bool {
         }
 }
 
+/// Two digits for each byte. Ids are made for every request, and formatting costs ten times this.
+fn write_hex(to: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in to.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
 /// Passes a valid context on, or makes one that is not sampled.
 pub fn ensure(headers: &mut HeaderMap) {
     let mut given = headers.get_all(&TRACEPARENT).iter();
@@ -38,8 +47,11 @@ pub fn ensure(headers: &mut HeaderMap) {
     }
     headers.remove(&TRACESTATE);
     // Zero has a chance of 2^-64 and would only be made anew by the next.
-    let (trace, span): (u128, u64) = (rand::random(), rand::random());
-    if let Ok(value) = HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")) {
+    let (trace, span): ([u8; 16], [u8; 8]) = (rand::random(), rand::random());
+    let mut text = *b"00-................................-................-00";
+    write_hex(&mut text[3..35], &trace);
+    write_hex(&mut text[36..52], &span);
+    if let Ok(value) = HeaderValue::from_bytes(&text) {
         headers.insert(TRACEPARENT, value);
     }
 }
@@ -59,8 +71,9 @@ pub fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderValue {
     if is_trusted && let Some(id) = headers.get(REQUEST_ID).filter(is_fine) {
         return id.clone();
     }
-    let made = HeaderValue::try_from(format!("{:032x}", rand::random::<u128>()));
-    let id = made.unwrap_or(HeaderValue::from_static("0"));
+    let mut text = [0; 32];
+    write_hex(&mut text, &rand::random::<[u8; 16]>());
+    let id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"));
     headers.insert(REQUEST_ID, id.clone());
     id
 }
