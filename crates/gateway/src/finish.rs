@@ -12,8 +12,12 @@ use crate::proxy::{Exchange, Plane};
 use crate::record::Record;
 use crate::rescue::Cause;
 use crate::rules;
-use crate::send::Sent;
+use crate::send::{MESH_NODE, Sent};
 use crate::tunnel::{self, Tunnel, TunnelLimits};
+
+const REVISION: HeaderName = HeaderName::from_static("nihilo-revision");
+const INSTANCE: HeaderName = HeaderName::from_static("nihilo-instance");
+const START: HeaderName = HeaderName::from_static("nihilo-start");
 
 impl Plane {
     /// Makes the client's answer of the instance's.
@@ -102,15 +106,12 @@ fn sign(
     node: HeaderValue,
 ) {
     for (name, value) in [
-        (
-            "nihilo-revision",
-            HeaderValue::from_str(&target.revision.name),
-        ),
-        ("nihilo-instance", HeaderValue::from_str(id.as_str())),
-        ("nihilo-node", Ok(node)),
+        (REVISION, HeaderValue::from_str(&target.revision.name)),
+        (INSTANCE, HeaderValue::from_str(id.as_str())),
+        (MESH_NODE, Ok(node)),
     ] {
         if let Ok(value) = value {
-            headers.insert(HeaderName::from_static(name), value);
+            headers.insert(name, value);
         }
     }
 }
@@ -118,7 +119,7 @@ fn sign(
 /// Says whether the request had to wake its revision, and where the time went.
 fn note_start(headers: &mut HeaderMap, record: &Record) {
     let start = if record.is_cold { "cold" } else { "warm" };
-    headers.insert("nihilo-start", HeaderValue::from_static(start));
+    headers.insert(START, HeaderValue::from_static(start));
     let Some(sent) = record.sent_at.filter(|_| record.is_cold) else {
         return;
     };
