@@ -144,8 +144,15 @@ impl LocalInstances {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.gate.lock().in_flight -= 1;
-        self.0.changed.notify_waiters();
+        let left = {
+            let mut gate = self.0.gate.lock();
+            gate.in_flight -= 1;
+            gate.in_flight
+        };
+        // Who waits, waits for none to be left.
+        if left == 0 {
+            self.0.changed.notify_waiters();
+        }
     }
 }
 
