@@ -1,6 +1,7 @@
 //! A gateway alone in its process, in front of one upstream, for profiles and instruction counts:
-//! `alone LISTEN UPSTREAM [ROUTES [LOG]]`. Serves `s0.default.localhost` and as many hosts as are asked for until
-//! its standard input ends. `LOG` is the file of the access log; without it there is none.
+//! `alone LISTEN UPSTREAM [ROUTES [LOG]]`. Serves `s0.default.localhost`, and as many hosts as are
+//! asked for, until its standard input ends. `LOG` is the file of the access log; without it there
+//! is none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
