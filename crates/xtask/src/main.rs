@@ -9,6 +9,8 @@ mod sim;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -69,8 +71,19 @@ enum Command {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
+/// The error alone, so that the last lines are those of the program that failed.
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Check => test::check(),
         Command::Test { long: true, .. } => test::long(),
         Command::Test { package, .. } => test::test(package.as_deref()),

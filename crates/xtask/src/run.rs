@@ -28,7 +28,13 @@ pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<()> {
 /// The same, with some variables set.
 pub(crate) fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     eprintln!("$ cargo {}", args.join(" "));
-    let status = Command::new("cargo")
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        if is_of_this_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    let status = command
         .args(args)
         .envs(variables.iter().copied())
         .current_dir(root())
@@ -38,6 +44,12 @@ pub(crate) fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> anyhow::R
         bail!("`cargo {}` failed", args.join(" "));
     }
     Ok(())
+}
+
+/// Set by `cargo run` for this program. Build scripts that look at them would run again, and all that
+/// depends on their crates be built again, whenever cargo is called by turns from here and from a shell.
+fn is_of_this_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// Runs `cargo` and returns what it prints.
