@@ -52,7 +52,7 @@ pub(crate) enum Op {
         to: u64,
         done: Done,
     },
-    /// Rides on any batch.
+    /// Rides on the next batch and causes none: after a restart the leader tells it again.
     Committed {
         bytes: Vec<u8>,
     },
@@ -207,6 +207,7 @@ impl IoHandle {
             stats: stats.clone(),
             written,
             generation,
+            committed: None,
             writes_left: writes_left.clone(),
         };
         let thread = match threads {
@@ -325,6 +326,8 @@ struct Writer {
     written: watch::Sender<LogIndex>,
     /// Of the state that is read.
     generation: u64,
+    /// Waits for a batch to ride on.
+    committed: Option<Vec<u8>>,
     /// See [`IoHandle::writes_left`].
     writes_left: Arc<AtomicI64>,
 }
@@ -337,6 +340,10 @@ enum Answer {
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
         while let Some(first) = queue.recv().await {
+            if let Op::Committed { bytes } = first {
+                self.committed = Some(bytes);
+                continue;
+            }
             let mut n_bytes = first.n_bytes();
             let mut ops = vec![first];
             while ops.len() < MAX_MERGED && n_bytes < MAX_MERGED_BYTES {
@@ -355,6 +362,9 @@ impl Writer {
         let mut sync = false;
         let mut n_entries = 0;
         let marks = Marks::of(self.disk.mark(), &ops);
+        if let Some(bytes) = self.committed.take() {
+            batch.push(put(keys::META, keys::COMMITTED, bytes));
+        }
         let stands_at = ops.iter().filter_map(Op::stands_at).max();
         for op in ops {
             n_entries += match &op {
