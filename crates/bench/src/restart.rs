@@ -25,6 +25,8 @@ const GOAL_KIB_PER_SERVICE: f64 = 3.0;
 /// The goals are for this many services.
 const GOAL_SERVICES: usize = 100_000;
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// What a node does once it serves is done by then, where there is nothing to do.
+const REST: Duration = Duration::from_secs(5);
 /// Between two tries to read from a node that starts.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -34,12 +36,23 @@ pub(crate) struct RestartArgs {
     services: usize,
     #[arg(long, default_value_t = 5)]
     starts: usize,
+    /// Services that are Ready, each with its host; else nobody has looked at them yet.
+    #[arg(long)]
+    ready: bool,
+}
+
+/// One start.
+struct Start {
+    lasted: Duration,
+    /// Resident memory at the first answer, and after [`REST`], in KiB.
+    kib: [u64; 2],
 }
 
 pub(crate) async fn run(common: &Common, args: &RestartArgs) -> anyhow::Result<Report> {
     let mut report = Report::new("restart");
     report.setting("services", args.services);
     report.setting("starts", args.starts);
+    report.setting("ready", args.ready);
     let below = common.work_dir()?;
     std::fs::create_dir_all(&below)?;
     let dir = tempfile::Builder::new()
@@ -47,41 +60,48 @@ pub(crate) async fn run(common: &Common, args: &RestartArgs) -> anyhow::Result<R
         .tempdir_in(below)?;
     let nihilo = built("nihilo")?;
     let (full, empty) = (dir.path().join("full"), dir.path().join("empty"));
-    let config = prepare(&full, common, args.services)?;
-    let config_empty = prepare(&empty, common, 0)?;
-    let (mut starts, mut rss, mut rss_empty) = (Vec::new(), Vec::new(), Vec::new());
+    let config = prepare(&full, common, args.services, args.ready)?;
+    let config_empty = prepare(&empty, common, 0, args.ready)?;
+    let mut starts = Vec::new();
     for n in 1..=args.starts {
-        let (lasted, kib) = start(&nihilo, &full, dir.path(), &config).await?;
-        let (_, kib_empty) = start(&nihilo, &empty, dir.path(), &config_empty).await?;
-        say(format!(
-            "start {n} of {}: {lasted:?}, {kib} KiB",
-            args.starts
-        ));
-        starts.push(lasted);
-        rss.push(kib);
-        rss_empty.push(kib_empty);
+        let with = start(&nihilo, &full, dir.path(), &config).await?;
+        let without = start(&nihilo, &empty, dir.path(), &config_empty).await?;
+        let (lasted, kib) = (with.lasted, with.kib);
+        let n_starts = args.starts;
+        say(format!("start {n} of {n_starts}: {lasted:?}, {kib:?} KiB"));
+        starts.push((with, without));
     }
-    fill(&mut report, args, &starts, &rss, &rss_empty);
+    fill(&mut report, args, &starts);
     Ok(report)
 }
 
-fn fill(report: &mut Report, args: &RestartArgs, starts: &[Duration], rss: &[u64], empty: &[u64]) {
-    let starts = Samples::of_ms(starts.iter().copied());
-    let per_service = rss.iter().zip(empty).map(|(full, empty)| {
-        let kib = full.saturating_sub(*empty) as f64;
-        kib / (args.services.max(1) as f64)
-    });
-    let per_service = Samples::new(per_service);
-    let columns = ["services", "start → read, ms", "resident KiB a service"];
+fn fill(report: &mut Report, args: &RestartArgs, measured: &[(Start, Start)]) {
+    let starts = Samples::of_ms(measured.iter().map(|(with, _)| with.lasted));
+    let per_service = |at: usize| {
+        let each = measured.iter().map(|(with, without)| {
+            let kib = with.kib[at].saturating_sub(without.kib[at]) as f64;
+            kib / (args.services.max(1) as f64)
+        });
+        Samples::new(each)
+    };
+    let (per_service, rested) = (per_service(0), per_service(1));
+    let columns = [
+        "services",
+        "start → read, ms",
+        "resident KiB a service",
+        "after 5 s",
+    ];
     let mut table = Table::new("Start of one node, medians (min–max)", &columns);
     table.row([
         args.services.to_string(),
         spread_text(starts.spread(), 0),
         spread_text(per_service.spread(), 2),
+        spread_text(rested.spread(), 2),
     ]);
     report.tables.push(table);
     report.figure("start_ms", serde_json::json!(starts.spread()));
     report.figure("kib_per_service", serde_json::json!(per_service.spread()));
+    report.figure("kib_per_service_rested", serde_json::json!(rested.spread()));
     if args.services != GOAL_SERVICES {
         return;
     }
@@ -100,19 +120,28 @@ fn fill(report: &mut Report, args: &RestartArgs, starts: &[Duration], rss: &[u64
 }
 
 /// Writes the store of one node with so many services.
-fn prepare(dir: &Path, common: &Common, n_services: usize) -> anyhow::Result<NodeConfig> {
+fn prepare(
+    dir: &Path,
+    common: &Common,
+    n_services: usize,
+    ready: bool,
+) -> anyhow::Result<NodeConfig> {
     let mut filling = Filling::begin()?;
-    filling.add_services(n_services, &program(&built("nihilo-bench-app")?))?;
+    let app = program(&built("nihilo-bench-app")?);
+    match ready {
+        true => filling.add_routes(n_services, &app)?,
+        false => filling.add_services(n_services, &app)?,
+    }
     filling.write(dir, (common.port_offset, 0))
 }
 
-/// Starts a node on a copy of `from`; returns the time to its first answer, and its memory then.
+/// Starts a node on a copy of `from`.
 async fn start(
     nihilo: &Path,
     from: &Path,
     below: &Path,
     config: &NodeConfig,
-) -> anyhow::Result<(Duration, u64)> {
+) -> anyhow::Result<Start> {
     let dir = tempfile::Builder::new().prefix("node-").tempdir_in(below)?;
     let copied = Command::new("cp")
         .arg("-a")
@@ -136,8 +165,11 @@ async fn start(
     loop {
         if read(&address).await {
             let lasted = started.elapsed();
-            let memory = Memory::of(running.pid())?;
-            return Ok((lasted, memory.rss));
+            let at_once = Memory::of(running.pid())?.rss;
+            tokio::time::sleep(REST).await;
+            let rested = Memory::of(running.pid())?.rss;
+            let kib = [at_once, rested];
+            return Ok(Start { lasted, kib });
         }
         if running.has_ended() {
             bail!("the node has ended; its words are above");

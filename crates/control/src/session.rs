@@ -291,10 +291,8 @@ impl Shared {
             self.acknowledge(shard, epoch, table);
             let waiting = read(self.ports.state.as_ref(), |state| {
                 let unready = |key: &&nihilo_types::id::ObjectKey| {
-                    state.route(key).is_some_and(|route| {
-                        !route.status.conditions.is_true("Ready")
-                            && route.status.assigned_at <= table.0
-                    })
+                    let facts = state.route_facts(key);
+                    facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
                 };
                 state
                     .services_in(shard)

@@ -353,13 +353,13 @@ impl Shared {
             };
             self.with_keeper(shard, epoch, |keeper| {
                 read(self.ports.state.as_ref(), |state| {
-                    keeper.forget_gone(|revision| state.revision(revision).is_some());
+                    keeper.forget_gone(|revision| state.revision_facts(revision).is_some());
                 });
             });
         }
         read(self.ports.state.as_ref(), |state| {
             self.explanations
-                .forget_gone(|revision| state.revision(revision).is_some());
+                .forget_gone(|revision| state.revision_facts(revision).is_some());
         });
     }
 

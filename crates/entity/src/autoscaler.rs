@@ -84,14 +84,17 @@ impl AutoscalerActor {
         let settings = settings_of(key, view);
         let revision = view.state.revision(key);
         // What boots counts as wanted: the log may not show yet why it was started.
-        let n_staying = revision.map_or(0, |r| count(view, key, r, is_staying));
+        let n_staying = revision
+            .as_deref()
+            .map_or(0, |r| count(view, key, r, is_staying));
+        let uid = revision.as_deref().map_or("", |r| r.metadata.uid.as_str());
         let decider = match recorded.desired > 0 || n_staying > 0 {
             true => Decider::resume(&settings, now_ms, n_staying, recorded.desired),
             false => Decider::new(&settings, now_ms, 0),
         };
         Self {
             key: key.clone(),
-            uid: revision.map_or("", |r| r.metadata.uid.as_str()).into(),
+            uid: uid.into(),
             stable: Window::new(settings.stable_seconds(), settings.aggregation),
             panic: Window::new(settings.panic_seconds(), settings.aggregation),
             decider,
@@ -125,6 +128,7 @@ impl AutoscalerActor {
         let Some(revision) = view.state.revision(&self.key) else {
             return outputs;
         };
+        let revision = revision.as_ref();
         if *self.uid != *revision.metadata.uid {
             // The name was issued anew: nothing of its earlier life holds.
             *self = Self::load(&self.key, view, now_ms);
@@ -191,7 +195,7 @@ impl AutoscalerActor {
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        view.state.revision(&self.key).is_none() || !self.is_busy(view)
+        view.state.revision_facts(&self.key).is_none() || !self.is_busy(view)
     }
 
     fn is_busy(&self, view: View<'_>) -> bool {
@@ -490,6 +494,7 @@ fn first_want(recorded: &ScaleRecord, settings: &RevisionScale) -> i32 {
 fn settings_of(key: &ObjectKey, view: View<'_>) -> RevisionScale {
     let none = BTreeMap::new();
     let revision = view.state.revision(key);
+    let revision = revision.as_deref();
     let annotations = revision.map_or(&none, |revision| &revision.metadata.annotations);
     let limit = revision.map_or(0, |revision| revision.spec.concurrency_limit());
     RevisionScale::resolve(annotations, limit, &view.settings.scale)

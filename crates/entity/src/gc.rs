@@ -26,7 +26,7 @@ pub(crate) fn stale(view: View<'_>, configuration: &Configuration) -> Vec<String
         .state
         .revisions_of(&configuration.metadata.key())
         .filter(|revision| !is_protected(configuration, revision))
-        .map(|revision| (last_active_ms(revision), revision))
+        .map(|revision| (last_active_ms(&revision), revision))
         .collect();
     free.sort_by_key(|(at_ms, revision)| (*at_ms, revision.configuration_generation()));
     if free.len() <= config.min_non_active {
@@ -36,7 +36,7 @@ pub(crate) fn stale(view: View<'_>, configuration: &Configuration) -> Vec<String
     let mut allowance = free.len() - config.min_non_active;
     let (mut gone, mut left) = (Vec::new(), Vec::new());
     for (_, revision) in free {
-        if allowance > 0 && is_stale(config, revision, now_ms) {
+        if allowance > 0 && is_stale(config, &revision, now_ms) {
             allowance -= 1;
             gone.push(revision.metadata.name.clone());
         } else {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use nihilo_machine::state::ObjectChange;
-use nihilo_types::condition::types;
 use nihilo_types::id::ObjectKey;
 
 use crate::autoscaler::AutoscalerActor;
@@ -120,26 +119,18 @@ pub fn hot_entities(view: View<'_>) -> Vec<EntityKey> {
         wake_revision(&mut hot, &row.revision);
     }
     for key in view.state.services_in(view.table.shard) {
-        let unsettled = view.state.service(key).is_some_and(|service| {
-            service.status.observed_generation != service.metadata.generation
-                || !service.status.conditions.is_true(types::READY)
-        });
-        if unsettled {
+        let facts = view.state.service_facts(key);
+        if facts.is_some_and(|service| !service.is_settled) {
             hot.insert(EntityKey::Service(key.clone()));
             hot.insert(EntityKey::Route(key.clone()));
         }
-        for revision in view.state.revisions_of(key) {
-            let (key, scale) = (
-                revision.metadata.key(),
-                view.state.scale(&revision.metadata.key()),
-            );
-            let has_minimum = view.settings.scale.min_scale > 0
-                || revision
-                    .metadata
-                    .annotations
-                    .keys()
-                    .any(|key| key.ends_with("/min-scale") || key.ends_with("/minScale"));
-            let settled = revision.status.observed_generation > 0 && scale.initialized;
+        for key in view.state.revision_keys_of(key) {
+            let Some(revision) = view.state.revision_facts(&key) else {
+                continue;
+            };
+            let scale = view.state.scale(&key);
+            let has_minimum = view.settings.scale.min_scale > 0 || revision.has_minimum;
+            let settled = revision.is_observed && scale.initialized;
             if scale.desired > 0 || has_minimum || !settled {
                 wake_revision(&mut hot, &key);
             }

@@ -55,6 +55,7 @@ impl RevisionActor {
     pub fn load(key: &ObjectKey, view: View<'_>) -> Self {
         let recorded = view.state.scale(key);
         let revision = view.state.revision(key);
+        let revision = revision.as_deref();
         // Until the Autoscaler has spoken: what was wanted, or what is there and meant to stay.
         let n_staying = revision.map_or(0, |revision| {
             let staying = own_rows(view, key, revision).filter(|(_, row)| is_staying(row));
@@ -83,6 +84,7 @@ impl RevisionActor {
             self.push(view, None, &mut outputs);
             return outputs;
         };
+        let revision = revision.as_ref();
         if *self.uid != *revision.metadata.uid {
             // The name was issued anew: nothing of its earlier life holds.
             *self = Self::load(&self.key, view);
@@ -225,7 +227,7 @@ impl RevisionActor {
     }
 
     /// Tells the gateways, when something they must know has changed.
-    fn push(&mut self, view: View<'_>, revision: Option<&Arc<Revision>>, outputs: &mut Outputs) {
+    fn push(&mut self, view: View<'_>, revision: Option<&Revision>, outputs: &mut Outputs) {
         let uid = match (revision, &self.pushed) {
             (Some(revision), _) => revision.metadata.uid.as_str().into(),
             (None, Some(pushed)) => pushed.revision_uid.clone(),

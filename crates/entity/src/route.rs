@@ -62,7 +62,7 @@ impl RouteActor {
     /// them. The state machine looks at the clock.
     fn advance(&self, view: View<'_>, is_due: bool) -> Option<Command> {
         let route = view.state.route(&self.key)?;
-        if !is_served(view, route) {
+        if !is_served(view, &route) {
             return None;
         }
         let unplanned = route.status.rollouts.iter().any(|at| at.step_size == 0);
@@ -77,7 +77,7 @@ impl RouteActor {
             },
             key: self.key.clone(),
             version: route.metadata.version(),
-            plan_for_s: unplanned.then(|| rollout_duration_s(view, route)),
+            plan_for_s: unplanned.then(|| rollout_duration_s(view, &route)),
         }))
     }
 
@@ -99,8 +99,8 @@ impl RouteActor {
             epoch: view.table.epoch,
         };
         let (key, version) = (self.key.clone(), route.metadata.version());
-        match resolve(view, route).map(|traffic| roll_out(view, route, traffic)) {
-            Ok((traffic, rollouts)) if !is_assigned(route, &traffic, &rollouts) => {
+        match resolve(view, &route).map(|traffic| roll_out(view, &route, traffic)) {
+            Ok((traffic, rollouts)) if !is_assigned(&route, &traffic, &rollouts) => {
                 let assertions = vec![
                     Assertion::truth(types::ALL_TRAFFIC_ASSIGNED),
                     ingress_waits(),
@@ -117,7 +117,7 @@ impl RouteActor {
                 Some(Command::AssignTraffic(assign))
             }
             Ok(_) => {
-                let ingress = match is_served(view, route) {
+                let ingress = match is_served(view, &route) {
                     true if !route.status.rollouts.is_empty() => rolling(),
                     true => Assertion::truth(types::INGRESS_READY),
                     // A new owner has heard of no gateway yet: what was ready stays ready.
@@ -127,10 +127,10 @@ impl RouteActor {
                     false => ingress_waits(),
                 };
                 let all = Assertion::truth(types::ALL_TRAFFIC_ASSIGNED);
-                self.record(route, fence, vec![all, ingress, no_certificate()])
+                self.record(&route, fence, vec![all, ingress, no_certificate()])
             }
             // The previous table goes on being served.
-            Err(problem) => self.record(route, fence, vec![problem]),
+            Err(problem) => self.record(&route, fence, vec![problem]),
         }
     }
 
@@ -172,7 +172,7 @@ fn roll_out(
     route: &Route,
     traffic: Vec<TrafficTarget>,
 ) -> (Vec<TrafficTarget>, Vec<Rollout>) {
-    if rollout_duration_s(view, route) == 0 {
+    if rollout_duration_s(view, &route) == 0 {
         return (traffic, Vec::new());
     }
     let ramp_to = route.metadata.annotation(keys::RAMP);
@@ -204,7 +204,7 @@ fn had(view: View<'_>, route: &Route, goal: &Goal<'_>) -> Rollout {
     }
     let exists = |name: &str| {
         let key = route.metadata.key().sibling(name);
-        view.state.revision(&key).is_some()
+        view.state.revision_facts(&key).is_some()
     };
     let before = route.status.traffic.iter().filter(|target| {
         let kind = goal.ramp || target.is_latest();
@@ -301,8 +301,8 @@ fn resolve_one(
         );
         return Err(Assertion::falsity(kind, "RevisionNotOwned", text));
     }
-    if !target.is_latest() && !is_ready(revision) {
-        return Err(not_ready(revision));
+    if !target.is_latest() && !is_ready(&revision) {
+        return Err(not_ready(&revision));
     }
     Ok(TrafficTarget {
         tag: target.tag.clone(),

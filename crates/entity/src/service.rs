@@ -56,7 +56,7 @@ impl ServiceActor {
 
     fn collect(&self, view: View<'_>) -> Option<Command> {
         let configuration = view.state.configuration(&self.key)?;
-        let revisions = gc::stale(view, configuration);
+        let revisions = gc::stale(view, &configuration);
         (!revisions.is_empty()).then(|| {
             Command::CollectRevisions(CollectRevisions {
                 fence: Fence {
@@ -71,7 +71,7 @@ impl ServiceActor {
 
     /// More revisions than are kept in any case: some may go when they are old enough.
     fn has_surplus(&self, view: View<'_>) -> bool {
-        let n = view.state.revisions_of(&self.key).count();
+        let n = view.state.n_revisions_of(&self.key);
         n > view.settings.gc.min_non_active + 1
     }
 
@@ -79,9 +79,9 @@ impl ServiceActor {
     fn decide(&self, view: View<'_>) -> Option<RecordService> {
         let service = view.state.service(&self.key)?;
         let configuration = view.state.configuration(&self.key)?;
-        let latest_ready = latest_ready(view, configuration);
-        let configuration_says = configuration_ready(view, configuration, &latest_ready);
-        let route_says = routes_ready(view, service, &latest_ready);
+        let latest_ready = latest_ready(view, &configuration);
+        let configuration_says = configuration_ready(view, &configuration, &latest_ready);
+        let route_says = routes_ready(view, &service, &latest_ready);
         let service_says = vec![
             renamed(&configuration_says, types::CONFIGURATIONS_READY),
             route_says,
@@ -94,7 +94,7 @@ impl ServiceActor {
                 .conditions
                 .holds(std::slice::from_ref(&configuration_says))
             && service.status.conditions.holds(&service_says)
-            && is_current_copy(view, service);
+            && is_current_copy(view, &service);
         if stands {
             return None;
         }
@@ -133,7 +133,7 @@ fn latest_ready(view: View<'_>, configuration: &Configuration) -> String {
     let is_ready = |revision: &Revision| revision.status.conditions.is_true(types::READY);
     let named = |name: &str| view.state.revision(&key.sibling(name));
     let own = configuration.spec.template.metadata.name.as_str();
-    if !own.is_empty() && named(own).is_some_and(|revision| is_ready(revision)) {
+    if !own.is_empty() && named(own).is_some_and(|revision| is_ready(&revision)) {
         return own.into();
     }
     let present = &configuration.status.latest_ready_revision_name;

@@ -10,13 +10,16 @@ pub mod apply;
 pub mod command;
 pub mod digest;
 pub mod member;
+pub mod objects;
 pub mod ownership;
+mod packed;
 mod replies;
 pub mod reply;
 pub mod rollout;
 pub mod route_table;
 pub mod rows;
 pub mod settings;
+mod siblings;
 pub mod state;
 
 pub use command::{Command, Envelope, Fence};

@@ -20,8 +20,10 @@ pub fn build(state: &State, index: LogIndex) -> RouteTable {
         domain: state.domain().into(),
         hosts: Hosts::default(),
     };
-    for route in state.routes() {
-        add_route(&mut table, state, route);
+    for key in state.assigned_routes() {
+        if let Some(route) = state.route(key) {
+            add_route(&mut table, state, &route);
+        }
     }
     table
 }
@@ -45,7 +47,7 @@ pub fn update(
         take_out(&mut next.hosts, state, route, &mut freed);
     }
     for route in changed.iter().filter_map(|key| state.route(key)) {
-        add_route(&mut next, state, route);
+        add_route(&mut next, state, &route);
     }
     for label in freed {
         add_host(&mut next, state, &label);
@@ -85,9 +87,11 @@ fn add_host(table: &mut RouteTable, state: &State, label: &ObjectKey) {
     let Some((route, tag)) = holder(state, label) else {
         return;
     };
-    let key = route.metadata.key();
-    let host = state.host_of(&key, tag);
-    let entry = host_entry(state, route, tag);
+    let Some(key) = state.routes.own_key(&route.metadata.key()) else {
+        return;
+    };
+    let host = state.host_of(key, tag);
+    let entry = host_entry(state, key, &route, tag);
     if tag.is_some() && entry.split.is_empty() {
         return;
     }
@@ -96,10 +100,11 @@ fn add_host(table: &mut RouteTable, state: &State, label: &ObjectKey) {
 
 /// The one route that a host belongs to, by the state alone: a tag's host may read like another
 /// route's own, or another tag's. A route's own name wins, then the longest route name.
-fn holder<'a>(state: &'a State, label: &'a ObjectKey) -> Option<(&'a Route, Option<&'a str>)> {
+fn holder<'a>(state: &State, label: &'a ObjectKey) -> Option<(Arc<Route>, Option<&'a str>)> {
     let assigned = |name: &str| {
-        let route = state.route(&label.sibling(name))?;
-        (!route.status.traffic.is_empty()).then_some(route.as_ref())
+        let key = label.sibling(name);
+        let facts = state.route_facts(&key)?;
+        facts.is_assigned.then(|| state.route(&key)).flatten()
     };
     if let Some(route) = assigned(&label.name) {
         return Some((route, None));
@@ -107,9 +112,8 @@ fn holder<'a>(state: &'a State, label: &'a ObjectKey) -> Option<(&'a Route, Opti
     label.name.match_indices('-').find_map(|(at, _)| {
         let (tag, name) = (&label.name[..at], &label.name[at + 1..]);
         let route = assigned(name)?;
-        tags_of(route)
-            .any(|own| own == tag)
-            .then_some((route, Some(tag)))
+        let is_its = tags_of(&route).any(|own| own == tag);
+        is_its.then_some((route, Some(tag)))
     })
 }
 
@@ -118,8 +122,8 @@ fn tags_of(route: &Route) -> impl Iterator<Item = &str> {
     tags.filter(|tag| !tag.is_empty())
 }
 
-fn host_entry(state: &State, route: &Route, tag: Option<&str>) -> HostEntry {
-    let targets = targets_of(state, route);
+fn host_entry(state: &State, key: &ObjectKey, route: &Route, tag: Option<&str>) -> HostEntry {
+    let targets = targets_of(state, key, route);
     let mut split = Vec::new();
     let mut tags = BTreeMap::new();
     for entry in &route.status.traffic {
@@ -145,7 +149,7 @@ fn host_entry(state: &State, route: &Route, tag: Option<&str>) -> HostEntry {
         tags.clear();
     }
     HostEntry {
-        route: route.metadata.key(),
+        route: key.clone(),
         index: LogIndex(route.status.assigned_at),
         tag: tag.map(Arc::from),
         visibility: visibility(route),
@@ -155,18 +159,20 @@ fn host_entry(state: &State, route: &Route, tag: Option<&str>) -> HostEntry {
 }
 
 /// One shared target per revision that the route's assignment names.
-fn targets_of<'a>(state: &State, route: &'a Route) -> BTreeMap<&'a str, Arc<RevisionTarget>> {
-    let key = route.metadata.key();
+fn targets_of<'a>(
+    state: &State,
+    key: &ObjectKey,
+    route: &'a Route,
+) -> BTreeMap<&'a str, Arc<RevisionTarget>> {
     route
         .status
         .traffic
         .iter()
         .filter_map(|entry| {
-            let revision = state.revision(&key.sibling(entry.revision_name.as_str()))?;
-            Some((
-                entry.revision_name.as_str(),
-                Arc::new(target(&key, revision)),
-            ))
+            let revision = key.sibling(entry.revision_name.as_str());
+            let revision = state.revisions.own_key(&revision)?;
+            let target = target(key, revision, state.revision(revision)?.as_ref());
+            Some((entry.revision_name.as_str(), Arc::new(target)))
         })
         .collect()
 }
@@ -197,12 +203,12 @@ fn max_scale(revision: &Revision) -> u32 {
     annotation.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-fn target(root: &ObjectKey, revision: &Revision) -> RevisionTarget {
+fn target(root: &ObjectKey, key: &ObjectKey, revision: &Revision) -> RevisionTarget {
     let spec = &revision.spec;
     let total_ms = u64::from(spec.timeout()) * 1000;
     let ms = |seconds: Option<u32>| u64::from(seconds.unwrap_or(0)) * 1000;
     RevisionTarget {
-        revision: revision.metadata.key(),
+        revision: key.clone(),
         uid: revision.metadata.uid.as_str().into(),
         service: root.name.clone(),
         configuration: root.name.clone(),

@@ -5,11 +5,17 @@
 
 use std::sync::Arc;
 
+use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::config_map::ConfigMap;
+use nihilo_types::configuration::Configuration;
 use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::revision::Revision;
+use nihilo_types::route::Route;
+use nihilo_types::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::objects::{Kept, SharedKeys, Stored};
 use crate::state::{RowChange, State};
 
 /// A row that cannot be read back: the store must refuse to start on it.
@@ -44,6 +50,16 @@ pub(crate) mod tag {
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const TOKEN: &str = "token";
 }
+
+/// The kinds of rows that there may be very many of, in the order of their keys.
+pub(crate) const OBJECT_TAGS: [&str; 6] = [
+    tag::CONFIG_MAP,
+    tag::CONFIGURATION,
+    tag::REVISION,
+    tag::ROUTE,
+    tag::SCALE,
+    tag::SERVICE,
+];
 
 pub(crate) fn key(tag: &str, parts: &[&str]) -> Vec<u8> {
     let mut bytes = tag.as_bytes().to_vec();
@@ -83,6 +99,14 @@ impl State {
 
     /// The same, one at a time: a large state is not held twice.
     pub fn visit_rows(&self, visit: &mut dyn FnMut(RowChange)) {
+        self.visit_few(visit);
+        for kind in OBJECT_TAGS {
+            self.visit_objects(kind, visit);
+        }
+    }
+
+    /// The rows that are not objects.
+    pub(crate) fn visit_few(&self, visit: &mut dyn FnMut(RowChange)) {
         if let Some(cluster) = &self.cluster {
             visit(put(key(tag::CLUSTER, &[]), cluster));
         }
@@ -99,7 +123,6 @@ impl State {
         for (id, token) in &self.tokens {
             visit(put(key(tag::TOKEN, &[id]), token));
         }
-        self.visit_objects(visit);
         for (id, session) in &self.sessions {
             visit(put(key(tag::SESSION, &[&id.to_string()]), session));
         }
@@ -112,24 +135,24 @@ impl State {
         self.replies.visit_rows(visit);
     }
 
-    fn visit_objects(&self, visit: &mut dyn FnMut(RowChange)) {
-        for (key, service) in &self.services {
-            visit(put(object_key(tag::SERVICE, key), service));
-        }
-        for (key, configuration) in &self.configurations {
-            visit(put(object_key(tag::CONFIGURATION, key), configuration));
-        }
-        for (key, revision) in &self.revisions {
-            visit(put(object_key(tag::REVISION, key), revision));
-        }
-        for (key, route) in &self.routes {
-            visit(put(object_key(tag::ROUTE, key), route));
-        }
-        for (key, config_map) in &self.config_maps {
-            visit(put(object_key(tag::CONFIG_MAP, key), config_map));
-        }
-        for (key, scale) in &self.scales {
-            visit(put(object_key(tag::SCALE, key), scale));
+    /// The rows of one of [`OBJECT_TAGS`], in the order of their keys.
+    pub(crate) fn visit_objects(&self, kind: &str, visit: &mut dyn FnMut(RowChange)) {
+        match kind {
+            tag::SERVICE => self.services.visit_rows(visit),
+            tag::CONFIGURATION => self.configurations.visit_rows(visit),
+            tag::REVISION => self.revisions.visit_rows(visit),
+            tag::ROUTE => self.routes.visit_rows(visit),
+            tag::CONFIG_MAP => {
+                for (key, config_map) in &self.config_maps {
+                    visit(put(object_key(kind, key), config_map));
+                }
+            }
+            tag::SCALE => {
+                for (key, scale) in &self.scales {
+                    visit(put(object_key(kind, key), scale));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -140,23 +163,58 @@ impl State {
     pub fn from_rows(
         rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> Result<State, RowError> {
-        let mut state = State::default();
+        let mut read = ReadRows::default();
         for (key, value) in rows {
-            state.load_row(&String::from_utf8_lossy(&key), &value)?;
+            read.add(&key, &value)?;
+        }
+        State::from_read([read])
+    }
+
+    /// Rebuilds the state from rows that were read, in parts if need be: the parts are whatever
+    /// followed each other, in the rows' order.
+    ///
+    /// # Errors
+    /// As [`Self::from_rows`].
+    pub fn from_read(parts: impl IntoIterator<Item = ReadRows>) -> Result<State, RowError> {
+        let mut all = ReadRows::default();
+        for part in parts {
+            all.append(part);
+        }
+        let mut state = State {
+            services: all.services.into_iter().collect(),
+            ..State::default()
+        };
+        let mut roots = SharedKeys::of(&state.services);
+        let shared = |(key, kept)| (roots.share(key), kept);
+        state.configurations = all.configurations.into_iter().map(shared).collect();
+        let mut roots = SharedKeys::of(&state.services);
+        let shared = |(key, kept)| (roots.share(key), kept);
+        state.routes = all.routes.into_iter().map(shared).collect();
+        let mut roots = SharedKeys::of(&state.services);
+        let mut revisions = Vec::with_capacity(all.revisions.len());
+        for (key, root, kept) in all.revisions {
+            let root = roots.share(root);
+            let key = root.sibling(key.name);
+            state.revisions_of.insert(&root, &key.name);
+            revisions.push((key, kept));
+        }
+        state.revisions = revisions.into_iter().collect();
+        let mut known = SharedKeys::of(&state.revisions);
+        let shared = |(key, scale)| (known.share(key), scale);
+        state.scales = all.scales.into_iter().map(shared).collect();
+        for (key, value) in all.others {
+            state.load_row(&key, &value)?;
         }
         state.rebuild_indexes();
         Ok(state)
     }
 
+    /// A row of what there is little of.
     fn load_row(&mut self, key: &str, value: &[u8]) -> Result<(), RowError> {
         let malformed = || RowError::MalformedKey { key: key.into() };
         let mut parts = key.split('\0');
         let kind = parts.next().unwrap_or_default();
         let first = parts.next();
-        let object = || match (first, key.split('\0').nth(2)) {
-            (Some(namespace), Some(name)) => Ok(ObjectKey::new(namespace, name)),
-            _ => Err(malformed()),
-        };
         let number = || {
             first
                 .and_then(|text| text.parse::<u64>().ok())
@@ -175,23 +233,9 @@ impl State {
                 let id = first.ok_or_else(malformed)?;
                 self.tokens.insert(id.into(), Arc::new(decode(key, value)?));
             }
-            tag::SERVICE => drop(
-                self.services
-                    .insert(object()?, Arc::new(decode(key, value)?)),
-            ),
-            tag::CONFIGURATION => drop(
-                self.configurations
-                    .insert(object()?, Arc::new(decode(key, value)?)),
-            ),
-            tag::REVISION => drop(
-                self.revisions
-                    .insert(object()?, Arc::new(decode(key, value)?)),
-            ),
-            tag::ROUTE => drop(self.routes.insert(object()?, Arc::new(decode(key, value)?))),
-            tag::SCALE => drop(self.scales.insert(object()?, Arc::new(decode(key, value)?))),
             tag::CONFIG_MAP => {
                 let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
-                self.config_maps.insert(object()?, map);
+                self.config_maps.insert(object_of(key)?, map);
             }
             tag::SESSION => {
                 let id = SessionId(number()?);
@@ -213,6 +257,75 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Rows that were read and proven, each by itself: what of making a state can be done aside.
+#[derive(Debug, Default)]
+pub struct ReadRows {
+    services: Vec<(ObjectKey, Kept<Service>)>,
+    configurations: Vec<(ObjectKey, Kept<Configuration>)>,
+    /// With the Service that each belongs to.
+    revisions: Vec<(ObjectKey, ObjectKey, Kept<Revision>)>,
+    routes: Vec<(ObjectKey, Kept<Route>)>,
+    scales: Vec<(ObjectKey, Arc<ScaleRecord>)>,
+    /// Key and value of what there is little of.
+    others: Vec<(String, Vec<u8>)>,
+}
+
+impl ReadRows {
+    /// Reads one more row, key and value.
+    ///
+    /// # Errors
+    /// This build cannot read it.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), RowError> {
+        let key = String::from_utf8_lossy(key);
+        let kind = key.split('\0').next().unwrap_or_default();
+        match kind {
+            tag::SERVICE => self.services.push(kept(&key, value)?),
+            tag::CONFIGURATION => self.configurations.push(kept(&key, value)?),
+            tag::ROUTE => self.routes.push(kept(&key, value)?),
+            tag::REVISION => {
+                let (kept, revision) = read::<Revision>(&key, value)?;
+                self.revisions
+                    .push((object_of(&key)?, revision.root(), kept));
+            }
+            tag::SCALE => {
+                let scale = Arc::new(decode(&key, value)?);
+                self.scales.push((object_of(&key)?, scale));
+            }
+            _ => self.others.push((key.into_owned(), value.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut later: Self) {
+        self.services.append(&mut later.services);
+        self.configurations.append(&mut later.configurations);
+        self.revisions.append(&mut later.revisions);
+        self.routes.append(&mut later.routes);
+        self.scales.append(&mut later.scales);
+        self.others.append(&mut later.others);
+    }
+}
+
+fn object_of(key: &str) -> Result<ObjectKey, RowError> {
+    let mut parts = key.split('\0').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some(namespace), Some(name)) => Ok(ObjectKey::new(namespace, name)),
+        _ => Err(RowError::MalformedKey { key: key.into() }),
+    }
+}
+
+fn kept<T: Stored>(key: &str, value: &[u8]) -> Result<(ObjectKey, Kept<T>), RowError> {
+    let (kept, _) = read(key, value)?;
+    Ok((object_of(key)?, kept))
+}
+
+fn read<T: Stored>(key: &str, value: &[u8]) -> Result<(Kept<T>, T), RowError> {
+    Kept::read(value).map_err(|source| RowError::Value {
+        key: key.into(),
+        source,
+    })
 }
 
 fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RowError> {

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
 use crate::member::{JoinToken, Member, Standing};
+use crate::objects::{Objects, RevisionFacts, RouteFacts, ServiceFacts};
 use crate::replies::Replies;
 use crate::reply::Reply;
 use crate::settings::Settings;
+use crate::siblings::Siblings;
 
 /// More nodes than leave between two looks at the applied state.
 pub(crate) const MAX_LEFT: usize = 64;
@@ -33,10 +35,10 @@ pub struct State {
     pub(crate) ancestors: Vec<String>,
     pub(crate) members: BTreeMap<NodeId, Arc<Member>>,
     pub(crate) tokens: BTreeMap<String, Arc<JoinToken>>,
-    pub(crate) services: BTreeMap<ObjectKey, Arc<Service>>,
-    pub(crate) configurations: BTreeMap<ObjectKey, Arc<Configuration>>,
-    pub(crate) revisions: BTreeMap<ObjectKey, Arc<Revision>>,
-    pub(crate) routes: BTreeMap<ObjectKey, Arc<Route>>,
+    pub(crate) services: Objects<Service>,
+    pub(crate) configurations: Objects<Configuration>,
+    pub(crate) revisions: Objects<Revision>,
+    pub(crate) routes: Objects<Route>,
     pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     /// What the system's ConfigMaps say; derived.
     pub(crate) settings: Arc<Settings>,
@@ -52,7 +54,7 @@ pub struct State {
     /// Newest entry that changed sessions or owners; derived.
     pub(crate) ownership_at: LogIndex,
     /// Service to its revisions; derived.
-    pub(crate) revisions_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    pub(crate) revisions_of: Siblings,
     /// Shard to the Services in it; derived.
     pub(crate) services_in: BTreeMap<ShardId, BTreeSet<ObjectKey>>,
 }
@@ -208,20 +210,42 @@ impl State {
         self.tokens.get(id)
     }
 
-    pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
+    pub fn service(&self, key: &ObjectKey) -> Option<Arc<Service>> {
         self.services.get(key)
     }
 
-    pub fn configuration(&self, key: &ObjectKey) -> Option<&Arc<Configuration>> {
+    pub fn configuration(&self, key: &ObjectKey) -> Option<Arc<Configuration>> {
         self.configurations.get(key)
     }
 
-    pub fn revision(&self, key: &ObjectKey) -> Option<&Arc<Revision>> {
+    pub fn revision(&self, key: &ObjectKey) -> Option<Arc<Revision>> {
         self.revisions.get(key)
     }
 
-    pub fn route(&self, key: &ObjectKey) -> Option<&Arc<Route>> {
+    pub fn route(&self, key: &ObjectKey) -> Option<Arc<Route>> {
         self.routes.get(key)
+    }
+
+    /// What can be told of a Service without opening it: for looks at very many.
+    pub fn service_facts(&self, key: &ObjectKey) -> Option<ServiceFacts> {
+        self.services.facts(key)
+    }
+
+    /// What can be told of a Revision without opening it.
+    pub fn revision_facts(&self, key: &ObjectKey) -> Option<RevisionFacts> {
+        self.revisions.facts(key)
+    }
+
+    /// What can be told of a Route without opening it.
+    pub fn route_facts(&self, key: &ObjectKey) -> Option<RouteFacts> {
+        self.routes.facts(key)
+    }
+
+    /// Routes whose traffic goes somewhere, by key.
+    pub fn assigned_routes(&self) -> impl Iterator<Item = &ObjectKey> {
+        let all = self.routes.all_facts();
+        all.filter(|(_, facts)| facts.is_assigned)
+            .map(|(key, _)| key)
     }
 
     pub fn config_map(&self, key: &ObjectKey) -> Option<&Arc<ConfigMap>> {
@@ -242,29 +266,79 @@ impl State {
         self.scales.get(revision).cloned().unwrap_or_default()
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+    pub fn service_keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.services.keys()
+    }
+
+    pub fn n_services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// All Services by key, each opened for this: not for a hot path.
+    pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
         self.services.values()
     }
 
-    pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
+    /// Those whose keys are wanted; the others are not opened.
+    pub fn services_of_keys(
+        &self,
+        is_wanted: impl Fn(&ObjectKey) -> bool,
+    ) -> impl Iterator<Item = Arc<Service>> {
+        self.services.values_of(is_wanted)
+    }
+
+    /// As [`Self::services`].
+    pub fn configurations(&self) -> impl Iterator<Item = Arc<Configuration>> {
         self.configurations.values()
     }
 
-    pub fn revisions(&self) -> impl Iterator<Item = &Arc<Revision>> {
+    /// Those whose keys are wanted; the others are not opened.
+    pub fn configurations_of_keys(
+        &self,
+        is_wanted: impl Fn(&ObjectKey) -> bool,
+    ) -> impl Iterator<Item = Arc<Configuration>> {
+        self.configurations.values_of(is_wanted)
+    }
+
+    /// As [`Self::services`].
+    pub fn revisions(&self) -> impl Iterator<Item = Arc<Revision>> {
         self.revisions.values()
     }
 
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    /// Those whose keys are wanted; the others are not opened.
+    pub fn revisions_of_keys(
+        &self,
+        is_wanted: impl Fn(&ObjectKey) -> bool,
+    ) -> impl Iterator<Item = Arc<Revision>> {
+        self.revisions.values_of(is_wanted)
+    }
+
+    /// As [`Self::services`].
+    pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
         self.routes.values()
     }
 
+    /// Those whose keys are wanted; the others are not opened.
+    pub fn routes_of_keys(
+        &self,
+        is_wanted: impl Fn(&ObjectKey) -> bool,
+    ) -> impl Iterator<Item = Arc<Route>> {
+        self.routes.values_of(is_wanted)
+    }
+
     /// The revisions of a Service, by name (so oldest generation first for generated names).
-    pub fn revisions_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<Revision>> {
-        self.revisions_of
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.revisions.get(key))
+    pub fn revisions_of(&self, service: &ObjectKey) -> impl Iterator<Item = Arc<Revision>> {
+        self.revision_keys_of(service)
+            .filter_map(|key| self.revisions.get(&key))
+    }
+
+    /// Their keys.
+    pub fn revision_keys_of(&self, service: &ObjectKey) -> impl Iterator<Item = ObjectKey> {
+        self.revisions_of.keys_of(service)
+    }
+
+    pub fn n_revisions_of(&self, service: &ObjectKey) -> usize {
+        self.revisions_of.n_of(service)
     }
 
     /// The Services of a shard, by key.
@@ -341,21 +415,19 @@ pub(crate) fn host_label(route: &str, tag: Option<&str>) -> String {
 
 impl State {
     /// Makes everything that is derived and not stored.
+    ///
+    /// But for [`Self::revisions_of`], which would open all revisions.
     pub(crate) fn rebuild_indexes(&mut self) {
-        self.revisions_of = BTreeMap::new();
-        for (key, revision) in &self.revisions {
-            self.revisions_of
-                .entry(revision.root())
-                .or_default()
-                .insert(key.clone());
-        }
-        self.services_in = BTreeMap::new();
+        let mut services_in: BTreeMap<ShardId, Vec<ObjectKey>> = BTreeMap::new();
         for key in self.services.keys() {
-            self.services_in
+            services_in
                 .entry(shard_of(key))
                 .or_default()
-                .insert(key.clone());
+                .push(key.clone());
         }
+        // Whole sets at once take half the room of sets that grow in order.
+        let whole = |(shard, keys): (ShardId, Vec<ObjectKey>)| (shard, keys.into_iter().collect());
+        self.services_in = services_in.into_iter().map(whole).collect();
         let mut settings = Settings::default();
         for name in SYSTEM_MAPS {
             let map = self

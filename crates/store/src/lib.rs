@@ -13,6 +13,7 @@ pub mod dump;
 mod high_water;
 pub mod io_thread;
 pub mod keys;
+mod load;
 pub mod log;
 pub mod open;
 mod rocks;

@@ -24,6 +24,7 @@ use crate::changes::{self, ChangeLog};
 use crate::disk::{Disk, Rows};
 use crate::high_water::{self, Found, HighWater, Mark};
 use crate::io_thread::{Failure, IoHandle, IoStats, Op, Poisoner};
+use crate::load::load_state;
 use crate::log::{Log, LogStore, decode_entry};
 use crate::rocks::RocksDisk;
 use crate::snapshot::SnapshotDir;
@@ -168,7 +169,7 @@ impl Store {
         identity: &Identity,
         threads: Threads,
     ) -> Result<Self, OpenError> {
-        let contents = read(disk.as_ref(), &disk.mark())
+        let contents = read(disk.as_ref(), &disk.mark(), threads)
             .map_err(|flaw| damaged(dir, flaw.describe(|| "given".into())))?;
         let opened = Opened {
             disk,
@@ -456,11 +457,12 @@ impl From<String> for Flaw {
 }
 
 fn proven(dir: &Path, db: &DB, mark: &Mark) -> Result<Contents, OpenError> {
-    read(db, mark).map_err(|flaw| damaged(dir, flaw.describe(|| write_ahead_files(db.path()))))
+    read(db, mark, Threads::Own)
+        .map_err(|flaw| damaged(dir, flaw.describe(|| write_ahead_files(db.path()))))
 }
 
 /// Reads it all, so that every checksum is looked at, and holds it against the mark.
-fn read(rows: &(impl Rows + ?Sized), mark: &Mark) -> Result<Contents, Flaw> {
+fn read(rows: &(impl Rows + ?Sized), mark: &Mark, threads: Threads) -> Result<Contents, Flaw> {
     let mut log = load_log(rows)?;
     let position = match rows.get(keys::STATE_META, keys::APPLIED)? {
         Some(bytes) => Position::decode(&bytes)?,
@@ -468,7 +470,7 @@ fn read(rows: &(impl Rows + ?Sized), mark: &Mark) -> Result<Contents, Flaw> {
     };
     check_mark(mark, &mut log, &position).map_err(Flaw::Short)?;
     let generation = load_generation(rows)?;
-    let state = load_state(rows, generation)?;
+    let state = load_state(rows, keys::state_family(generation), threads)?;
     let changes = load_changes(rows, &position)?;
     let (identity, store_id) = match rows.get(keys::META, keys::IDENTITY)? {
         Some(bytes) => {
@@ -638,15 +640,6 @@ fn write_ahead_files(path: &Path) -> String {
         .collect();
     names.sort();
     names.join(", ")
-}
-
-fn load_state(rows: &(impl Rows + ?Sized), generation: u64) -> Result<State, String> {
-    let mut found = Vec::new();
-    rows.scan(keys::state_family(generation), &[], &mut |key, value| {
-        found.push((key.to_vec(), value.to_vec()));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    State::from_rows(found).map_err(|error| error.to_string())
 }
 
 /// Reads the whole retained log: contiguous from the purge point, checksums right, leader ids

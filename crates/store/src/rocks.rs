@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::disk::{Batch, Change, Disk, Mark, Rows, Visit};
 use crate::high_water::HighWater;
@@ -36,14 +36,18 @@ impl Rows for DB {
     }
 
     fn scan(&self, name: &str, from: &[u8], row: &mut Visit<'_>) -> Result<(), String> {
-        let from = IteratorMode::From(from, Direction::Forward);
-        for found in self.iterator_cf(family(self, name)?, from) {
-            let (key, value) = found.map_err(|error| error.to_string())?;
-            if row(&key, &value)?.is_break() {
-                break;
+        let mut options = ReadOptions::default();
+        // What is read once need not stay in memory.
+        options.fill_cache(false);
+        let mut found = self.raw_iterator_cf_opt(family(self, name)?, options);
+        found.seek(from);
+        while let Some((key, value)) = found.item() {
+            if row(key, value)?.is_break() {
+                return Ok(());
             }
+            found.next();
         }
-        Ok(())
+        found.status().map_err(|error| error.to_string())
     }
 
     fn has_family(&self, name: &str) -> bool {

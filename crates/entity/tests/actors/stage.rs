@@ -240,7 +240,9 @@ impl Stage {
     /// A report of the first revision's present life.
     pub(crate) fn report(&self, id: &InstanceId, state: InstanceState) -> InstanceReport {
         let revision = self.state.revision(&key("hello-00001"));
-        let uid = revision.map_or("gone", |revision| revision.metadata.uid.as_str());
+        let uid = revision
+            .as_deref()
+            .map_or("gone", |revision| revision.metadata.uid.as_str());
         InstanceReport {
             id: id.clone(),
             revision: key("hello-00001"),

@@ -29,9 +29,7 @@ impl State {
             let key = collect.key.sibling(name.as_str());
             if self.may_go(&collect.key, &key) {
                 self.remove_revision(&key, context);
-                if let Some(siblings) = self.revisions_of.get_mut(&collect.key) {
-                    siblings.remove(&key);
-                }
+                self.revisions_of.remove(&collect.key, &key.name);
             }
         }
         Ok(Outcome::Done)
@@ -41,9 +39,9 @@ impl State {
         let Some(revision) = self.revisions.get(key) else {
             return false;
         };
-        let status = self.configurations.get(service).map(|c| &c.status);
-        let is_latest = status.is_some_and(|status| {
-            let name = &revision.metadata.name;
+        let configuration = self.configurations.get(service);
+        let is_latest = configuration.is_some_and(|configuration| {
+            let (name, status) = (&revision.metadata.name, &configuration.status);
             status.latest_created_revision_name == *name
                 || status.latest_ready_revision_name == *name
         });

@@ -56,12 +56,8 @@ impl State {
     ) {
         revision.metadata.set_version(context.index);
         let object = Arc::new(revision);
-        context.row(rows::put(rows::object_key(tag::REVISION, key), &object));
-        context.event(ObjectChange::Revision {
-            object: object.clone(),
-            change,
-        });
-        self.revisions.insert(key.clone(), object);
+        context.row(self.revisions.put(key, object.clone()));
+        context.event(ObjectChange::Revision { object, change });
     }
 
     pub(super) fn remove_revision(&mut self, key: &ObjectKey, context: &mut Context) {

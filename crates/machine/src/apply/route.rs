@@ -15,7 +15,6 @@ use super::{Context, Result, check_shard};
 use crate::command::{AdvanceRollout, AssignTraffic, Fence, RecordRoute};
 use crate::reply::{Outcome, Rejection};
 use crate::rollout;
-use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
 
 /// What the Route's `Ready` depends on.
@@ -147,19 +146,15 @@ impl State {
     ) {
         route.metadata.set_version(context.index);
         let object = Arc::new(route);
-        context.row(rows::put(rows::object_key(tag::ROUTE, key), &object));
-        context.event(ObjectChange::Route {
-            object: object.clone(),
-            change,
-        });
-        self.routes.insert(key.clone(), object);
+        context.row(self.routes.put(key, object.clone()));
+        context.event(ObjectChange::Route { object, change });
     }
 
     /// Marks the Service's revisions active or reserve by what its Route now refers to: in spec or
     /// status traffic, or the latest created one while an entry follows the latest.
     fn mark_routing_states(&mut self, key: &ObjectKey, context: &mut Context) {
         let active = self.referenced_revisions(key);
-        let revisions: Vec<_> = self.revisions_of(key).cloned().collect();
+        let revisions: Vec<_> = self.revisions_of(key).collect();
         for revision in revisions {
             let state = match active.contains(&revision.metadata.name) {
                 true => RoutingState::Active,
@@ -192,8 +187,8 @@ impl State {
             .map(|target| target.revision_name.clone())
             .collect();
         if route.spec.traffic.iter().any(TrafficTarget::is_latest) {
-            let status = self.configurations.get(key).map(|c| &c.status);
-            names.extend(status.map(|status| status.latest_created_revision_name.clone()));
+            let configuration = self.configurations.get(key);
+            names.extend(configuration.map(|c| c.status.latest_created_revision_name.clone()));
         }
         names
     }

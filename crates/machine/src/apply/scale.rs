@@ -24,7 +24,7 @@ impl State {
     }
 
     fn record_one_scale(&mut self, update: &ScaleUpdate, context: &mut Context) -> bool {
-        let Some(revision) = self.revisions.get(&update.revision) else {
+        let Some(revision) = self.revision(&update.revision) else {
             return false;
         };
         let same_life = revision.metadata.uid == *update.uid;

@@ -29,7 +29,7 @@ impl State {
         let mut wanted = put.service.clone();
         defaults::service(&mut wanted);
         let key = wanted.metadata.key();
-        let stored = self.services.get(&key).cloned();
+        let stored = self.services.get(&key);
         check_expectation(&key, stored.as_deref(), put.expect)?;
         validate::service(&wanted).map_err(|invalid| Rejection::Invalid(invalid.to_string()))?;
         if let Some(stored) = &stored {
@@ -90,11 +90,12 @@ impl State {
         let name = revision_name(&key.name, generation, &wanted.spec.template);
         let taken = self.revisions.get(&key.sibling(name.as_str()));
         if taken
+            .as_ref()
             .is_some_and(|taken| taken.root() != *key || taken.spec != wanted.spec.template.spec)
         {
             return Err(Rejection::RevisionNameTaken(name));
         }
-        let n_revisions = self.revisions_of(key).count();
+        let n_revisions = self.n_revisions_of(key);
         if taken.is_none() && n_revisions >= MAX_REVISIONS_PER_SERVICE {
             let text = format!("at most {MAX_REVISIONS_PER_SERVICE} revisions of a service");
             return Err(Rejection::LimitReached(text));
@@ -191,10 +192,7 @@ impl State {
             keys::CONFIGURATION_GENERATION.into(),
             generation.to_string(),
         );
-        self.revisions_of
-            .entry(root)
-            .or_default()
-            .insert(key.clone());
+        self.revisions_of.insert(&root, &key.name);
         self.store_revision(&key, revision, event_kind(existed), context);
         name
     }
@@ -210,16 +208,9 @@ impl State {
         configuration.status.latest_created_revision_name = latest_created.into();
         configuration.metadata.set_version(context.index);
         let object = Arc::new(configuration);
-        context.row(rows::put(
-            rows::object_key(tag::CONFIGURATION, key),
-            &object,
-        ));
+        context.row(self.configurations.put(key, object.clone()));
         let change = event_kind(existed);
-        context.event(ObjectChange::Configuration {
-            object: object.clone(),
-            change,
-        });
-        self.configurations.insert(key.clone(), object);
+        context.event(ObjectChange::Configuration { object, change });
     }
 
     fn store_service(
@@ -238,7 +229,7 @@ impl State {
         }
         service.metadata.set_version(context.index);
         let object = Arc::new(service);
-        context.row(rows::put(rows::object_key(tag::SERVICE, key), &object));
+        context.row(self.services.put(key, object.clone()));
         let change = event_kind(existed);
         context.event(ObjectChange::Service {
             object: object.clone(),
@@ -248,7 +239,6 @@ impl State {
             .entry(shard_of(key))
             .or_default()
             .insert(key.clone());
-        self.services.insert(key.clone(), object.clone());
         object.as_ref().clone()
     }
 
@@ -258,11 +248,11 @@ impl State {
         context: &mut Context,
     ) -> Result {
         let key = &delete.key;
-        let Some(stored) = self.services.get(key).cloned() else {
+        let Some(stored) = self.services.get(key) else {
             return Err(Rejection::NotFound(key.clone()));
         };
         check_expectation(key, Some(&stored), delete.expect)?;
-        for revision in self.revisions_of.remove(key).unwrap_or_default() {
+        for revision in self.revisions_of.remove_all(key) {
             self.remove_revision(&revision, context);
         }
         if let Some(object) = self.routes.remove(key) {

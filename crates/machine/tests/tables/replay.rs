@@ -153,7 +153,7 @@ fn indexes(state: &State) -> Vec<String> {
     for service in state.services() {
         let key = service.metadata.key();
         let revisions = state.revisions_of(&key);
-        let names: Vec<_> = revisions.map(|r| r.metadata.name.as_str()).collect();
+        let names: Vec<_> = revisions.map(|r| r.metadata.name.clone()).collect();
         let in_shard = state.services_in(shard_of(&key)).any(|other| *other == key);
         all.push(format!("{key}: {names:?} {in_shard}"));
     }

@@ -185,7 +185,7 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
                 .owners()
                 .filter(|(_, owner)| state.session(owner.session).is_none())
                 .count();
-            (state.cluster().cloned(), state.services().count(), unowned)
+            (state.cluster().cloned(), state.n_services(), unowned)
         });
         Ok(Response::new(pb::StatusResponse {
             cluster_id: self.raft.identity().cluster_id.clone(),

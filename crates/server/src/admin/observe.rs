@@ -112,12 +112,9 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
                 namespace.unwrap_or(nihilo_types::meta::DEFAULT_NAMESPACE),
                 request.service.as_str(),
             );
-            self.raft.state().read(|state| {
-                state
-                    .revisions_of(&key)
-                    .map(|revision| revision.metadata.key())
-                    .collect()
-            })
+            self.raft
+                .state()
+                .read(|state| state.revision_keys_of(&key).collect())
         });
         let sessions = self.sessions();
         let answers = join_all(sessions.iter().map(|session| self.instances_of(session))).await;

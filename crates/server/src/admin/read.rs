@@ -64,7 +64,7 @@ pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Objec
         Kind::Configuration => state
             .configuration(key)
             .map(|object| shown(object.as_ref(), &object.metadata)),
-        Kind::Revision => state.revision(key).map(|object| revision(state, object)),
+        Kind::Revision => state.revision(key).map(|object| revision(state, &object)),
         Kind::Route => state
             .route(key)
             .map(|object| shown(object.as_ref(), &object.metadata)),
@@ -81,26 +81,41 @@ pub fn list(
     namespace: Option<&str>,
     service: &str,
 ) -> Vec<pb::Object> {
+    if service.is_empty() {
+        // A copy, which shares the objects: opening very many would hold up what is applied.
+        return list_of(&state.capture().1, kind, namespace, service);
+    }
+    state.read(|state| list_of(state, kind, namespace, service))
+}
+
+fn list_of(state: &State, kind: Kind, namespace: Option<&str>, service: &str) -> Vec<pb::Object> {
     let wanted = |meta: &ObjectMeta| {
         let belongs =
             service.is_empty() || meta.label(keys::SERVICE).unwrap_or(&meta.name) == service;
         belongs && namespace.is_none_or(|namespace| meta.namespace == namespace)
     };
-    state.read(|state| match kind {
+    let is_near = |key: &ObjectKey| namespace.is_none_or(|namespace| *key.namespace == *namespace);
+    // A Service and what is made of it have one name, but for its revisions.
+    let is_wanted = |key: &ObjectKey| is_near(key) && (service.is_empty() || *key.name == *service);
+    match kind {
         Kind::Service => state
-            .services()
+            .services_of_keys(is_wanted)
             .filter(|object| wanted(&object.metadata))
             .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
         Kind::Configuration => state
-            .configurations()
+            .configurations_of_keys(is_wanted)
             .filter(|object| wanted(&object.metadata))
             .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
+        Kind::Revision if !service.is_empty() => (state.service_keys())
+            .filter(|key| is_wanted(key))
+            .flat_map(|key| state.revisions_of(key))
+            .map(|object| revision(state, &object))
+            .collect(),
         Kind::Revision => state
-            .revisions()
-            .filter(|object| wanted(&object.metadata))
-            .map(|object| revision(state, object))
+            .revisions_of_keys(is_near)
+            .map(|object| revision(state, &object))
             .collect(),
         Kind::ConfigMap => state
             .config_maps()
@@ -108,11 +123,11 @@ pub fn list(
             .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
         Kind::Route => state
-            .routes()
+            .routes_of_keys(is_wanted)
             .filter(|object| wanted(&object.metadata))
             .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
-    })
+    }
 }
 
 /// An object as JSON with its etag.

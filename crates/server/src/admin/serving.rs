@@ -246,7 +246,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
         let request = request.into_inner();
         let once = RequestKey::new(&request.request_id, "set-traffic", &request.encode_to_vec());
         let key: ObjectKey = names::parse(&request.name, "services")?;
-        let stored = self.raft.state().read(|state| state.service(&key).cloned());
+        let stored = self.raft.state().read(|state| state.service(&key));
         let stored = stored.ok_or_else(|| error::not_found("service", &key.name))?;
         let traffic: Vec<TrafficTarget> = decode(&request.traffic)?;
         let mut service = stored.as_ref().clone();

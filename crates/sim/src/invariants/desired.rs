@@ -46,7 +46,7 @@ impl Desired {
         let Some(revision) = state.revision(key) else {
             return Ok(());
         };
-        let bounds = bounds_of(revision);
+        let bounds = bounds_of(&revision);
         let reachable = revision.routing_state() == RoutingState::Active;
         let low = if reachable { bounds.min } else { 0 };
         let fits = *n >= low && (bounds.max == 0 || *n <= bounds.max);

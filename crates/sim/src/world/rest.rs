@@ -106,7 +106,7 @@ impl World {
             let key = revision.metadata.key();
             let reachable = revision.routing_state() == RoutingState::Active;
             let least = if reachable {
-                bounds_of(revision).min
+                bounds_of(&revision).min
             } else {
                 0
             };

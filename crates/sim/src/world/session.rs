@@ -377,9 +377,8 @@ impl World {
             self.acknowledge(n, shard, epoch);
             let state = &self.nodes[n].replica.state;
             let unready = state.services_in(shard).filter(|key| {
-                state.route(key).is_some_and(|route| {
-                    !route.status.conditions.is_true("Ready") && route.status.assigned_at <= table.0
-                })
+                let facts = state.route_facts(key);
+                facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
             });
             waiting.extend(unready.map(|key| (shard, epoch, key.clone())));
         }
