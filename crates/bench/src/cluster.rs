@@ -37,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) n_nodes: usize,
     pub(crate) port_offset: u16,
     pub(crate) profile: Profile,
+    pub(crate) failover_fast_path: bool,
     /// Cluster settings of the autoscaler on top of what `nihilo dev` chooses.
     pub(crate) autoscaler: BTreeMap<String, String>,
     /// What runs instances, when not the process driver.
@@ -132,6 +133,7 @@ impl Cluster {
             let written = NodeConfig::parse(&text, &shown)?;
             let mut config = written.clone();
             config.profile = self.plan.profile;
+            config.failover_fast_path = self.plan.failover_fast_path;
             if let Some((kind, boot)) = &self.plan.driver {
                 config.driver = *kind;
                 config.fake_boot = Some(*boot);

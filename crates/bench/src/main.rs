@@ -175,6 +175,7 @@ impl Common {
             n_nodes,
             port_offset: self.port_offset,
             profile: Default::default(),
+            failover_fast_path: false,
             autoscaler: Default::default(),
             driver: None,
             capacity: None,

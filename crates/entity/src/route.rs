@@ -172,7 +172,7 @@ fn roll_out(
     route: &Route,
     traffic: Vec<TrafficTarget>,
 ) -> (Vec<TrafficTarget>, Vec<Rollout>) {
-    if rollout_duration_s(view, &route) == 0 {
+    if rollout_duration_s(view, route) == 0 {
         return (traffic, Vec::new());
     }
     let ramp_to = route.metadata.annotation(keys::RAMP);

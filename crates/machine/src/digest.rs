@@ -72,7 +72,7 @@ mod tests {
             ("clock", r#"{"log_ms":7,"wall_ms":8}"#),
             ("version", "2"),
             ("configmap\0n\0m", map),
-            ("store\01", r#""drawn""#),
+            ("store\x001", r#""drawn""#),
             ("ancestors", r#"["before"]"#),
         ];
         let rows = rows.map(|(key, value)| (text(key), text(value)));

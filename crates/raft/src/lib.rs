@@ -5,6 +5,7 @@ pub mod board;
 pub mod clock;
 pub mod dial;
 pub mod disk;
+mod fast_path;
 pub mod introduction;
 mod membership;
 pub mod network;

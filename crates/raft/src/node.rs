@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nihilo_host::{Host, Threads};
+use nihilo_host::{Host, Net, Threads};
 use nihilo_machine::State;
 use nihilo_machine::command::Founder;
 use nihilo_machine::state::ObjectEvent;
@@ -15,6 +15,7 @@ use nihilo_store::disk::Disk;
 use nihilo_store::io_thread::{Failure, IoStats};
 use nihilo_store::snapshot::SnapshotDir;
 use nihilo_store::state::DIGEST_EVERY;
+use nihilo_store::type_config::Vote;
 use nihilo_store::{Changes, Compacted, Identity, Node, OpenError, Poisoner, StateHandle, Store};
 use nihilo_types::id::{LogIndex, NodeId};
 use nihilo_types::node_config::Profile;
@@ -38,7 +39,7 @@ use crate::profile::Timing;
 use crate::quorum_gate::QuorumGate;
 use crate::runtime::RaftRuntime;
 use crate::status::{RaftStatus, Role};
-use crate::{board, disk, membership};
+use crate::{board, disk, fast_path, membership};
 
 /// Proposals of this node under way at once (02-store §11).
 pub const MAX_PROPOSALS: usize = 4_096;
@@ -62,6 +63,8 @@ pub struct RaftConfig {
     /// The founding members, where this node is one of them; else empty.
     pub founders: Vec<Founder>,
     pub profile: Profile,
+    /// See [`crate::fast_path`].
+    pub failover_fast_path: bool,
     /// Tests take snapshots more often than every 20,000 entries.
     pub snapshot_every: Option<u64>,
     /// Tests compare states more often than every 10,000 entries.
@@ -235,6 +238,9 @@ impl RaftNode {
         }));
         let inner = Arc::downgrade(&node.0);
         node.0._runtime.spawn(membership::follow(inner.clone()));
+        if config.failover_fast_path {
+            node.0._runtime.spawn(fast_path::follow(inner.clone()));
+        }
         node.0._runtime.spawn(board::judge(inner));
         Ok(node)
     }
@@ -271,6 +277,10 @@ impl RaftNode {
     /// Drawn when this node's data directory was made.
     pub fn store_id(&self) -> &str {
         &self.0.introduction.store_id
+    }
+
+    pub(crate) fn net(&self) -> Net {
+        self.0.host.net.clone()
     }
 
     pub(crate) fn threads(&self) -> Threads {
@@ -368,6 +378,11 @@ impl RaftNode {
     }
 
     /// Changes of role, term and leader.
+    /// The newest one that is durable here.
+    pub(crate) fn vote(&self) -> Vote {
+        self.0.raft.metrics().borrow_watched().vote
+    }
+
     pub fn status_watch(&self) -> watch::Receiver<RaftStatus> {
         self.0.status.clone()
     }

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use nihilo_types::id::{LogIndex, NodeId};
 
+use crate::fast_path;
 use crate::network::{MAX_MESSAGE_BYTES, NODE_REMOVED};
 use crate::node::RaftNode;
 
@@ -281,6 +282,18 @@ impl pb::raft_server::Raft for PeerServer {
         let node = request.identity.map_or(0, |identity| identity.from_node);
         let verdict = self.0.verdict_on(node, &request.store_id).await.into();
         Ok(Response::new(pb::IntroduceResponse { verdict }))
+    }
+
+    async fn leader_gone(
+        &self,
+        request: Request<pb::LeaderGoneRequest>,
+    ) -> Result<Response<pb::LeaderGoneResponse>, Status> {
+        let request = request.into_inner();
+        self.check_voice(request.identity.as_ref())?;
+        let leader = convert::vote_from(request.leader).map_err(malformed)?;
+        let agrees = fast_path::sees_it_gone(&self.0, &leader).await;
+        let last_log = self.0.status().last_log;
+        Ok(Response::new(pb::LeaderGoneResponse { agrees, last_log }))
     }
 
     async fn read_index(

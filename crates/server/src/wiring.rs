@@ -479,6 +479,7 @@ async fn start_raft(
         members,
         founders,
         profile: config.profile,
+        failover_fast_path: config.failover_fast_path,
         snapshot_every: snapshot_every
             .or_else(|| nihilo_failpoint::number("NIHILO_SNAPSHOT_EVERY")),
         digest_every: None,

@@ -35,3 +35,28 @@ fn a_service_is_served_by_every_gateway_and_survives_the_leader() {
         answer.contains("Hello again!").then_some(())
     });
 }
+
+#[test]
+fn followers_that_the_dead_leader_refuses_campaign_at_once() {
+    let cluster = Cluster::start(32);
+    must(cluster.stop());
+    for i in 0..3 {
+        let config = std::fs::read_to_string(cluster.config(i)).unwrap();
+        let config = format!("{config}failover-fast-path: true\n");
+        std::fs::write(cluster.config(i), config).unwrap();
+    }
+    must(cluster.start_missing());
+    let (leader, pid) = cluster.leader();
+    kill(pid, Signal::KILL);
+    wait_for("another leader", || {
+        let status = cluster.status();
+        let index = status.iter().position(|(role, _)| role == "leader")?;
+        (index != leader).then_some(())
+    });
+    let survivors = (0..3).filter(|i| *i != leader);
+    let n_campaigns = survivors
+        .filter(|i| cluster.log(*i).contains("campaigning without waiting"))
+        .count();
+    assert_eq!(n_campaigns, 1, "one campaigns, and not by its timer");
+    must(cluster.cli(&["service", "create", "hello", "--image", "demo/hello"]));
+}

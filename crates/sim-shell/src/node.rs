@@ -167,6 +167,7 @@ impl Site {
             domain: "localhost".into(),
             external_port: None,
             profile: self.plan.profile,
+            failover_fast_path: false,
             autoscaler: autoscaler.map(text).into(),
             capacity: 20,
             driver: DriverKind::Fake,

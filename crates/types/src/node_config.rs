@@ -51,6 +51,10 @@ pub struct NodeConfig {
     /// Raft timing: `auto`, `calm`, `balanced` or `fast`. Default `auto`.
     #[serde(default)]
     pub profile: Profile,
+    /// Followers campaign as soon as the leader's peer port refuses connections to all of them, instead of
+    /// waiting for its lease to end. Default off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failover_fast_path: bool,
     /// Cluster settings of the autoscaler, keys as in Knative's `config-autoscaler`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub autoscaler: BTreeMap<String, String>,
@@ -268,6 +272,7 @@ impl NodeConfig {
             domain: loopback_domain(),
             external_port: None,
             profile: Profile::default(),
+            failover_fast_path: false,
             autoscaler: BTreeMap::new(),
             capacity: capacity(),
             driver: DriverKind::default(),

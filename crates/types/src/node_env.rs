@@ -64,6 +64,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         domain: variables.or("DOMAIN", defaults.domain)?,
         external_port: variables.parsed("EXTERNAL_PORT")?,
         profile: variables.or("PROFILE", defaults.profile)?,
+        failover_fast_path: variables.or("FAILOVER_FAST_PATH", defaults.failover_fast_path)?,
         autoscaler: variables.pairs("AUTOSCALER")?.into_iter().collect(),
         capacity: variables.or("CAPACITY", defaults.capacity)?,
         // For tests and benchmarks, which write files.

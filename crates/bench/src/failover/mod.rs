@@ -37,6 +37,9 @@ pub(crate) struct FailoverArgs {
     /// Raft timing: calm, balanced, fast, or auto.
     #[arg(long, default_value = "auto", value_parser = profile)]
     profile: Profile,
+    /// With the connection-refused fast path.
+    #[arg(long)]
+    fast_path: bool,
     /// Seconds of steady writes before each kill.
     #[arg(long, default_value_t = 10)]
     steady_seconds: u64,
@@ -70,6 +73,7 @@ pub(crate) async fn run(common: &Common, args: &FailoverArgs) -> anyhow::Result<
     let timing = Timing::of(args.profile);
     let mut report = Report::new("failover");
     report.setting("profile", timing.name);
+    report.setting("fast_path", args.fast_path);
     report.setting("kills", args.kills);
     report.setting("steady_seconds", args.steady_seconds);
     let mut contests = vec![Contest::begin(ours(common, args).await?).await?];
@@ -96,6 +100,7 @@ pub(crate) async fn run(common: &Common, args: &FailoverArgs) -> anyhow::Result<
 async fn ours(common: &Common, args: &FailoverArgs) -> anyhow::Result<Side> {
     let mut plan = common.plan(3)?;
     plan.profile = args.profile;
+    plan.failover_fast_path = args.fast_path;
     // What is written are services that never run: only the store is measured.
     let no_instances = ("allow-zero-initial-scale".to_owned(), "true".to_owned());
     plan.autoscaler = BTreeMap::from([no_instances]);

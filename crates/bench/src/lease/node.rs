@@ -86,6 +86,7 @@ pub(crate) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         data_dir: args.dir.clone(),
         members: members.clone(),
         profile: args.profile,
+        failover_fast_path: false,
         founders: Vec::new(),
         digest_every: None,
         snapshot_every: None,

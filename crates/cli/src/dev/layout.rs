@@ -145,6 +145,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         // Every node must name the same URL, whichever writes it down.
         external_port: Some(GATEWAY + offset),
         profile: Profile::Auto,
+        failover_fast_path: false,
         autoscaler: BTreeMap::from([to_zero]),
         capacity: 100,
         driver: DriverKind::Process,

@@ -41,6 +41,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Rules {
     pub(crate) snapshot_every: Option<u64>,
     pub(crate) digest_every: Option<u64>,
+    pub(crate) failover_fast_path: bool,
     /// Under each member.
     pub(crate) ground: Box<dyn Fn() -> Ground>,
 }
@@ -50,6 +51,7 @@ impl Default for Rules {
         Self {
             snapshot_every: None,
             digest_every: Some(20),
+            failover_fast_path: false,
             ground: Box::new(Ground::default),
         }
     }
@@ -94,6 +96,7 @@ impl Cluster {
             data_dir: self.dirs[id as usize - 1].path().to_owned(),
             members: self.addresses.clone(),
             profile: Profile::Balanced,
+            failover_fast_path: self.rules.failover_fast_path,
             founders: Vec::new(),
             digest_every: self.rules.digest_every,
             snapshot_every: self.rules.snapshot_every,
