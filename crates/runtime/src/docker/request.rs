@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Reference;
@@ -46,6 +47,11 @@ pub(super) fn container(
         env: Some(environment(spec, node_name)),
         working_dir: Some(spec.working_dir.clone()).filter(|dir| !dir.is_empty()),
         labels: Some(labels(spec, mark)),
+        // As Kubernetes, which knows its own probes only: the image's would be run for nobody.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }),
         host_config: Some(host_config(network)),
         ..ContainerCreateBody::default()
     }
