@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder};
+use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use crate::cluster::{Cluster, host_of, service};
@@ -48,15 +48,8 @@ pub(crate) async fn run(common: &Common, args: &ContainerArgs) -> anyhow::Result
     let engine = engine(&args.socket).await?;
     let version = engine.version().await?.version.unwrap_or_default();
     report.setting("engine", version);
-    let image = format!("nihilo-bench:{}", std::process::id());
-    let measured = match pack(&built("nihilo-bench-app")?, &image) {
-        Ok(()) => measure(common, args, &engine, &image).await,
-        Err(error) => Err(error),
-    };
-    let options = RemoveImageOptionsBuilder::new().force(true).build();
-    let removed = engine.remove_image(&image, Some(options), None).await;
-    let pairs = measured?;
-    removed.context("the image is left")?;
+    let image = Image::pack(&built("nihilo-bench-app")?)?;
+    let pairs = measure(common, args, &engine, &image.0).await?;
     fill(&mut report, &pairs);
     Ok(report)
 }
@@ -67,19 +60,37 @@ async fn engine(socket: &str) -> anyhow::Result<Docker> {
     engine.with_context(|| format!("no Docker engine answers at `{socket}`"))
 }
 
-/// The app as an image's only program, with the libraries that it needs.
-fn pack(app: &Path, image: &str) -> anyhow::Result<()> {
-    let packed = Command::new("cargo")
-        .args(["xtask", "image", "--tag", image, "--binary"])
-        .arg(app)
-        .status();
-    if !packed
-        .context("`cargo xtask image` does not start")?
-        .success()
-    {
-        bail!("`cargo xtask image` made no image");
+/// Removed when dropped.
+#[derive(Debug)]
+struct Image(String);
+
+impl Image {
+    /// The app as an image's only program, with the libraries that it needs.
+    fn pack(app: &Path) -> anyhow::Result<Self> {
+        let image = Self(format!("nihilo-bench:{}", std::process::id()));
+        let packed = Command::new("cargo")
+            .args(["xtask", "image", "--tag", &image.0, "--binary"])
+            .arg(app)
+            .status();
+        if !packed
+            .context("`cargo xtask image` does not start")?
+            .success()
+        {
+            bail!("`cargo xtask image` made no image");
+        }
+        Ok(image)
     }
-    Ok(())
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // What was never made cannot be removed.
+        drop(
+            Command::new("docker")
+                .args(["image", "rm", "--force", &self.0])
+                .output(),
+        );
+    }
 }
 
 /// One pair, in milliseconds.
