@@ -27,6 +27,9 @@ const MIN_VERSION: ClientVersion = ClientVersion {
     major_version: 1,
     minor_version: 41,
 };
+/// What to do about an engine that is not there.
+const START_IT: &str =
+    "start the engine, or name its socket as `docker: {socket: PATH}` in the node's configuration";
 /// Present where this directory's node has ever started a container.
 const USED_FILE: &str = "docker";
 /// Between two tries to reach an engine that may hold containers of ours.
@@ -41,6 +44,15 @@ pub(super) struct Engine {
     mark: Mark,
     used: PathBuf,
     ready: OnceCell<Ready>,
+}
+
+/// What is to be removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// By the engine's id.
+    Container(&'a str),
+    /// Whatever there is of it.
+    OfInstance(&'a InstanceId),
 }
 
 /// An engine that has answered.
@@ -93,10 +105,10 @@ impl Engine {
             return Err(StartError::not_started("engine", cause));
         }
         let network = network::choose(&docker, self.settings.network.as_deref()).await;
-        let network = network.map_err(|failed| self.start_error("network", failed))?;
-        self.sweep(&docker)
-            .await
-            .map_err(|failed| self.start_error("engine", failed))?;
+        // No container has been asked for, whatever failed.
+        let failed_in = |stage| move |failed| self.start_error(stage, failed).with_nothing_left();
+        let network = network.map_err(failed_in("network"))?;
+        self.sweep(&docker).await.map_err(failed_in("engine"))?;
         info!(socket, %version, network, "Docker engine in use");
         Ok(Ready { docker, network })
     }
@@ -108,12 +120,8 @@ impl Engine {
             let noted = std::fs::write(&self.used, "");
             return noted.map_err(|error| Failed::Unanswered(error.to_string()));
         }
-        let left = list(docker, vec![label("mark", self.mark.as_str())]).await?;
-        for id in &left {
-            remove(docker, id).await?;
-        }
-        if !left.is_empty() {
-            let n_containers = left.len();
+        let n_containers = remove_labelled(docker, vec![label("mark", self.mark.as_str())]).await?;
+        if n_containers > 0 {
             warn!(
                 n_containers,
                 "removed what an earlier process of this node left running"
@@ -127,50 +135,34 @@ impl Engine {
     }
 
     /// Tries until it is gone, or a bound of tries: then it is left to the next start of this node.
-    pub(super) async fn remove_surely(&self, id: &str) {
-        let removed = self
-            .insist(async |ready| remove(&ready.docker, id).await)
-            .await;
-        if let Err(failed) = removed {
-            warn!(container = id, %failed, "not removed; the node's next start does it");
-        }
-    }
-
-    /// Removes whatever there is of an instance.
-    pub(super) async fn remove_instance(&self, id: &InstanceId) {
-        let labels = vec![
-            label("mark", self.mark.as_str()),
-            label("instance", id.as_str()),
-        ];
-        let removed = self
-            .insist(async |ready| {
-                for container in list(&ready.docker, labels.clone()).await? {
-                    remove(&ready.docker, &container).await?;
-                }
-                Ok(())
-            })
-            .await;
-        if let Err(failed) = removed {
-            warn!(instance = %id, %failed, "not removed; the node's next start does it");
-        }
-    }
-
-    async fn insist(&self, call: impl AsyncFn(&Ready) -> Result<(), Failed>) -> Result<(), Failed> {
-        let mut failed = Failed::Unanswered("not tried".into());
-        for attempt in 0..MAX_REMOVALS {
-            if attempt > 0 {
-                tokio::time::sleep(REMOVAL_PAUSE * 2u32.pow(attempt - 1)).await;
-            }
-            let done = match self.ready().await {
-                Ok(ready) => call(ready).await,
-                Err(error) => Err(Failed::Unanswered(error.cause)),
+    pub(super) async fn remove_surely(&self, left: Left<'_>) {
+        let mut pause = REMOVAL_PAUSE;
+        for attempt in 1.. {
+            let Err(failed) = self.try_remove(left).await else {
+                return;
             };
-            match done {
-                Ok(()) => return Ok(()),
-                Err(error) => failed = error,
+            if attempt == MAX_REMOVALS {
+                warn!(?left, %failed, "not removed; the node's next start does it");
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    async fn try_remove(&self, left: Left<'_>) -> Result<(), Failed> {
+        let ready = self.ready().await;
+        let ready = ready.map_err(|error| Failed::Unanswered(error.cause))?;
+        match left {
+            Left::Container(id) => remove(&ready.docker, id).await,
+            Left::OfInstance(id) => {
+                let labels = vec![
+                    label("mark", self.mark.as_str()),
+                    label("instance", id.as_str()),
+                ];
+                remove_labelled(&ready.docker, labels).await.map(drop)
             }
         }
-        Err(failed)
     }
 
     /// What a failure in `stage` of a start says to people. An engine that took a call and did not
@@ -178,6 +170,11 @@ impl Engine {
     pub(super) fn start_error(&self, stage: &'static str, failed: Failed) -> StartError {
         match failed {
             Failed::Refused { text, .. } => StartError::not_started(stage, text),
+            Failed::Unreached(why) => {
+                let socket = self.settings.socket.display();
+                let cause = format!("no Docker engine answers at `{socket}`: {why}; {START_IT}");
+                StartError::not_started("engine", cause)
+            }
             Failed::Unanswered(why) => {
                 let socket = self.settings.socket.display();
                 let cause = format!("the Docker engine at `{socket}` did not answer: {why}");
@@ -203,6 +200,15 @@ pub(super) fn sweep_soon(engine: &Arc<Engine>) {
             tokio::time::sleep(SWEEP_PAUSE).await;
         }
     });
+}
+
+/// Removes the containers that carry all of these labels; how many there were.
+async fn remove_labelled(docker: &Docker, labels: Vec<String>) -> Result<usize, Failed> {
+    let found = list(docker, labels).await?;
+    for id in &found {
+        remove(docker, id).await?;
+    }
+    Ok(found.len())
 }
 
 /// Ids of the containers that carry all of these labels, running or not.
@@ -237,10 +243,7 @@ fn unreachable(socket: &str, error: &std::io::Error) -> String {
         std::io::ErrorKind::PermissionDenied => {
             "add the user of this node to the socket's group, which is usually `docker`"
         }
-        _ => {
-            "start the engine, or name its socket as `docker: {socket: PATH}` in the node's \
-             configuration"
-        }
+        _ => START_IT,
     };
     format!("no Docker engine answers at `{socket}`: {error}; {next}")
 }
@@ -250,6 +253,8 @@ fn unreachable(socket: &str, error: &std::io::Error) -> String {
 pub(super) enum Failed {
     /// The engine's own answer: nothing was done.
     Refused { status: u16, text: String },
+    /// Nobody was there to ask: nothing was done.
+    Unreached(String),
     /// Nobody knows what was done.
     Unanswered(String),
 }
@@ -269,6 +274,10 @@ impl Failed {
                 status: 500,
                 text: error,
             },
+            Error::SocketNotFoundError(_) => Self::Unreached(chain(&error)),
+            Error::HyperLegacyError { ref err } if err.is_connect() => {
+                Self::Unreached(chain(&error))
+            }
             other => Self::Unanswered(chain(&other)),
         }
     }
@@ -293,7 +302,9 @@ impl Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { text, .. } | Self::Unanswered(text) => f.write_str(text),
+            Self::Refused { text, .. } | Self::Unreached(text) | Self::Unanswered(text) => {
+                f.write_str(text)
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ use tracing::warn;
 use crate::driver::{Driver, StartError, Started};
 use crate::logs::Output;
 use crate::process::mark::Mark;
-use engine::{Engine, Failed, Ready};
+use engine::{Engine, Failed, Left, Ready};
 use watch::Watched;
 
 /// What the engine sends where the image names no signal of its own.
@@ -194,14 +194,14 @@ impl Driver for DockerDriver {
 
     async fn stop(&self, handle: &mut Container, grace: Duration) -> Exit {
         if !grace.is_zero() {
-            self.signal(handle, &handle.stop_signal).await;
+            self.signal(&*handle, &handle.stop_signal).await;
             if let Ok(exit) = tokio::time::timeout(grace, handle.watched.exit()).await {
                 return exit;
             }
         }
         // Ends when the engine says that it has ended, or that it knows no such container.
         loop {
-            self.signal(handle, KILL).await;
+            self.signal(&*handle, KILL).await;
             let ended = tokio::time::timeout(KILL_AGAIN_AFTER, handle.watched.exit()).await;
             if let Ok(exit) = ended {
                 return exit;
@@ -211,12 +211,12 @@ impl Driver for DockerDriver {
 
     async fn destroy(&self, mut handle: Container, exit: Exit) -> Exit {
         handle.watched.output_read().await;
-        self.engine.remove_surely(&handle.id).await;
+        self.engine.remove_surely(Left::Container(&handle.id)).await;
         init_failure(exit, &handle.output.last_lines(INIT_LINES))
     }
 
     async fn destroy_unknown(&self, id: &InstanceId) {
-        self.engine.remove_instance(id).await;
+        self.engine.remove_surely(Left::OfInstance(id)).await;
     }
 
     fn explain_not_ready(&self, handle: &Container) -> Option<String> {
