@@ -119,10 +119,10 @@ fn is_path_part(part: &str) -> bool {
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
         return false;
     };
-    let separators = part.split(|c: char| c.is_ascii() && is_word(c as u8));
+    let mut separators = part.split(|c: char| c.is_ascii() && is_word(c as u8));
     let is_separator =
         |text: &str| matches!(text, "" | "." | "_" | "__") || text.bytes().all(|b| b == b'-');
-    is_word(*first) && is_word(*last) && separators.into_iter().all(is_separator)
+    is_word(*first) && is_word(*last) && separators.all(is_separator)
 }
 
 fn is_tag(tag: &str) -> bool {
