@@ -105,7 +105,7 @@ fn pair(cluster: &Cluster, gateway: usize, service: &str, app: &Path) -> anyhow:
 }
 
 /// One request over a connection of its own, from before the connect to the last byte.
-fn request(gateway: SocketAddr, host: &str) -> anyhow::Result<(Duration, Answer)> {
+pub(crate) fn request(gateway: SocketAddr, host: &str) -> anyhow::Result<(Duration, Answer)> {
     let started = Instant::now();
     let answer = Connection::open(gateway)?.exchange(&get(host))?;
     let took = started.elapsed();

@@ -6,6 +6,7 @@ mod autoscaler;
 mod cluster;
 mod cold;
 mod coldrate;
+mod container;
 mod etcd;
 mod failover;
 mod figures;
@@ -69,6 +70,8 @@ enum Bench {
     Lease(lease::LeaseArgs),
     /// A request that wakes a service, beside a bare spawn of the same program.
     Cold(cold::ColdArgs),
+    /// A request that wakes a container, beside create and start of the same image.
+    Container(container::ContainerArgs),
     /// Cold requests per second to a simulated sandbox.
     Coldrate(coldrate::ColdRateArgs),
     /// Decisions of the autoscaler per core-second.
@@ -129,6 +132,7 @@ async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
     let report = match &args.bench {
         Bench::Lease(args) => lease::run(common, args).await?,
         Bench::Cold(args) => cold::run(common, args).await?,
+        Bench::Container(args) => container::run(common, args).await?,
         Bench::Coldrate(args) => coldrate::run(common, args).await?,
         Bench::Autoscaler(args) => autoscaler::run(common, args)?,
         Bench::Idle(args) => idle::run(common, args).await?,

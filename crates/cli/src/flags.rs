@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use nihilo_types::meta::API_VERSION;
 use nihilo_types::service::Service;
-use nihilo_types::template::{Container, ContainerPort, EnvVar, RevisionTemplate};
+use nihilo_types::template::{Container, ContainerPort, EnvVar, PullPolicy, RevisionTemplate};
 
 use crate::failure::{Failure, Result};
 
@@ -17,9 +17,12 @@ const WINDOW: &str = "autoscaling.knative.dev/window";
 /// What to change of a Service's template; nothing given, nothing changed.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ServiceFlags {
-    /// `demo/NAME` or `file:///path/to/program`.
+    /// `demo/NAME`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
     #[arg(long)]
     pub image: Option<String>,
+    /// When a container image is fetched: `IfNotPresent`, `Always` or `Never`.
+    #[arg(long, value_name = "POLICY")]
+    pub pull_policy: Option<PullPolicy>,
     /// Environment variable; `KEY-` removes it. May be repeated.
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
@@ -132,6 +135,9 @@ impl ServiceFlags {
     fn change_container(&self, container: &mut Container) -> Result<()> {
         if let Some(image) = &self.image {
             container.image.clone_from(image);
+        }
+        if let Some(policy) = self.pull_policy {
+            container.image_pull_policy = policy;
         }
         if let Some(port) = &self.port {
             container.ports = vec![parse_port(port)?];

@@ -11,7 +11,7 @@ use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
-use nihilo_types::instance::InstanceSpec;
+use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec};
 use nihilo_types::meta::keys;
 use nihilo_types::revision::Revision;
 use nihilo_types::time::parse_go_duration_ms;
@@ -374,6 +374,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         .metadata
         .annotation(keys::PROGRESS_DEADLINE)
         .and_then(parse_go_duration_ms);
+    let port = container.ports.first().and_then(|port| port.container_port);
     InstanceSpec {
         id,
         revision: revision.metadata.key(),
@@ -394,5 +395,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         boot_deadline_ms: progress.unwrap_or(BOOT_DEADLINE_MS),
         drain_deadline_ms: u64::from(revision.spec.timeout()) * 1000,
         termination_grace_ms: grace.unwrap_or(TERMINATION_GRACE_MS),
+        pull_policy: container.image_pull_policy,
+        container_port: port.unwrap_or(DEFAULT_PORT),
     }
 }

@@ -10,13 +10,16 @@ use nihilo_failpoint::{Point, hit};
 use nihilo_host::{Host, planted};
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
+use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::node_config::DockerSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::command_ledger::CommandLedger;
+use crate::docker::DockerDriver;
 use crate::driver::AnyDriver;
 use crate::fake::{FakeConfig, FakeDriver};
 use crate::life::{self, Order};
@@ -63,6 +66,8 @@ pub enum DriverConfig {
     Process {
         /// Ports are given to programs from here on.
         first_port: u16,
+        /// What runs container images.
+        docker: DockerSettings,
     },
     /// Simulated: see [`crate::fake`].
     Fake(FakeConfig),
@@ -100,6 +105,8 @@ impl std::fmt::Debug for Agent {
 pub(crate) struct Inner {
     config: AgentConfig,
     driver: AnyDriver,
+    /// Container images go to it, where programs are run and not simulated.
+    docker: Option<Arc<DockerDriver>>,
     pub(crate) admission: Arc<dyn Admission>,
     /// See [`life::MAX_FINE_LOOKS`].
     pub(crate) fine_looks: Arc<Semaphore>,
@@ -138,9 +145,10 @@ impl Agent {
             std::fs::remove_dir_all(&instances)?;
         }
         std::fs::create_dir_all(&instances)?;
-        let driver = driver(&config)?;
+        let (driver, docker) = (driver(&config)?, docker(&config)?);
         Ok(Self(Arc::new(Inner {
             driver,
+            docker,
             admission,
             fine_looks: Arc::new(Semaphore::new(life::MAX_FINE_LOOKS)),
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
@@ -210,8 +218,11 @@ impl Agent {
         table.instances.insert(spec.id.clone(), instance);
         drop(table);
         let inner = self.0.clone();
-        match self.0.driver.clone() {
+        match self.0.driver_of(&spec) {
             AnyDriver::Process(driver) => {
+                tokio::spawn(life::run(inner, driver, spec, receiver));
+            }
+            AnyDriver::Docker(driver) => {
                 tokio::spawn(life::run(inner, driver, spec, receiver));
             }
             AnyDriver::Fake(driver) => {
@@ -335,7 +346,7 @@ impl Agent {
 
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
-        DriverConfig::Process { first_port } => {
+        DriverConfig::Process { first_port, .. } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
             AnyDriver::Process(Arc::new(ProcessDriver::new(
                 executable,
@@ -349,6 +360,14 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
             AnyDriver::Fake(Arc::new(driver))
         }
     })
+}
+
+fn docker(config: &AgentConfig) -> std::io::Result<Option<Arc<DockerDriver>>> {
+    let DriverConfig::Process { docker, .. } = &config.driver else {
+        return Ok(None);
+    };
+    let driver = DockerDriver::new(docker.clone(), config.node_name.clone(), &config.dir)?;
+    Ok(Some(Arc::new(driver)))
 }
 
 impl Table {
@@ -408,6 +427,13 @@ impl Table {
 }
 
 impl Inner {
+    fn driver_of(&self, spec: &InstanceSpec) -> AnyDriver {
+        match &self.docker {
+            Some(docker) if Image::is_container(&spec.image) => AnyDriver::Docker(docker.clone()),
+            _ => self.driver.clone(),
+        }
+    }
+
     fn refresh(&self, instance: &Instance) -> InstanceReport {
         let mut report = instance.report.clone();
         report.age_ms = elapsed_ms(instance.started);

@@ -1,5 +1,5 @@
-//! What the agent needs of a way to run instances. `process` runs programs, `fake` simulates them;
-//! one conformance suite holds for both.
+//! What the agent needs of a way to run instances. `process` runs programs, `docker` container
+//! images, `fake` simulates them; one conformance suite holds for all.
 //!
 //! A driver knows nothing of epochs, states or drains: the agent decides, the driver does. Whether
 //! an instance is ready is seen by the agent alone, by dialling its address, whatever runs it.
@@ -12,6 +12,7 @@ use std::time::Duration;
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
 
+use crate::docker::DockerDriver;
 use crate::fake::FakeDriver;
 use crate::logs::Output;
 use crate::process::ProcessDriver;
@@ -56,7 +57,7 @@ pub trait Driver: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Started<H> {
     pub handle: H,
-    /// Where it will listen, on loopback.
+    /// Where it will listen: on loopback, or at a container's own address.
     pub address: SocketAddr,
     pub pid: Option<u32>,
 }
@@ -73,7 +74,8 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `image`, `working-dir`, `port`, `spawn`.
+    /// The step that failed: `image`, `working-dir`, `port`, `spawn`; of a container `image`,
+    /// `engine`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,
     outcome: StartOutcome,
@@ -99,11 +101,21 @@ impl StartError {
     pub fn outcome(&self) -> StartOutcome {
         self.outcome
     }
+
+    /// For what had begun and was taken back.
+    pub(crate) fn with_nothing_left(self) -> Self {
+        Self::not_started(self.stage, self.cause)
+    }
+
+    pub(crate) fn with_something_left(self) -> Self {
+        Self::maybe_started(self.stage, self.cause)
+    }
 }
 
-/// The driver that a node was configured with.
+/// The driver that runs an instance.
 #[derive(Debug, Clone)]
 pub enum AnyDriver {
     Process(Arc<ProcessDriver>),
+    Docker(Arc<DockerDriver>),
     Fake(Arc<FakeDriver>),
 }

@@ -200,7 +200,7 @@ fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
         Image::File(path) if std::fs::metadata(&path).is_err() => {
             Err(failed(format!("no such file `{path}`")))
         }
-        Image::File(_) => Ok(Behaviour::Serve),
+        Image::File(_) | Image::Container(_) => Ok(Behaviour::Serve),
     }
 }
 

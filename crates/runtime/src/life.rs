@@ -103,7 +103,7 @@ pub(crate) async fn run<D: Driver>(
 
 async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, error: StartError) {
     if error.outcome() == StartOutcome::MaybeStarted {
-        warn!(instance = %spec.id, %error, "start unanswered, whatever runs is destroyed");
+        warn!(instance = %spec.id, %error, "not known to have failed, whatever runs is destroyed");
         driver.destroy_unknown(&spec.id).await;
     }
     inner.log("exit", &spec.id, None);

@@ -104,27 +104,63 @@ impl Output {
     /// Reads lines until the stream ends.
     pub async fn read(self, stream: impl AsyncRead + Unpin, stderr: bool) {
         let mut reader = BufReader::with_capacity(MAX_LINE, stream);
-        let mut line = Vec::new();
+        let mut lines = self.lines(stderr);
         loop {
-            let (used, ended) = match reader.fill_buf().await {
+            let used = match reader.fill_buf().await {
                 Ok([]) | Err(_) => break,
                 Ok(bytes) => {
-                    let end = bytes.iter().position(|byte| *byte == b'\n');
-                    line.extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
-                    (end.map_or(bytes.len(), |end| end + 1), end.is_some())
+                    lines.feed(bytes);
+                    bytes.len()
                 }
             };
             reader.consume(used);
-            while line.len() > MAX_LINE {
-                let rest = line.split_off(MAX_LINE);
-                self.push(stderr, std::mem::replace(&mut line, rest));
-            }
-            if ended {
-                self.push(stderr, std::mem::take(&mut line));
-            }
         }
-        if !line.is_empty() {
-            self.push(stderr, line);
+        lines.end();
+    }
+
+    /// For what comes in pieces, wherever they end.
+    pub(crate) fn lines(&self, stderr: bool) -> Lines {
+        Lines {
+            output: self.clone(),
+            stderr,
+            line: Vec::new(),
+        }
+    }
+}
+
+/// Cuts one stream of bytes into lines of an [`Output`].
+#[derive(Debug)]
+pub(crate) struct Lines {
+    output: Output,
+    stderr: bool,
+    /// Begun, at most [`MAX_LINE`] of it.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.extend(&bytes[..end]);
+            self.output
+                .push(self.stderr, std::mem::take(&mut self.line));
+            bytes = &bytes[end + 1..];
+        }
+        self.extend(bytes);
+    }
+
+    /// The stream has ended: a line without an end is one too.
+    pub(crate) fn end(self) {
+        if !self.line.is_empty() {
+            self.output.push(self.stderr, self.line);
+        }
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        self.line.extend_from_slice(bytes);
+        while self.line.len() > MAX_LINE {
+            let rest = self.line.split_off(MAX_LINE);
+            let full = std::mem::replace(&mut self.line, rest);
+            self.output.push(self.stderr, full);
         }
     }
 }

@@ -1,6 +1,11 @@
 //! One suite for every driver, through the agent that uses it: the states, the exits and the
-//! evidence an owner relies on. What only real programs can show follows below it.
+//! evidence an owner relies on. What only real programs, and only containers, can show follows below.
+//!
+//! The Docker driver is tried where an engine answers, in one test: its image is made once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "common/engine.rs"]
+mod engine;
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -10,13 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use engine::{TestImage, docker, must};
 use nihilo_gateway::LocalInstances;
 use nihilo_host::Host;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
-use nihilo_types::node_config::BootDelay;
+use nihilo_types::node_config::{BootDelay, DockerSettings};
+use nihilo_types::template::PullPolicy;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -29,12 +36,17 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Harness {
     agent: Agent,
     admission: LocalInstances,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
+    /// Of the binary under test: demo apps are run in containers of it.
+    image: Option<String>,
 }
 
 impl Harness {
     fn new(driver: DriverConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::new_in(Arc::new(tempfile::tempdir().unwrap()), driver)
+    }
+
+    fn new_in(dir: Arc<tempfile::TempDir>, driver: DriverConfig) -> Self {
         let admission = LocalInstances::default();
         let config = AgentConfig {
             node_name: "node1".into(),
@@ -51,17 +63,33 @@ impl Harness {
             agent,
             admission,
             dir,
+            image: None,
         }
     }
 
     fn process() -> Self {
+        Self::new(Self::real(DockerSettings::default()))
+    }
+
+    fn docker(image: &TestImage) -> Self {
+        Self::docker_in(Arc::new(tempfile::tempdir().unwrap()), image)
+    }
+
+    fn docker_in(dir: Arc<tempfile::TempDir>, image: &TestImage) -> Self {
+        Self {
+            image: Some(image.name().into()),
+            ..Self::new_in(dir, Self::real(DockerSettings::default()))
+        }
+    }
+
+    fn real(docker: DockerSettings) -> DriverConfig {
         // Agents that run at the same time need ports of their own: to an agent, whatever listens
         // on an instance's port is the instance.
         static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
         let block = u16::try_from(std::process::id() % 10).unwrap();
         let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
         let first_port = 20_000 + block * 1_000 + place % 50 * 20;
-        Self::new(DriverConfig::Process { first_port })
+        DriverConfig::Process { first_port, docker }
     }
 
     fn fake() -> Self {
@@ -74,7 +102,11 @@ impl Harness {
     }
 
     fn start(&self, spec: &InstanceSpec) -> Result<InstanceReport, AgentError> {
-        self.agent.start(SHARD, EPOCH, 1, spec.clone())
+        let spec = match &self.image {
+            Some(image) => contained(spec, image),
+            None => spec.clone(),
+        };
+        self.agent.start(SHARD, EPOCH, 1, spec)
     }
 
     fn drain(&self, id: &InstanceId) {
@@ -148,7 +180,23 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         boot_deadline_ms: 20_000,
         drain_deadline_ms: 20_000,
         termination_grace_ms: 10_000,
+        pull_policy: PullPolicy::default(),
+        container_port: 8080,
     }
+}
+
+/// The same in a container: a demo app of the image, a missing file as an image that nobody has, on
+/// a port that nobody listens on.
+fn contained(spec: &InstanceSpec, image: &str) -> InstanceSpec {
+    let mut spec = spec.clone();
+    let written = spec.image.clone();
+    if let Some(app) = written.strip_prefix("demo/") {
+        spec.image = image.into();
+        spec.args = vec!["demo-app".into(), app.into()];
+    } else if let Some(path) = written.strip_prefix("file://") {
+        spec.image = format!("localhost:1{path}");
+    }
+    spec
 }
 
 /// A program of the host's shell.
@@ -178,131 +226,142 @@ async fn each_driver<F: Future<Output = ()>>(check: impl Fn(Harness) -> F) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_starts_serves_and_stops() {
-    each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
-        let spec = spec("demo/hello", 1);
-        harness.start(&spec).unwrap();
-        let booting = reached(&mut events, &spec.id, InstanceState::Booting).await;
-        let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
-        assert_eq!(ready.address, booting.address);
-        assert!(
-            ready.ready_after_ms > 0 && ready.exit.is_none(),
-            "{ready:?}"
-        );
-        let address = ready.address.unwrap();
-        assert!(
-            tokio::task::spawn_blocking(move || answers(address))
-                .await
-                .unwrap()
-        );
-        assert!(harness.admission.admit(&spec.id).is_ok());
-        harness.drain(&spec.id);
-        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Code(0)));
-        assert!(TcpStream::connect(address).is_err());
-        assert!(harness.admission.admit(&spec.id).is_err());
-    })
-    .await;
+    each_driver(starts_serves_and_stops).await;
+}
+
+async fn starts_serves_and_stops(harness: Harness) {
+    let mut events = harness.agent.subscribe();
+    let spec = spec("demo/hello", 1);
+    harness.start(&spec).unwrap();
+    let booting = reached(&mut events, &spec.id, InstanceState::Booting).await;
+    let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+    assert_eq!(ready.address, booting.address);
+    assert!(
+        ready.ready_after_ms > 0 && ready.exit.is_none(),
+        "{ready:?}"
+    );
+    let address = ready.address.unwrap();
+    assert!(
+        tokio::task::spawn_blocking(move || answers(address))
+            .await
+            .unwrap()
+    );
+    assert!(harness.admission.admit(&spec.id).is_ok());
+    harness.drain(&spec.id);
+    let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    assert_eq!(gone.exit, Some(Exit::Code(0)));
+    assert!(TcpStream::connect(address).is_err());
+    assert!(harness.admission.admit(&spec.id).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_id_twice_is_one_instance() {
-    each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
-        let spec = spec("demo/hello", 1);
-        harness.start(&spec).unwrap();
-        let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
-        let again = harness.start(&spec).unwrap();
-        assert_eq!((again.state, again.pid), (InstanceState::Ready, ready.pid));
-        assert_eq!(harness.agent.instances().len(), 1);
-        let log = std::fs::read_to_string(harness.dir.path().join("startstop.log")).unwrap();
-        assert_eq!(log.matches("\"spawned\"").count(), 1, "{log}");
-    })
-    .await;
+    each_driver(same_id_twice).await;
+}
+
+async fn same_id_twice(harness: Harness) {
+    let mut events = harness.agent.subscribe();
+    let spec = spec("demo/hello", 1);
+    harness.start(&spec).unwrap();
+    let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+    let again = harness.start(&spec).unwrap();
+    assert_eq!((again.state, again.pid), (InstanceState::Ready, ready.pid));
+    assert_eq!(harness.agent.instances().len(), 1);
+    let log = std::fs::read_to_string(harness.dir.path().join("startstop.log")).unwrap();
+    assert_eq!(log.matches("\"spawned\"").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_node_refuses_and_starts_nothing() {
-    each_driver(async |harness| {
-        for counter in 1..=3 {
-            harness.start(&spec("demo/hello", counter)).unwrap();
-        }
-        let refused = harness.start(&spec("demo/hello", 4));
-        assert!(matches!(
-            refused,
-            Err(AgentError::NoCapacity { running: 3, .. })
-        ));
-        assert_eq!(harness.agent.instances().len(), 3);
-    })
-    .await;
+    each_driver(full_node).await;
+}
+
+async fn full_node(harness: Harness) {
+    for counter in 1..=3 {
+        harness.start(&spec("demo/hello", counter)).unwrap();
+    }
+    let refused = harness.start(&spec("demo/hello", 4));
+    assert!(matches!(
+        refused,
+        Err(AgentError::NoCapacity { running: 3, .. })
+    ));
+    assert_eq!(harness.agent.instances().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_program_is_named() {
-    each_driver(async |harness| {
-        let report = harness.run(&spec("file:///no/such/program", 1)).await;
-        let Some(Exit::StartFailed { stage, cause }) = &report.exit else {
-            panic!("{report:?}");
-        };
-        assert_eq!((stage.as_str(), report.pid), ("image", None));
-        assert!(cause.contains("no such file `/no/such/program`"), "{cause}");
-        assert_eq!(report.spawned_after_ms, 0);
-    })
-    .await;
+    each_driver(missing_program).await;
+}
+
+async fn missing_program(harness: Harness) {
+    let report = harness.run(&spec("file:///no/such/program", 1)).await;
+    let Some(Exit::StartFailed { stage, cause }) = &report.exit else {
+        panic!("{report:?}");
+    };
+    assert_eq!((stage.as_str(), report.pid), ("image", None));
+    let words = match harness.image {
+        Some(_) => "image `localhost:1/no/such/program:latest` is not on this node",
+        None => "no such file `/no/such/program`",
+    };
+    assert!(cause.contains(words), "{cause}");
+    assert_eq!(report.spawned_after_ms, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_start_leaves_its_last_lines() {
-    each_driver(async |harness| {
-        let report = harness.run(&spec("demo/crash", 1)).await;
-        assert_eq!(report.exit, Some(Exit::Code(1)));
-        assert_eq!(report.ready_after_ms, 0);
-        let last = report.last_output.last().unwrap();
-        assert_eq!(last, "DATABASE_URL is not set");
-    })
-    .await;
+    each_driver(crash_at_start).await;
+}
+
+async fn crash_at_start(harness: Harness) {
+    let report = harness.run(&spec("demo/crash", 1)).await;
+    assert_eq!(report.exit, Some(Exit::Code(1)));
+    assert_eq!(report.ready_after_ms, 0);
+    let last = report.last_output.last().unwrap();
+    assert_eq!(last, "DATABASE_URL is not set");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_never_listens_ends_at_its_deadline() {
-    each_driver(async |harness| {
-        let spec = InstanceSpec {
-            boot_deadline_ms: 300,
-            ..spec("demo/never-ready", 1)
-        };
-        let report = harness.run(&spec).await;
-        assert_eq!(report.exit, Some(Exit::NeverReady { after_ms: 300 }));
-        assert!(
-            report.age_ms >= 300 && report.ready_after_ms == 0,
-            "{report:?}"
-        );
-        let output = report.last_output.join("\n");
-        assert!(output.contains("starting"), "{output}");
-    })
-    .await;
+    each_driver(never_listens).await;
+}
+
+async fn never_listens(harness: Harness) {
+    let spec = InstanceSpec {
+        boot_deadline_ms: 300,
+        ..spec("demo/never-ready", 1)
+    };
+    let report = harness.run(&spec).await;
+    assert_eq!(report.exit, Some(Exit::NeverReady { after_ms: 300 }));
+    assert!(
+        report.age_ms >= 300 && report.ready_after_ms == 0,
+        "{report:?}"
+    );
+    let output = report.last_output.join("\n");
+    assert!(output.contains("starting"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_ignores_sigterm_is_killed_after_its_grace() {
-    each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
-        let spec = InstanceSpec {
-            termination_grace_ms: 200,
-            ..spec("demo/ignore-term", 1)
-        };
-        harness.start(&spec).unwrap();
-        reached(&mut events, &spec.id, InstanceState::Ready).await;
-        harness.drain(&spec.id);
-        let stopping = reached(&mut events, &spec.id, InstanceState::Stopping).await;
-        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Signal(9)));
-        assert!(
-            gone.age_ms >= stopping.age_ms + 200,
-            "{stopping:?} {gone:?}"
-        );
-        assert!(TcpStream::connect(gone.address.unwrap()).is_err());
-    })
-    .await;
+    each_driver(ignores_sigterm).await;
+}
+
+async fn ignores_sigterm(harness: Harness) {
+    let mut events = harness.agent.subscribe();
+    let spec = InstanceSpec {
+        termination_grace_ms: 200,
+        ..spec("demo/ignore-term", 1)
+    };
+    harness.start(&spec).unwrap();
+    reached(&mut events, &spec.id, InstanceState::Ready).await;
+    harness.drain(&spec.id);
+    let stopping = reached(&mut events, &spec.id, InstanceState::Stopping).await;
+    let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    assert_eq!(gone.exit, Some(Exit::Signal(9)));
+    assert!(
+        gone.age_ms >= stopping.age_ms + 200,
+        "{stopping:?} {gone:?}"
+    );
+    assert!(TcpStream::connect(gone.address.unwrap()).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,109 +394,114 @@ async fn an_app_does_wrong_what_its_file_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_during_boot_ends_it_before_it_was_ready() {
-    each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
-        let spec = spec("demo/never-ready", 1);
-        harness.start(&spec).unwrap();
-        reached(&mut events, &spec.id, InstanceState::Booting).await;
-        harness.drain(&spec.id);
-        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
-        // By its own clean exit, or by the signal where it came before the handler.
-        assert!(
-            matches!(gone.exit, Some(Exit::Code(0) | Exit::Signal(15))),
-            "{gone:?}"
-        );
-        assert_eq!(gone.ready_after_ms, 0);
-    })
-    .await;
+    each_driver(stop_during_boot).await;
+}
+
+async fn stop_during_boot(harness: Harness) {
+    let mut events = harness.agent.subscribe();
+    let spec = spec("demo/never-ready", 1);
+    harness.start(&spec).unwrap();
+    reached(&mut events, &spec.id, InstanceState::Booting).await;
+    harness.drain(&spec.id);
+    let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    // By its own clean exit, or by the signal where it came before the handler.
+    assert!(
+        matches!(gone.exit, Some(Exit::Code(0) | Exit::Signal(15))),
+        "{gone:?}"
+    );
+    assert_eq!(gone.ready_after_ms, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_requests_and_can_be_called_off() {
-    each_driver(async |harness| {
-        let spec = spec("demo/hello", 1);
-        let mut events = harness.ready(&spec).await;
-        let request = harness.admission.admit(&spec.id).unwrap();
-        harness.drain(&spec.id);
-        let draining = reached(&mut events, &spec.id, InstanceState::Draining).await;
-        assert_eq!(draining.in_flight, 1);
-        assert!(harness.admission.admit(&spec.id).is_err());
-        harness.agent.reopen(SHARD, EPOCH, 3, &spec.id).unwrap();
-        reached(&mut events, &spec.id, InstanceState::Ready).await;
-        drop(harness.admission.admit(&spec.id).unwrap());
-        // Past SIGTERM there is no way back.
-        drop(request);
-        harness
-            .agent
-            .stop(SHARD, EPOCH, 4, &spec.id, "test")
-            .unwrap();
-        reached(&mut events, &spec.id, InstanceState::Destroyed).await;
-        let late = harness.agent.reopen(SHARD, EPOCH, 5, &spec.id);
-        assert_eq!(late, Err(AgentError::TooLate));
-    })
-    .await;
+    each_driver(drain_called_off).await;
+}
+
+async fn drain_called_off(harness: Harness) {
+    let spec = spec("demo/hello", 1);
+    let mut events = harness.ready(&spec).await;
+    let request = harness.admission.admit(&spec.id).unwrap();
+    harness.drain(&spec.id);
+    let draining = reached(&mut events, &spec.id, InstanceState::Draining).await;
+    assert_eq!(draining.in_flight, 1);
+    assert!(harness.admission.admit(&spec.id).is_err());
+    harness.agent.reopen(SHARD, EPOCH, 3, &spec.id).unwrap();
+    reached(&mut events, &spec.id, InstanceState::Ready).await;
+    drop(harness.admission.admit(&spec.id).unwrap());
+    // Past SIGTERM there is no way back.
+    drop(request);
+    harness
+        .agent
+        .stop(SHARD, EPOCH, 4, &spec.id, "test")
+        .unwrap();
+    reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    let late = harness.agent.reopen(SHARD, EPOCH, 5, &spec.id);
+    assert_eq!(late, Err(AgentError::TooLate));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_lets_requests_end_and_is_not_called_back() {
-    each_driver(async |harness| {
-        let spec = spec("demo/hello", 1);
-        let mut events = harness.ready(&spec).await;
-        let request = harness.admission.admit(&spec.id).unwrap();
-        let agent = harness.agent.clone();
-        let stopped = tokio::spawn(async move { agent.shutdown(LIMIT).await });
-        // Owners see it on its way out, so that they replace it and do not open it again.
-        let leaving = reached(&mut events, &spec.id, InstanceState::Stopping).await;
-        assert_eq!((leaving.in_flight, leaving.exit), (1, None));
-        assert!(harness.admission.admit(&spec.id).is_err());
-        let called_back = harness.agent.reopen(SHARD, EPOCH, 3, &spec.id);
-        assert_eq!(called_back, Err(AgentError::NotReady));
-        assert_eq!(harness.agent.list(&[(SHARD, EPOCH)], 4).unwrap().len(), 1);
-        drop(request);
-        reached(&mut events, &spec.id, InstanceState::Destroyed).await;
-        stopped.await.unwrap();
-    })
-    .await;
+    each_driver(leaving_lets_requests_end).await;
+}
+
+async fn leaving_lets_requests_end(harness: Harness) {
+    let spec = spec("demo/hello", 1);
+    let mut events = harness.ready(&spec).await;
+    let request = harness.admission.admit(&spec.id).unwrap();
+    let agent = harness.agent.clone();
+    let stopped = tokio::spawn(async move { agent.shutdown(LIMIT).await });
+    // Owners see it on its way out, so that they replace it and do not open it again.
+    let leaving = reached(&mut events, &spec.id, InstanceState::Stopping).await;
+    assert_eq!((leaving.in_flight, leaving.exit), (1, None));
+    assert!(harness.admission.admit(&spec.id).is_err());
+    let called_back = harness.agent.reopen(SHARD, EPOCH, 3, &spec.id);
+    assert_eq!(called_back, Err(AgentError::NotReady));
+    assert_eq!(harness.agent.list(&[(SHARD, EPOCH)], 4).unwrap().len(), 1);
+    drop(request);
+    reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    stopped.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_takes_its_instances_along() {
-    each_driver(async |harness| {
-        let mut events = harness.agent.subscribe();
-        for counter in 1..=2 {
-            let spec = spec("demo/hello", counter);
-            harness.start(&spec).unwrap();
-            reached(&mut events, &spec.id, InstanceState::Ready).await;
-        }
-        harness.agent.shutdown(LIMIT).await;
-        let left = harness.agent.instances();
-        assert!(
-            left.iter().all(|(report, _)| !report.state.is_counted()),
-            "{left:?}"
-        );
-        assert_eq!(
-            harness.start(&spec("demo/hello", 3)),
-            Err(AgentError::NotReady)
-        );
-    })
-    .await;
+    each_driver(leaving_takes_all_along).await;
+}
+
+async fn leaving_takes_all_along(harness: Harness) {
+    let mut events = harness.agent.subscribe();
+    for counter in 1..=2 {
+        let spec = spec("demo/hello", counter);
+        harness.start(&spec).unwrap();
+        reached(&mut events, &spec.id, InstanceState::Ready).await;
+    }
+    harness.agent.shutdown(LIMIT).await;
+    let left = harness.agent.instances();
+    assert!(
+        left.iter().all(|(report, _)| !report.state.is_counted()),
+        "{left:?}"
+    );
+    assert_eq!(
+        harness.start(&spec("demo/hello", 3)),
+        Err(AgentError::NotReady)
+    );
 }
 
 /// Its session ends next, and with it the count of what runs here: nothing may outlive it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_time_is_up_kills_what_a_request_holds() {
-    each_driver(async |harness| {
-        let spec = spec("demo/hello", 1);
-        let _events = harness.ready(&spec).await;
-        let _request = harness.admission.admit(&spec.id).unwrap();
-        harness.agent.shutdown(Duration::from_millis(50)).await;
-        let left = harness.agent.instances();
-        assert!(
-            left.iter().all(|(report, _)| !report.state.is_counted()),
-            "{left:?}"
-        );
-    })
-    .await;
+    each_driver(time_is_up).await;
+}
+
+async fn time_is_up(harness: Harness) {
+    let spec = spec("demo/hello", 1);
+    let _events = harness.ready(&spec).await;
+    let _request = harness.admission.admit(&spec.id).unwrap();
+    harness.agent.shutdown(Duration::from_millis(50)).await;
+    let left = harness.agent.instances();
+    assert!(
+        left.iter().all(|(report, _)| !report.state.is_counted()),
+        "{left:?}"
+    );
 }
 
 // Real programs only.
@@ -624,4 +688,232 @@ async fn one_that_listens_elsewhere_is_told_so() {
         last,
         &format!("the app listens on port {port}, not on $PORT ({given})")
     );
+}
+
+// Containers only.
+
+type Check = fn(Harness) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// The suite above, and what is a container's own.
+const OF_CONTAINERS: [(&str, Check); 19] = [
+    ("starts, serves and stops", |h| {
+        Box::pin(starts_serves_and_stops(h))
+    }),
+    ("same id twice", |h| Box::pin(same_id_twice(h))),
+    ("full node", |h| Box::pin(full_node(h))),
+    ("missing program", |h| Box::pin(missing_program(h))),
+    ("crash at start", |h| Box::pin(crash_at_start(h))),
+    ("never listens", |h| Box::pin(never_listens(h))),
+    ("ignores SIGTERM", |h| Box::pin(ignores_sigterm(h))),
+    ("stop during boot", |h| Box::pin(stop_during_boot(h))),
+    ("drain called off", |h| Box::pin(drain_called_off(h))),
+    ("leaving lets requests end", |h| {
+        Box::pin(leaving_lets_requests_end(h))
+    }),
+    ("leaving takes all along", |h| {
+        Box::pin(leaving_takes_all_along(h))
+    }),
+    ("time is up", |h| Box::pin(time_is_up(h))),
+    ("environment and labels", |h| {
+        Box::pin(environment_and_labels(h))
+    }),
+    ("command that does not exist", |h| {
+        Box::pin(missing_command(h))
+    }),
+    ("listens elsewhere", |h| Box::pin(listens_elsewhere(h))),
+    ("listens on loopback", |h| Box::pin(listens_on_loopback(h))),
+    ("never pulled", |h| Box::pin(never_pulled(h))),
+    ("removed by somebody", |h| Box::pin(removed_by_somebody(h))),
+    ("output to the last byte", |h| {
+        Box::pin(output_to_the_last_byte(h))
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_are_run_as_programs_are() {
+    let Some(image) = TestImage::make("conformance") else {
+        return;
+    };
+    for (what, check) in OF_CONTAINERS {
+        eprintln!("{what}");
+        let harness = Harness::docker(&image);
+        let agent = harness.agent.clone();
+        let _dir = harness.dir.clone();
+        check(harness).await;
+        agent.shutdown(LIMIT).await;
+        assert_eq!(image.containers(), Vec::<String>::new(), "left by: {what}");
+    }
+    what_an_earlier_process_left_is_removed(&image).await;
+}
+
+async fn environment_and_labels(harness: Harness) {
+    let spec = InstanceSpec {
+        env: vec![("GREETING".into(), "hello there".into())],
+        container_port: 9_090,
+        ..spec("demo/hello", 1)
+    };
+    let mut events = harness.agent.subscribe();
+    harness.start(&spec).unwrap();
+    let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+    assert_eq!(ready.address.unwrap().port(), 9_090);
+    assert!(ready.pid.is_some(), "{ready:?}");
+    let id = spec.id.as_str();
+    let filter = format!("label=nihilo.dev/instance={id}");
+    let container = must(docker(&["ps", "--quiet", "--filter", &filter]));
+    let format = "{{json .Config.Env}} {{json .Config.Labels}} {{json .HostConfig}}";
+    let shown = must(docker(&["inspect", "--format", format, container.trim()]));
+    let mark = std::fs::read_to_string(harness.dir.path().join("mark")).unwrap();
+    for wanted in [
+        "GREETING=hello there",
+        "PORT=9090",
+        "HOST=0.0.0.0",
+        "K_SERVICE=hello",
+        "K_CONFIGURATION=hello",
+        "K_REVISION=hello-00001",
+        "NIHILO_NODE=node1",
+        &format!("NIHILO_INSTANCE={id}"),
+        &format!("\"nihilo.dev/mark\":\"{mark}\""),
+        "\"nihilo.dev/revision\":\"default/hello-00001\"",
+        "\"nihilo.dev/revision-uid\":\"uid\"",
+        "\"no-new-privileges\"",
+    ] {
+        assert!(shown.contains(wanted), "{wanted} in {shown}");
+    }
+    // Nothing of it is reachable past the gateway.
+    assert!(!shown.contains("HostPort"), "{shown}");
+}
+
+async fn missing_command(harness: Harness) {
+    let spec = InstanceSpec {
+        command: vec!["/no/such/command".into()],
+        ..spec("demo/hello", 1)
+    };
+    let report = harness.run(&spec).await;
+    let Some(Exit::StartFailed { stage, cause }) = report.exit else {
+        panic!("{report:?}");
+    };
+    assert_eq!(stage, "exec");
+    assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+}
+
+async fn listens_elsewhere(harness: Harness) {
+    let spec = InstanceSpec {
+        env: vec![("PORT".into(), "9999".into())],
+        boot_deadline_ms: 1_500,
+        ..spec("demo/hello", 1)
+    };
+    let report = harness.run(&spec).await;
+    let last = report.last_output.last().unwrap();
+    assert!(
+        last.contains("listens on port 9999, not on $PORT (8080)"),
+        "{last}"
+    );
+}
+
+async fn listens_on_loopback(harness: Harness) {
+    let spec = InstanceSpec {
+        env: vec![("HOST".into(), "127.0.0.1".into())],
+        boot_deadline_ms: 1_500,
+        ..spec("demo/hello", 1)
+    };
+    let report = harness.run(&spec).await;
+    let last = report.last_output.last().unwrap();
+    assert!(last.contains("let it listen on 0.0.0.0"), "{last}");
+}
+
+async fn never_pulled(harness: Harness) {
+    let spec = InstanceSpec {
+        pull_policy: PullPolicy::Never,
+        ..spec("file:///no/such/program", 1)
+    };
+    let report = harness.run(&spec).await;
+    let Some(Exit::StartFailed { stage, cause }) = report.exit else {
+        panic!("{report:?}");
+    };
+    assert_eq!(stage, "image");
+    assert!(cause.contains("imagePullPolicy is `Never`"), "{cause}");
+    assert!(report.last_output.is_empty(), "{:?}", report.last_output);
+}
+
+async fn removed_by_somebody(harness: Harness) {
+    let spec = spec("demo/hello", 1);
+    let mut events = harness.ready(&spec).await;
+    let filter = format!("label=nihilo.dev/instance={}", spec.id);
+    let container = must(docker(&["ps", "--quiet", "--filter", &filter]));
+    must(docker(&["rm", "--force", container.trim()]));
+    let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+    // As a kill where the engine still knew it, and as what nobody knows where it did not.
+    assert!(
+        matches!(gone.exit, Some(Exit::Signal(9) | Exit::Unknown)),
+        "{gone:?}"
+    );
+}
+
+async fn output_to_the_last_byte(harness: Harness) {
+    let spec = spec("demo/crash", 1);
+    harness.run(&spec).await;
+    let lines = harness.output(&spec.id);
+    let wanted = [
+        "starting",
+        "connecting to database",
+        "DATABASE_URL is not set",
+    ];
+    assert_eq!(lines, wanted.map(|line| line.as_bytes().to_vec()));
+}
+
+/// By its mark: what another node's directory started stays.
+async fn what_an_earlier_process_left_is_removed(image: &TestImage) {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let first = Harness::docker_in(dir.clone(), image);
+    first.run(&spec("demo/crash", 1)).await;
+    let mark = std::fs::read_to_string(dir.path().join("mark")).unwrap();
+    let create = |mark: &str| {
+        let label = format!("nihilo.dev/mark={mark}");
+        let args = [
+            "run",
+            "--detach",
+            "--label",
+            &label,
+            image.name(),
+            "demo-app",
+            "hello",
+        ];
+        must(docker(&args)).trim().to_owned()
+    };
+    let (ours, theirs) = (create(&mark), create("another"));
+    drop(first);
+    let _second = Harness::docker_in(dir, image);
+    let deadline = std::time::Instant::now() + LIMIT;
+    while image.containers().iter().any(|id| ours.starts_with(id)) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{ours} is not removed"
+        );
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let left = image.containers();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(theirs.starts_with(&left[0]), "{left:?}");
+}
+
+/// Needs no engine: programs run as ever, and a container image says what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_an_engine_says_so_and_runs_programs() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let docker = DockerSettings {
+        socket: dir.path().join("none.sock"),
+        network: None,
+    };
+    let harness = Harness::new_in(dir, Harness::real(docker));
+    let report = harness.run(&spec("nginx", 1)).await;
+    let Some(Exit::StartFailed { stage, cause }) = report.exit else {
+        panic!("{report:?}");
+    };
+    assert_eq!(stage, "engine");
+    for wanted in ["none.sock", "start the engine"] {
+        assert!(cause.contains(wanted), "{wanted} in {cause}");
+    }
+    harness.ready(&spec("demo/hello", 2)).await;
+    // Nothing was noted that a next start would have to look for.
+    assert!(!harness.dir.path().join("docker").try_exists().unwrap());
 }

@@ -1,5 +1,7 @@
 //! Image names: the scheme picks what runs (06-runtime §7.1).
 
+pub use crate::image_reference::Reference;
+
 /// An image that this version can run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
@@ -7,6 +9,8 @@ pub enum Image {
     Demo(String),
     /// `file:///abs/path`: a program on every node.
     File(String),
+    /// Anything else: a container image, named as Docker does.
+    Container(Reference),
 }
 
 /// Apps built into the binary.
@@ -19,6 +23,9 @@ pub const DEMO_APPS: [&str; 7] = [
     "never-ready",
     "sleep",
 ];
+
+/// Reserved for kinds that are designed and not built; on Docker Hub they are `docker.io/…`.
+const UNBUILT: [&str; 2] = ["bundle/", "host/"];
 
 impl Image {
     /// # Errors
@@ -35,15 +42,26 @@ impl Image {
             );
             return Err(format!("no image `{image}`; {near}"));
         }
-        match image.strip_prefix("file://") {
-            Some(path) if path.starts_with('/') => Ok(Image::File(path.into())),
-            Some(_) => Err(format!(
-                "`{image}`: the path must be absolute, as in `file:///app`"
-            )),
-            None => Err(format!(
-                "`{image}`: this version runs `demo/NAME` and `file:///path/to/program`"
-            )),
+        if let Some(path) = image.strip_prefix("file://") {
+            return match path.starts_with('/') {
+                true => Ok(Image::File(path.into())),
+                false => Err(format!(
+                    "`{image}`: the path must be absolute, as in `file:///app`"
+                )),
+            };
         }
+        if let Some(prefix) = UNBUILT.iter().find(|prefix| image.starts_with(*prefix)) {
+            return Err(format!(
+                "`{image}`: this version does not run `{prefix}` images, only `demo/NAME`, \
+                 `file:///path/to/program` and container images"
+            ));
+        }
+        Reference::parse(image).map(Image::Container)
+    }
+
+    /// Whether `image` names a container image; one that cannot be parsed names none.
+    pub fn is_container(image: &str) -> bool {
+        matches!(Self::parse(image), Ok(Image::Container(_)))
     }
 }
 
@@ -66,8 +84,10 @@ mod tests {
                 .unwrap_err()
                 .contains("did you mean `demo/hello`?")
         );
-        for bad in ["", "nginx", "file://relative"] {
+        for bad in ["", "file://relative", "bundle/hello:v1", "host/"] {
             assert!(Image::parse(bad).is_err(), "{bad}");
         }
+        assert!(Image::is_container("nginx") && !Image::is_container("demo/hello"));
+        assert!(Image::is_container("docker.io/demo/hello"));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
+use crate::template::PullPolicy;
 
 /// Life of an instance (06-runtime §1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,7 +62,7 @@ pub struct InstanceReport {
     /// Epoch of the owner that created it.
     pub epoch: Epoch,
     pub state: InstanceState,
-    /// Loopback address on its own node; present from `Booting` on.
+    /// Address that its own node reaches it by: loopback, or a container's; present from `Booting` on.
     pub address: Option<SocketAddr>,
     pub pid: Option<u32>,
     pub in_flight: u32,
@@ -97,6 +98,19 @@ pub struct InstanceSpec {
     pub drain_deadline_ms: u64,
     /// From SIGTERM to SIGKILL.
     pub termination_grace_ms: u64,
+    /// Older owners send none.
+    #[serde(default)]
+    pub pull_policy: PullPolicy,
+    /// Where a container is to listen; programs of the host get a port of their own.
+    #[serde(default = "default_port")]
+    pub container_port: u16,
+}
+
+/// Knative's, where the template names none.
+pub const DEFAULT_PORT: u16 = 8080;
+
+fn default_port() -> u16 {
+    DEFAULT_PORT
 }
 
 impl InstanceSpec {

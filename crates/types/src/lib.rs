@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod fence;
 pub mod id;
 pub mod image;
+mod image_reference;
 pub mod instance;
 pub mod join_token;
 pub mod manifest;

@@ -13,7 +13,7 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
-const FIELDS: [&str; 37] = [
+const FIELDS: [&str; 38] = [
     "apiVersion",
     "kind",
     "metadata",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 37] = [
     "responseStartTimeoutSeconds",
     "idleTimeoutSeconds",
     "image",
+    "imagePullPolicy",
     "command",
     "args",
     "env",

@@ -61,7 +61,8 @@ pub struct NodeConfig {
     /// Instances this node runs at most. Default 100.
     #[serde(default = "capacity")]
     pub capacity: u32,
-    /// What runs instances: `process` or `fake`. Default `process`.
+    /// What runs instances: `process` or `fake`. Default `process`, which leaves container images
+    /// to the engine that `docker` names.
     #[serde(default)]
     pub driver: DriverKind,
     /// Range that simulated boot times are drawn from; only with `driver: fake`. Default 20 to 20.
@@ -70,12 +71,38 @@ pub struct NodeConfig {
     /// First port given to instances; a node uses up to 1,000 from there. Default 20000.
     #[serde(default = "instance_ports")]
     pub instance_ports: u16,
+    /// The engine that runs container images; asked only once there is one to run.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub docker: DockerSettings,
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
     /// Further listeners of the gateway, whom it believes, and its log.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: GatewaySettings,
+}
+
+/// How a node reaches the Docker engine of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DockerSettings {
+    /// The engine's Unix socket. Whoever may use it is root on the host. Default
+    /// `/var/run/docker.sock`.
+    #[serde(default = "docker_socket")]
+    pub socket: PathBuf,
+    /// Network of the engine that instances are attached to, which this node reaches. Default: the
+    /// first one that the node's own container is attached to, or the engine's `bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
+
+impl Default for DockerSettings {
+    fn default() -> Self {
+        Self {
+            socket: docker_socket(),
+            network: None,
+        }
+    }
 }
 
 /// What a gateway does beside answering on `gateway-port`.
@@ -278,6 +305,7 @@ impl NodeConfig {
             driver: DriverKind::default(),
             fake_boot: None,
             instance_ports: instance_ports(),
+            docker: DockerSettings::default(),
             shutdown_grace: shutdown_grace(),
             gateway: GatewaySettings::default(),
         }
@@ -333,6 +361,9 @@ fn capacity() -> u32 {
 }
 fn instance_ports() -> u16 {
     20_000
+}
+fn docker_socket() -> PathBuf {
+    "/var/run/docker.sock".into()
 }
 fn shutdown_grace() -> u32 {
     30

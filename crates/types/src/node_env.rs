@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::node_config::{ConfigError, Member, NodeConfig, Profile};
+use crate::node_config::{ConfigError, DockerSettings, Member, NodeConfig, Profile};
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
 /// file.
@@ -71,6 +71,10 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         driver: defaults.driver,
         fake_boot: defaults.fake_boot,
         instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
+        docker: DockerSettings {
+            socket: variables.or("DOCKER_SOCKET", defaults.docker.socket)?,
+            network: variables.parsed("DOCKER_NETWORK")?,
+        },
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         gateway: defaults.gateway,
         name,

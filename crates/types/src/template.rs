@@ -4,8 +4,12 @@
 //! them by name instead of accepting them in silence.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::image::Image;
+use crate::service::is_default;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -66,6 +70,14 @@ impl RevisionSpec {
         }
     }
 
+    /// Whether it says anything that builds before cluster version 2 do not know.
+    pub fn is_of_version_2(&self) -> bool {
+        let is_newer = |container: &Container| {
+            Image::is_container(&container.image) || !is_default(&container.image_pull_policy)
+        };
+        self.containers.iter().any(is_newer)
+    }
+
     /// The one container (validation refuses any other number).
     pub fn container(&self) -> Option<&Container> {
         self.containers.first()
@@ -77,10 +89,13 @@ impl RevisionSpec {
 pub struct Container {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// `demo/NAME` = an app built into the binary; `file:///abs/path` or `host/PATH` = a program
-    /// of the node (06-runtime §7.1). Other schemes are refused until their driver exists.
+    /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node;
+    /// anything else, since cluster version 2, a container image (06-runtime §7.1).
     #[serde(default)]
     pub image: String,
+    /// When a container image is fetched from its registry. Since cluster version 2.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image_pull_policy: PullPolicy,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -91,6 +106,32 @@ pub struct Container {
     pub working_dir: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,
+}
+
+/// When a container image is fetched from its registry.
+///
+/// Differs from Knative: a tag is not pinned to a digest when the revision is made, so that `Always`
+/// asks the registry at every start, and only who asks for it pays that: `latest` is as other tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// When the node's engine does not have it. The default.
+    #[default]
+    IfNotPresent,
+    Always,
+    Never,
+}
+
+impl FromStr for PullPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "IfNotPresent" => Ok(Self::IfNotPresent),
+            "Always" => Ok(Self::Always),
+            "Never" => Ok(Self::Never),
+            _ => Err("must be `IfNotPresent`, `Always` or `Never`".into()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

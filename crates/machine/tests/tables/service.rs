@@ -6,6 +6,7 @@ use nihilo_machine::command::{Expect, PutService};
 use nihilo_types::id::LogIndex;
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
+use nihilo_types::template::PullPolicy;
 
 use crate::world::{
     Case, World, check, delete, key, put, put_named, put_service, reply_of, rows_of, service,
@@ -390,4 +391,17 @@ fn a_ready_service_says_so_and_shows_its_traffic() {
     assert_eq!(stored.status.traffic.len(), 1);
     assert_eq!(stored.status.url, "http://hello.default.localhost:8080");
     assert_eq!(stored.status.observed_generation, 1);
+}
+
+/// Older builds refuse to apply them, so that they must not be asked to.
+#[test]
+fn container_images_and_pull_policies_are_of_cluster_version_2() {
+    let since = |image: &str| put("hello", Expect::Any, image).since();
+    assert_eq!(since("demo/hello"), 1);
+    assert_eq!(since("file:///bin/app"), 1);
+    assert_eq!(since("ghcr.io/team/app:v1"), 2);
+    let never = changed("demo/hello", |service| {
+        service.spec.template.spec.containers[0].image_pull_policy = PullPolicy::Never;
+    });
+    assert_eq!(never.since(), 2);
 }

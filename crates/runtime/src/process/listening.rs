@@ -14,8 +14,8 @@ pub(super) fn ports_of_group(group: u32) -> Vec<u16> {
         .filter_map(|file| std::fs::read_to_string(file).ok())
         .flat_map(|table| parse(&table));
     let ports: BTreeSet<u16> = listening
-        .filter(|(_, inode)| inodes.contains(inode))
-        .map(|(port, _)| port)
+        .filter(|socket| inodes.contains(&socket.inode))
+        .map(|socket| socket.port)
         .collect();
     ports.into_iter().collect()
 }
@@ -54,16 +54,28 @@ fn socket_inodes(pid: u32) -> Vec<u64> {
         .collect()
 }
 
-/// Listening sockets of a `/proc/net/tcp` table, as (port, inode).
-fn parse(table: &str) -> Vec<(u16, u64)> {
+/// A listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listening {
+    /// As the kernel writes it: hexadecimal, in the byte order of the machine.
+    pub(crate) address: String,
+    pub(crate) port: u16,
+    inode: u64,
+}
+
+/// Listening sockets of a `/proc/net/tcp` table.
+pub(crate) fn parse(table: &str) -> Vec<Listening> {
     let row = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let (_, port) = fields.get(1)?.rsplit_once(':')?;
+        let (address, port) = fields.get(1)?.rsplit_once(':')?;
         if *fields.get(3)? != LISTEN {
             return None;
         }
-        let port = u16::from_str_radix(port, 16).ok()?;
-        Some((port, fields.get(9)?.parse().ok()?))
+        Some(Listening {
+            address: address.into(),
+            port: u16::from_str_radix(port, 16).ok()?,
+            inode: fields.get(9)?.parse().ok()?,
+        })
     };
     table.lines().skip(1).filter_map(row).collect()
 }
@@ -77,7 +89,11 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
                      0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
                      1: 0100007F:1F91 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4 30 10 -1\n";
-        assert_eq!(parse(table), [(8080, 4711)]);
+        let [one] = &parse(table)[..] else {
+            panic!("{:?}", parse(table));
+        };
+        let found = (one.address.as_str(), one.port, one.inode);
+        assert_eq!(found, ("0100007F", 8080, 4711));
     }
 
     #[test]

@@ -19,11 +19,11 @@ const MARK_FILE: &str = "mark";
 
 /// This node directory's own mark, so that nodes on one host leave each other's instances alone.
 #[derive(Debug, Clone)]
-pub(super) struct Mark(String);
+pub(crate) struct Mark(String);
 
 impl Mark {
     /// Reads the mark of `dir`, or makes one.
-    pub(super) fn of(dir: &Path) -> std::io::Result<Self> {
+    pub(crate) fn of(dir: &Path) -> std::io::Result<Self> {
         let file = dir.join(MARK_FILE);
         if let Ok(text) = std::fs::read_to_string(&file)
             && !text.trim().is_empty()
@@ -36,6 +36,10 @@ impl Mark {
         std::fs::write(&temporary, random.trim())?;
         std::fs::rename(temporary, file)?;
         Ok(Self(random.trim().into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 
     pub(super) fn of_instance(&self, id: &InstanceId) -> String {

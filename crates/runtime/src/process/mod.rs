@@ -3,8 +3,8 @@
 //! Everything is spawned through the launcher ([`crate::launch`]), from one thread that never ends.
 
 mod launcher;
-mod listening;
-mod mark;
+pub(crate) mod listening;
+pub(crate) mod mark;
 mod port;
 
 use std::net::SocketAddr;
@@ -102,6 +102,11 @@ impl ProcessDriver {
                     return Err(failed(format!("no such file `{path}`")));
                 }
                 vec![path]
+            }
+            Image::Container(reference) => {
+                return Err(failed(format!(
+                    "`{reference}` is a container image, no program"
+                )));
             }
         };
         let mut argv = if spec.command.is_empty() {

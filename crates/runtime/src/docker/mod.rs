@@ -1,0 +1,290 @@
+//! The Docker driver: container images, each instance a container of the host's engine.
+//!
+//! create ─> start ─> inspect ─> (output and exit are watched) ─> signal ─> remove
+//!
+//! Nothing is published on the host: an instance is dialled at its own address on the engine's
+//! network, where it listens on the port that its image is made for. Nothing is asked of the engine
+//! before the first container image is to run. Labels say whose a container is (decision 0077).
+
+mod engine;
+mod explain;
+mod image;
+mod network;
+mod request;
+mod watch;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{CreateContainerOptionsBuilder, KillContainerOptionsBuilder};
+use nihilo_types::id::InstanceId;
+use nihilo_types::image::{Image, Reference};
+use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::node_config::DockerSettings;
+use nihilo_types::template::PullPolicy;
+use tracing::warn;
+
+use crate::driver::{Driver, StartError, Started};
+use crate::logs::Output;
+use crate::process::mark::Mark;
+use engine::{Engine, Failed, Left, Ready};
+use watch::Watched;
+
+/// What the engine sends where the image names no signal of its own.
+const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
+const KILL: &str = "SIGKILL";
+/// A kill that has had no effect is sent again: the engine may have been away.
+const KILL_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Newest lines among which the init's own words are looked for.
+const INIT_LINES: usize = 5;
+
+#[derive(Debug)]
+pub struct DockerDriver {
+    engine: Arc<Engine>,
+    node_name: String,
+    mark: Mark,
+}
+
+/// A started container.
+#[derive(Debug)]
+pub struct Container {
+    /// The engine's id.
+    id: String,
+    pid: Option<u32>,
+    port: u16,
+    stop_signal: String,
+    output: Output,
+    watched: Watched,
+}
+
+impl DockerDriver {
+    /// What an earlier process of this `dir` left is removed once the engine answers, where it ever
+    /// started a container.
+    ///
+    /// # Errors
+    /// `dir` cannot be read or written.
+    pub fn new(settings: DockerSettings, node_name: String, dir: &Path) -> std::io::Result<Self> {
+        let mark = Mark::of(dir)?;
+        let engine = Arc::new(Engine::new(settings, mark.clone(), dir));
+        engine::sweep_soon(&engine);
+        Ok(Self {
+            engine,
+            node_name,
+            mark,
+        })
+    }
+
+    async fn create(
+        &self,
+        ready: &Ready,
+        spec: &InstanceSpec,
+        image: &Reference,
+        output: &Output,
+    ) -> Result<String, StartError> {
+        if spec.pull_policy == PullPolicy::Always {
+            image::pull(&ready.docker, image, output).await?;
+        }
+        let first = match self.try_create(ready, spec, image).await {
+            Err(failed) if failed.is_missing_image() => failed,
+            created => return created.map_err(|failed| self.engine.start_error("create", failed)),
+        };
+        if spec.pull_policy == PullPolicy::Never {
+            return Err(image::not_here(image, &first));
+        }
+        image::pull(&ready.docker, image, output).await?;
+        let created = self.try_create(ready, spec, image).await;
+        created.map_err(|failed| self.engine.start_error("create", failed))
+    }
+
+    async fn try_create(
+        &self,
+        ready: &Ready,
+        spec: &InstanceSpec,
+        image: &Reference,
+    ) -> Result<String, Failed> {
+        let name = request::name(&self.mark, &spec.id);
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let asked = request::container(spec, image, &self.node_name, &self.mark, &ready.network);
+        let created = ready.docker.create_container(Some(options), asked).await;
+        Ok(created.map_err(Failed::of)?.id)
+    }
+
+    /// From created to what is known of it running.
+    async fn launch(
+        &self,
+        ready: &Ready,
+        id: &str,
+    ) -> Result<ContainerInspectResponse, StartError> {
+        let started = ready.docker.start_container(id, None).await;
+        started.map_err(|error| self.engine.start_error("exec", Failed::of(error)))?;
+        let inspected = ready.docker.inspect_container(id, None).await;
+        inspected.map_err(|error| {
+            // It runs, as far as anybody knows.
+            StartError::maybe_started("engine", Failed::of(error).to_string())
+        })
+    }
+
+    async fn signal(&self, handle: &Container, signal: &str) {
+        let Ok(ready) = self.engine.ready().await else {
+            return;
+        };
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        let sent = ready.docker.kill_container(&handle.id, Some(options)).await;
+        if let Err(failed) = sent.map_err(Failed::of)
+            // Not running or not there: what was wanted.
+            && !failed.is_gone()
+        {
+            warn!(container = handle.id, signal, %failed, "signal not sent");
+        }
+    }
+}
+
+impl Driver for DockerDriver {
+    type Handle = Container;
+
+    async fn start(
+        &self,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> Result<Started<Container>, StartError> {
+        let image = match Image::parse(&spec.image) {
+            Ok(Image::Container(image)) => image,
+            Ok(_) => return Err(not_a_container_image(&spec.image)),
+            Err(why) => return Err(StartError::not_started("image", why)),
+        };
+        let ready = self.engine.ready().await?;
+        let id = self.create(ready, spec, &image, output).await?;
+        let inspected = match self.launch(ready, &id).await {
+            Ok(inspected) => inspected,
+            Err(error) => {
+                // Where even this fails the agent asks for it again, by the instance's own id.
+                return match self.engine.remove(ready, &id).await {
+                    Ok(()) => Err(error.with_nothing_left()),
+                    Err(_) => Err(error.with_something_left()),
+                };
+            }
+        };
+        let address = address_of(&inspected, &ready.network, spec.container_port);
+        let pid = pid_of(&inspected);
+        let stop_signal = inspected
+            .config
+            .as_ref()
+            .and_then(|of| of.stop_signal.clone());
+        let handle = Container {
+            watched: Watched::begin(&ready.docker, &id, &inspected, output),
+            id,
+            pid,
+            port: spec.container_port,
+            stop_signal: stop_signal.unwrap_or_else(|| DEFAULT_STOP_SIGNAL.into()),
+            output: output.clone(),
+        };
+        Ok(Started {
+            handle,
+            address,
+            pid,
+        })
+    }
+
+    async fn wait(&self, handle: &mut Container) -> Exit {
+        handle.watched.exit().await
+    }
+
+    async fn stop(&self, handle: &mut Container, grace: Duration) -> Exit {
+        if !grace.is_zero() {
+            self.signal(&*handle, &handle.stop_signal).await;
+            if let Ok(exit) = tokio::time::timeout(grace, handle.watched.exit()).await {
+                return exit;
+            }
+        }
+        // Ends when the engine says that it has ended, or that it knows no such container.
+        loop {
+            self.signal(&*handle, KILL).await;
+            let ended = tokio::time::timeout(KILL_AGAIN_AFTER, handle.watched.exit()).await;
+            if let Ok(exit) = ended {
+                return exit;
+            }
+        }
+    }
+
+    async fn destroy(&self, mut handle: Container, exit: Exit) -> Exit {
+        handle.watched.output_read().await;
+        self.engine.remove_surely(Left::Container(&handle.id)).await;
+        init_failure(exit, &handle.output.last_lines(INIT_LINES))
+    }
+
+    async fn destroy_unknown(&self, id: &InstanceId) {
+        self.engine.remove_surely(Left::OfInstance(id)).await;
+    }
+
+    fn explain_not_ready(&self, handle: &Container) -> Option<String> {
+        explain::not_ready(&handle.id, handle.pid?, handle.port)
+    }
+}
+
+fn not_a_container_image(image: &str) -> StartError {
+    StartError::not_started("image", format!("`{image}` is no container image"))
+}
+
+/// A container that has ended already has no address, and its exit is known: nobody dials.
+fn address_of(inspected: &ContainerInspectResponse, network: &str, port: u16) -> SocketAddr {
+    let networks = inspected.network_settings.as_ref();
+    let attached = networks.and_then(|settings| settings.networks.as_ref());
+    let endpoint = attached.and_then(|all| all.get(network).or_else(|| all.values().next()));
+    let address = endpoint.and_then(|endpoint| endpoint.ip_address.as_ref()?.parse().ok());
+    SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
+}
+
+fn pid_of(inspected: &ContainerInspectResponse) -> Option<u32> {
+    let pid = inspected.state.as_ref()?.pid?;
+    u32::try_from(pid).ok().filter(|pid| *pid != 0)
+}
+
+/// The engine's init runs the program: where it cannot, the container has started all the same, and
+/// only the init's words tell (`tini`: exit 127 or 126, one line on stderr).
+fn init_failure(exit: Exit, lines: &[String]) -> Exit {
+    let (Exit::Code(126 | 127), Some(said)) = (
+        &exit,
+        lines
+            .iter()
+            .rev()
+            .find(|line| line.starts_with("[FATAL tini")),
+    ) else {
+        return exit;
+    };
+    let words = said
+        .split_once("exec ")
+        .and_then(|(_, rest)| rest.split_once(" failed: "));
+    let Some((program, why)) = words else {
+        return exit;
+    };
+    let cause = match why.starts_with("No such file") {
+        true => format!("no such file `{program}` in the image"),
+        false => format!("`{program}`: {why}"),
+    };
+    Exit::StartFailed {
+        stage: "exec".into(),
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_the_init_could_not_run_is_named() {
+        let said = "[FATAL tini (7)] exec /no/such failed: No such file or directory".to_owned();
+        let exit = init_failure(Exit::Code(127), &["starting".into(), said.clone()]);
+        let Exit::StartFailed { stage, cause } = exit else {
+            panic!("{exit:?}");
+        };
+        assert_eq!(stage, "exec");
+        assert_eq!(cause, "no such file `/no/such` in the image");
+        // The app's own 127, and the same words with another end.
+        assert_eq!(init_failure(Exit::Code(127), &[]), Exit::Code(127));
+        assert_eq!(init_failure(Exit::Code(1), &[said]), Exit::Code(1));
+    }
+}

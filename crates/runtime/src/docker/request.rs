@@ -1,0 +1,168 @@
+//! What is asked of the engine for an instance. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use nihilo_types::id::InstanceId;
+use nihilo_types::image::Reference;
+use nihilo_types::instance::InstanceSpec;
+
+use crate::process::mark::Mark;
+
+/// Prefix of all our labels.
+const LABELS: &str = "nihilo.dev/";
+/// Of a node's mark, in a container's name: enough for people, the label has all of it.
+const NAME_MARK: usize = 8;
+/// Privileges of a container's root that no server needs.
+const DROPPED: [&str; 4] = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"];
+/// The engine's own copy of the output, which ours is read from.
+const LOG_FILES: [(&str, &str); 2] = [("max-size", "5m"), ("max-file", "2")];
+
+/// A label as filters take it.
+pub(super) fn label(key: &str, value: &str) -> String {
+    format!("{LABELS}{key}={value}")
+}
+
+pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
+    let mark: String = mark.as_str().chars().take(NAME_MARK).collect();
+    format!("nihilo-{mark}-{id}")
+}
+
+pub(super) fn container(
+    spec: &InstanceSpec,
+    image: &Reference,
+    node_name: &str,
+    mark: &Mark,
+    network: &str,
+) -> ContainerCreateBody {
+    let given = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    ContainerCreateBody {
+        image: Some(image.to_string()),
+        // As Kubernetes: a command is instead of the image's program and of its arguments.
+        entrypoint: given(&spec.command),
+        cmd: given(&spec.args),
+        env: Some(environment(spec, node_name)),
+        working_dir: Some(spec.working_dir.clone()).filter(|dir| !dir.is_empty()),
+        labels: Some(labels(spec, mark)),
+        // As Kubernetes, which knows its own probes only: the image's would be run for nobody.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }),
+        host_config: Some(host_config(network)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// On top of the image's own. A name given twice would be the program's to choose from, so the
+/// user's replace ours here; what the user may not set has been refused before.
+fn environment(spec: &InstanceSpec, node_name: &str) -> Vec<String> {
+    let own = [
+        ("PORT", spec.container_port.to_string()),
+        // The container's loopback is out of reach for everybody else.
+        ("HOST", "0.0.0.0".into()),
+        ("K_SERVICE", spec.service.to_string()),
+        ("K_CONFIGURATION", spec.configuration.to_string()),
+        ("K_REVISION", spec.revision.name.to_string()),
+        ("NIHILO_INSTANCE", spec.id.to_string()),
+        ("NIHILO_NODE", node_name.to_owned()),
+    ];
+    let own = own.map(|(key, value)| (key.to_owned(), value));
+    let all: BTreeMap<_, _> = own.into_iter().chain(spec.env.iter().cloned()).collect();
+    all.into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
+
+fn labels(spec: &InstanceSpec, mark: &Mark) -> HashMap<String, String> {
+    let labels = [
+        ("mark", mark.as_str().to_owned()),
+        ("instance", spec.id.to_string()),
+        ("service", spec.service.to_string()),
+        ("revision", spec.revision.to_string()),
+        ("revision-uid", spec.revision_uid.to_string()),
+    ];
+    let named = labels.map(|(key, value)| (format!("{LABELS}{key}"), value));
+    named.into()
+}
+
+fn host_config(network: &str) -> HostConfig {
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    HostConfig {
+        network_mode: Some(network.into()),
+        // As process 1 an app would ignore SIGTERM unless it says otherwise, and keep its zombies.
+        init: Some(true),
+        // The owner decides about restarts.
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        // It would race with reading the exit and the last words.
+        auto_remove: Some(false),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some(LOG_FILES.map(owned).into()),
+        }),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        cap_drop: Some(DROPPED.map(str::to_owned).into()),
+        ..HostConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nihilo_types::id::{Epoch, ObjectKey};
+    use nihilo_types::template::PullPolicy;
+
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        InstanceSpec {
+            id: InstanceId::new("hello-00001", Epoch(7), 1),
+            revision: ObjectKey::new("default", "hello-00001"),
+            revision_uid: "uid".into(),
+            service: "hello".into(),
+            configuration: "hello".into(),
+            image: "nginx".into(),
+            command: Vec::new(),
+            args: vec!["-v".into()],
+            env: vec![("HOST".into(), "::".into()), ("A".into(), "b=c".into())],
+            working_dir: String::new(),
+            h2c: false,
+            container_concurrency: 0,
+            boot_deadline_ms: 1,
+            drain_deadline_ms: 1,
+            termination_grace_ms: 1,
+            pull_policy: PullPolicy::default(),
+            container_port: 9000,
+        }
+    }
+
+    #[test]
+    fn a_container_is_asked_for_as_the_template_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::of(dir.path()).unwrap();
+        let image = Reference::parse("nginx").unwrap();
+        let asked = container(&spec(), &image, "node1", &mark, "bridge");
+        assert_eq!(asked.image.as_deref(), Some("nginx:latest"));
+        assert_eq!(asked.entrypoint, None);
+        assert_eq!(asked.cmd, Some(vec!["-v".into()]));
+        assert_eq!(asked.working_dir, None);
+        let env = asked.env.unwrap();
+        for wanted in ["PORT=9000", "HOST=::", "A=b=c", "K_REVISION=hello-00001"] {
+            assert!(env.iter().any(|one| one == wanted), "{wanted} in {env:?}");
+        }
+        assert_eq!(env.iter().filter(|one| one.starts_with("HOST=")).count(), 1);
+        let labels = asked.labels.unwrap();
+        assert_eq!(labels["nihilo.dev/mark"], mark.as_str());
+        assert_eq!(labels["nihilo.dev/revision"], "default/hello-00001");
+        let name = name(&mark, &spec().id);
+        assert!(
+            name.starts_with("nihilo-") && name.ends_with(spec().id.as_str()),
+            "{name}"
+        );
+    }
+}
