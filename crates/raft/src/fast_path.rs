@@ -24,27 +24,29 @@ use crate::status::{RaftStatus, Role};
 /// Between the two dials that have to be refused.
 const SECOND_LOOK: Duration = Duration::from_millis(5);
 /// Of a dial, and of another voter's answer: later the timers are as fast.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two campaigns of this kind, and between two connections to a leader that ends them.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps an idle connection to the leader, and acts on its end.
 pub(crate) async fn follow(node: Weak<Inner>) {
+    let mut told = None;
     loop {
         let Some(status) = node.upgrade().map(|inner| RaftNode(inner).status_watch()) else {
             return;
         };
-        if !watch_leader(&node, status).await {
+        if !watch_leader(&node, status, &mut told).await {
             return;
         }
     }
 }
 
 /// Until there may be another leader, or the pause after this one's connection has passed; `false` once
-/// this node has ended.
+/// this node has ended. `told` is the leader of whom the log says that it is watched.
 async fn watch_leader(
     node: &Weak<Inner>,
     mut status: tokio::sync::watch::Receiver<RaftStatus>,
+    told: &mut Option<u64>,
 ) -> bool {
     let now = status.borrow_and_update().clone();
     let leader = now.leader.filter(|_| now.role == Role::Follower);
@@ -56,9 +58,18 @@ async fn watch_leader(
         return status.changed().await.is_ok();
     };
     let begun = Instant::now();
+    let watched = connection_ends(&net, &address, || {
+        if *told != leader {
+            info!(
+                "watching the peer port of node {}, which leads",
+                leader.unwrap_or(0)
+            );
+            *told = leader;
+        }
+    });
     tokio::select! {
         changed = status.changed() => return changed.is_ok(),
-        () = connection_ends(&net, &address) => {}
+        () = watched => {}
     }
     let Some(inner) = node.upgrade() else {
         return false;
@@ -73,8 +84,9 @@ async fn watch_leader(
 }
 
 /// Also when there never was one: both are reasons to look closer.
-async fn connection_ends(net: &Net, address: &str) {
+async fn connection_ends(net: &Net, address: &str, begun: impl FnOnce()) {
     if let Ok(Ok(mut idle)) = timeout(PATIENCE, net.dial(address)).await {
+        begun();
         // Nothing is ever said on it: whatever this returns is its end.
         drop(idle.read(&mut [0]).await);
     }

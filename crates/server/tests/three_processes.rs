@@ -47,13 +47,18 @@ fn followers_that_the_dead_leader_refuses_campaign_at_once() {
     }
     must(cluster.start_missing());
     let (leader, pid) = cluster.leader();
+    let survivors = (0..3).filter(|i| *i != leader);
+    wait_for("both followers to watch the leader", || {
+        let watching = format!("watching the peer port of node {}", leader + 1);
+        let is_watched = |i| cluster.log(i).contains(&watching);
+        survivors.clone().all(is_watched).then_some(())
+    });
     kill(pid, Signal::KILL);
     wait_for("another leader", || {
         let status = cluster.status();
         let index = status.iter().position(|(role, _)| role == "leader")?;
         (index != leader).then_some(())
     });
-    let survivors = (0..3).filter(|i| *i != leader);
     let n_campaigns = survivors
         .filter(|i| cluster.log(*i).contains("campaigning without waiting"))
         .count();
