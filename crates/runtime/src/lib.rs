@@ -1,19 +1,23 @@
 //! The node agent: runs instances, says truthfully what runs, and obeys only current owners.
 //!
-//! Two drivers: `process` for programs, `fake` for simulated instances. Instances die with the
-//! node's process (`kill`); adoption after a restart belongs to a later step, so output goes
-//! through pipes, not FIFOs.
+//! Two drivers: `process` for programs, `fake` for simulated instances. Programs die with the
+//! node's process (`kill`), or outlive it and are adopted by its next one (`adopt`): that one reads
+//! what was written down of each ([`handle`]), goes on with what it finds ([`recovery`]), and later
+//! ends what belongs to nobody ([`sweep`]).
 
 pub mod agent;
 mod command_ledger;
 pub mod driver;
 pub mod fake;
+mod handle;
 pub mod launch;
 pub mod life;
 pub mod logs;
 pub mod ports;
 pub mod process;
+mod recovery;
 pub mod startstop;
+mod sweep;
 
 pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};
 pub use fake::FakeConfig;

@@ -174,6 +174,7 @@ impl Site {
                 min_ms: self.plan.boot_ms.0,
                 max_ms: self.plan.boot_ms.1,
             }),
+            on_node_exit: None,
             instance_ports: 20_000,
             shutdown_grace: 30,
             gateway: GatewaySettings::default(),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nihilo_types::node_config::{DriverKind, GatewaySettings, Member, NodeConfig, Profile};
+use nihilo_types::node_config::{
+    DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit, Profile,
+};
 
 use crate::command::node;
 use crate::failure::{Failure, Result, exit};
@@ -149,6 +151,8 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         capacity: 100,
         driver: DriverKind::Process,
         fake_boot: None,
+        // What is tried out leaves nothing behind.
+        on_node_exit: Some(OnNodeExit::Kill),
         instance_ports: instance_ports(above(number), offset),
         shutdown_grace: 30,
         gateway: GatewaySettings::default(),

@@ -156,3 +156,9 @@ fn an_agent_that_joins_without_being_listed_is_found() {
 fn a_start_that_overtakes_its_list_is_found() {
     finds(Plant::NoSeqCheck, "cap");
 }
+
+/// The owner and what it had counted are gone together; the next one lists who is left.
+#[test]
+fn a_new_owner_that_forgets_who_was_lost_is_found() {
+    finds(Plant::NewOwnerForgetsTheLost, "cap");
+}

@@ -28,6 +28,7 @@ pub(crate) enum Plant {
     ReloadForgetsStarts,
     OldSessionStaysOpen,
     NoListAfterJoin,
+    NewOwnerForgetsTheLost,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +105,8 @@ pub(crate) enum Action {
     Deliver(Message, bool),
     Lose(Message),
     GraceOver(usize, Instance),
+    /// Of a node that a new owner waits for, whatever it may have run.
+    WaitOver(usize, usize),
     Reload(usize),
     Crash(usize),
     Restart(usize),
@@ -153,7 +156,11 @@ impl Ownership {
             .as_ref()
             .is_none_or(|owner| owner.epoch != after.epoch)
         {
-            node.owner = Some(Owner::new(after.epoch, agents));
+            // Where instances die with their node, nobody comes back with any.
+            let waits = self.adopts && !self.has(Plant::NewOwnerForgetsTheLost);
+            let is_lost = |at: &usize| waits && !after.sessions.values().any(|open| open == at);
+            let awaited = (0..N).filter(is_lost).collect();
+            node.owner = Some(Owner::new(after.epoch, agents, awaited));
             return;
         }
         for (ended, at) in before
@@ -309,7 +316,8 @@ impl Ownership {
     }
 
     fn may_start(&self, owner: &Owner) -> bool {
-        let complete = owner.waiting.is_empty() || self.has(Plant::KeeperDoesNotWait);
+        let complete = owner.waiting.is_empty() && owner.awaited.is_empty()
+            || self.has(Plant::KeeperDoesNotWait);
         complete && owner.rows.len() < CAP && owner.seq < MAX_SEQ
     }
 }
@@ -371,7 +379,7 @@ impl Model for Ownership {
             ..Node::default()
         };
         let mut first = node(1);
-        first.owner = Some(Owner::new(1, BTreeSet::new()));
+        first.owner = Some(Owner::new(1, BTreeSet::new(), BTreeSet::new()));
         vec![State {
             log: vec![Entry::Open { node: 0 }, Entry::Open { node: 1 }],
             nodes: [first, node(2)],
@@ -430,6 +438,7 @@ impl Model for Ownership {
                 .iter()
                 .filter(|(_, row)| matches!(row, Row::Stranded { .. }));
             actions.extend(stranded.map(|(id, _)| Action::GraceOver(n, *id)));
+            actions.extend(owner.awaited.iter().map(|at| Action::WaitOver(n, *at)));
             if !owner.has_reloaded {
                 actions.push(Action::Reload(n));
             }
@@ -506,6 +515,12 @@ impl Model for Ownership {
                     // Back within the grace: its list comes first, and counts it again.
                     state.is_excused |= !table.sessions.values().any(|at| *at == node);
                 }
+            }
+            Action::WaitOver(n, at) => {
+                let table = self.table(&state, n);
+                let owner = state.nodes[n].owner.as_mut()?;
+                owner.awaited.remove(&at);
+                state.is_excused |= !table.sessions.values().any(|open| *open == at);
             }
             Action::Reload(n) => {
                 let owner = state.nodes[n].owner.as_mut()?;

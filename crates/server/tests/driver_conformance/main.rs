@@ -2,6 +2,8 @@
 //! evidence an owner relies on. What only real programs can show follows below it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adoption;
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,17 +37,7 @@ struct Harness {
 impl Harness {
     fn new(driver: DriverConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let admission = LocalInstances::default();
-        let config = AgentConfig {
-            node_name: "node1".into(),
-            executable: env!("CARGO_BIN_EXE_nihilo").into(),
-            dir: dir.path().into(),
-            capacity: 3,
-            driver,
-            host: Host::default(),
-            orders: None,
-        };
-        let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+        let (agent, admission) = agent_in(dir.path(), driver);
         agent.set_accepting(true);
         Self {
             agent,
@@ -55,13 +47,18 @@ impl Harness {
     }
 
     fn process() -> Self {
-        // Agents that run at the same time need ports of their own: to an agent, whatever listens
-        // on an instance's port is the instance.
-        static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
-        let block = u16::try_from(std::process::id() % 10).unwrap();
-        let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
-        let first_port = 20_000 + block * 1_000 + place % 50 * 20;
-        Self::new(DriverConfig::Process { first_port })
+        let (first_port, adopts) = (free_ports(), false);
+        Self::new(DriverConfig::Process { first_port, adopts })
+    }
+
+    /// Programs that would outlive the node, were it killed.
+    fn outliving() -> Self {
+        let (first_port, adopts) = (free_ports(), true);
+        Self::new(DriverConfig::Process { first_port, adopts })
+    }
+
+    fn of_programs() -> [Self; 2] {
+        [Self::process(), Self::outliving()]
     }
 
     fn fake() -> Self {
@@ -110,6 +107,31 @@ impl Harness {
         self.start(spec).unwrap();
         reached(&mut events, &spec.id, InstanceState::Destroyed).await
     }
+}
+
+/// An agent that takes no orders yet.
+fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
+    let admission = LocalInstances::default();
+    let config = AgentConfig {
+        node_name: "node1".into(),
+        executable: env!("CARGO_BIN_EXE_nihilo").into(),
+        dir: dir.into(),
+        capacity: 3,
+        driver,
+        host: Host::default(),
+        orders: None,
+    };
+    let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+    (agent, admission)
+}
+
+/// Agents that run at the same time need ports of their own: to an agent, whatever listens on an
+/// instance's port is the instance.
+fn free_ports() -> u16 {
+    static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
+    let block = u16::try_from(std::process::id() % 10).unwrap();
+    let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
+    20_000 + block * 1_000 + place % 50 * 20
 }
 
 /// The first report of `id` in `state`.
@@ -174,6 +196,7 @@ fn answers(address: std::net::SocketAddr) -> bool {
 async fn each_driver<F: Future<Output = ()>>(check: impl Fn(Harness) -> F) {
     check(Harness::fake()).await;
     check(Harness::process()).await;
+    check(Harness::outliving()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -444,7 +467,7 @@ async fn a_node_whose_time_is_up_kills_what_a_request_holds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_is_built_from_nothing() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     let spec = InstanceSpec {
         env: vec![("GREETING".into(), "hello there".into())],
         ..shell("env", 1)
@@ -484,13 +507,14 @@ async fn the_environment_is_built_from_nothing() {
         );
     }
     assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
     // What this test's own parent left open for everybody is not the node's to give.
     let theirs = inheritable_descriptors();
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     let _own = std::fs::File::open("/proc/self/stat").unwrap();
     let spec = shell("ls /proc/$$/fd; cat", 1);
     let report = harness.run(&spec).await;
@@ -500,6 +524,7 @@ async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
         let descriptor = String::from_utf8(line).unwrap();
         let known = ["0", "1", "2"].contains(&descriptor.as_str());
         assert!(known || theirs.contains(&descriptor), "{descriptor}");
+    }
     }
 }
 
@@ -521,7 +546,7 @@ fn inheritable_descriptors() -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_working_directory_is_the_one_asked_for_or_named() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     let spec_in = |dir: &Path, counter| InstanceSpec {
         working_dir: dir.to_str().unwrap().into(),
         ..shell("pwd", counter)
@@ -539,11 +564,12 @@ async fn the_working_directory_is_the_one_asked_for_or_named() {
         cause.contains("no such directory `/no/such/dir`"),
         "{cause}"
     );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_does_not_exist_is_named() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     let spec = InstanceSpec {
         command: vec!["/no/such/command".into()],
         ..spec("file:///bin/sh", 1)
@@ -553,11 +579,12 @@ async fn a_command_that_does_not_exist_is_named() {
         panic!("{report:?}");
     };
     assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_is_kept_byte_for_byte_and_long_lines_are_cut() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
                   printf 'no newline'";
     let spec = shell(script, 1);
@@ -576,11 +603,12 @@ async fn output_is_kept_byte_for_byte_and_long_lines_are_cut() {
     let shown = report.last_output.join("\n");
     assert!(shown.contains("caf\u{fffd}"), "{shown}");
     assert!(report.last_output.iter().all(|line| line.len() <= 1024));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descendants_go_with_it_wherever_they_went() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     // One stays in the group, one leaves it; both ignore what can be ignored.
     let script = "trap '' TERM HUP\n\
                   sleep 300 & echo $!\n\
@@ -603,11 +631,12 @@ async fn descendants_go_with_it_wherever_they_went() {
         let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         assert!(left.is_empty(), "process {pid} outlived its instance");
     }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_listens_elsewhere_is_told_so() {
-    let harness = Harness::process();
+    for harness in Harness::of_programs() {
     // The program overrides the port it was given: the usual mistake.
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = elsewhere.local_addr().unwrap().port();
@@ -624,4 +653,5 @@ async fn one_that_listens_elsewhere_is_told_so() {
         last,
         &format!("the app listens on port {port}, not on $PORT ({given})")
     );
+    }
 }
