@@ -228,7 +228,9 @@ fn lost_before(shared: &Shared) -> BTreeMap<NodeId, u64> {
     read(shared.ports.state.as_ref(), |state| {
         let open: BTreeSet<_> = state.sessions().map(|s| s.opened.node).collect();
         let members = state.members().filter(|member| !member.is_removed());
-        let absent = members.map(|member| member.id).filter(|id| !open.contains(id));
+        let absent = members
+            .map(|member| member.id)
+            .filter(|id| !open.contains(id));
         absent.map(|id| (id, until_ms)).collect()
     })
 }

@@ -390,7 +390,12 @@ mod tests {
         keeper.session_ended(FROM.0, false, 1_000);
         let next = SessionId(12);
         // It has to be looked at again before it serves, which is no step back.
-        keeper.listed((next, FROM.1), 5, vec![report(InstanceState::Booting)], 2_000);
+        keeper.listed(
+            (next, FROM.1),
+            5,
+            vec![report(InstanceState::Booting)],
+            2_000,
+        );
         assert!(keeper.sweep(60_000).is_empty());
         let row = &keeper.table.instances[&InstanceId::from("r-1-1")];
         assert_eq!(row.session, next);

@@ -230,7 +230,10 @@ mod tests {
     fn another_version_is_named() {
         let text = String::from_utf8(encode(&record()).unwrap()).unwrap();
         let later = text.replacen(" 1 ", " 2 ", 1);
-        assert!(matches!(decode(later.as_bytes()), Err(HandleError::Version(2))));
+        assert!(matches!(
+            decode(later.as_bytes()),
+            Err(HandleError::Version(2))
+        ));
     }
 
     #[test]

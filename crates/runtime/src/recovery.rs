@@ -45,7 +45,10 @@ pub(crate) fn recover(inner: &Arc<Inner>, driver: &Arc<ProcessDriver>, left: Vec
             }
         }
     }
-    info!(n_adopted, n_gone, "instances of this node's earlier process");
+    info!(
+        n_adopted,
+        n_gone, "instances of this node's earlier process"
+    );
 }
 
 /// Returns whether it was adopted.

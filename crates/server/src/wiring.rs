@@ -38,6 +38,7 @@ use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
@@ -46,7 +47,6 @@ use crate::peer::owner_ledger::OwnerLedger;
 use crate::peer::owner_service::OwnerService;
 use crate::peer::relay::Relays;
 use crate::peer::remote::Remote;
-use crate::on_node_exit;
 use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,

@@ -102,10 +102,16 @@ impl Trial {
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster =
-            LocalCluster::start(&nodes, binary, (profile, options.on_node_exit), options.place, &options.variables)
-                .await?;
-        let adopts = options.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
+        let cluster = LocalCluster::start(
+            &nodes,
+            binary,
+            (profile, options.on_node_exit),
+            options.place,
+            &options.variables,
+        )
+        .await?;
+        let adopts =
+            options.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let mut gateways = cluster.gateways();
         gateways.push(cluster.guest_gateway());

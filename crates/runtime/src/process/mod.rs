@@ -315,12 +315,7 @@ impl Driver for ProcessDriver {
         })
     }
 
-    fn recover(
-        &self,
-        id: &InstanceId,
-        trace: &Trace,
-        output: &Output,
-    ) -> Option<Started<Process>> {
+    fn recover(&self, id: &InstanceId, trace: &Trace, output: &Output) -> Option<Started<Process>> {
         let adopted = Adopted::find(*trace, |pid| self.mark.is_on(pid, id))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, trace.port));
         self.ports.lock().taken(trace.port);

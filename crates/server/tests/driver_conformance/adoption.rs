@@ -109,7 +109,10 @@ fn is_alive(pid: u32) -> bool {
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + LIMIT;
     while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not within {LIMIT:?}: {what}"
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -144,7 +147,9 @@ fn an_instance_outlives_its_node_and_serves_under_the_next_process() {
             let other = super::spec("demo/hello", counter);
             life.agent.start(SHARD, EPOCH, 2, other).unwrap();
         }
-        let refused = life.agent.start(SHARD, EPOCH, 2, super::spec("demo/hello", 4));
+        let refused = life
+            .agent
+            .start(SHARD, EPOCH, 2, super::spec("demo/hello", 4));
         assert!(matches!(refused, Err(AgentError::NoCapacity { .. })));
         let again = life.agent.start(SHARD, EPOCH, 2, spec.clone()).unwrap();
         assert_eq!(again.pid, before.pid);
@@ -203,7 +208,11 @@ fn output_goes_on_and_nothing_printed_meanwhile_is_lost() {
     });
     let file = std::fs::read_to_string(node.instance_dir(&spec.id).join("output.log")).unwrap();
     for word in ["away", "back"] {
-        assert_eq!(file.lines().filter(|line| *line == word).count(), 2, "{file}");
+        assert_eq!(
+            file.lines().filter(|line| *line == word).count(),
+            2,
+            "{file}"
+        );
     }
 }
 
@@ -303,9 +312,15 @@ fn a_process_that_adopts_nothing_ends_what_it_finds() {
 fn what_belongs_to_no_instance_is_swept_once_there_is_a_session() {
     let node = Node::new();
     let (orphan, known) = (spec("demo/hello", 1), spec("demo/hello", 2));
-    let of_orphan = node.leave_running(&orphan, InstanceState::Ready).pid.unwrap();
+    let of_orphan = node
+        .leave_running(&orphan, InstanceState::Ready)
+        .pid
+        .unwrap();
     std::fs::remove_dir_all(node.instance_dir(&orphan.id)).unwrap();
-    let of_known = node.leave_running(&known, InstanceState::Ready).pid.unwrap();
+    let of_known = node
+        .leave_running(&known, InstanceState::Ready)
+        .pid
+        .unwrap();
     node.live(async |life| {
         life.agent.set_accepting(true);
         let swept = tokio::task::spawn_blocking(move || {

@@ -468,45 +468,45 @@ async fn a_node_whose_time_is_up_kills_what_a_request_holds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_is_built_from_nothing() {
     for harness in Harness::of_programs() {
-    let spec = InstanceSpec {
-        env: vec![("GREETING".into(), "hello there".into())],
-        ..shell("env", 1)
-    };
-    let report = harness.run(&spec).await;
-    assert_eq!(report.exit, Some(Exit::Code(0)));
-    let lines = harness.output(&spec.id);
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|line| String::from_utf8_lossy(line))
-        .collect();
-    let port = report.address.unwrap().port();
-    for wanted in [
-        "GREETING=hello there",
-        "PATH=/usr/local/bin:/usr/bin:/bin",
-        "HOST=127.0.0.1",
-        "K_SERVICE=hello",
-        "K_CONFIGURATION=hello",
-        "K_REVISION=hello-00001",
-        "NIHILO_NODE=node1",
-        &format!("PORT={port}"),
-        &format!("NIHILO_INSTANCE={}", spec.id),
-    ] {
-        assert!(
-            lines.iter().any(|line| line == wanted),
-            "{wanted} in {lines:#?}"
-        );
-    }
-    let ours = |name: &str| name.starts_with("K_") || name.starts_with("NIHILO_");
-    let shells = ["PWD", "SHLVL", "_", "OLDPWD"];
-    let known = ["GREETING", "PATH", "HOME", "HOST", "PORT"];
-    for line in &lines {
-        let name = line.split('=').next().unwrap();
-        assert!(
-            ours(name) || known.contains(&name) || shells.contains(&name),
-            "{line}"
-        );
-    }
-    assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
+        let spec = InstanceSpec {
+            env: vec![("GREETING".into(), "hello there".into())],
+            ..shell("env", 1)
+        };
+        let report = harness.run(&spec).await;
+        assert_eq!(report.exit, Some(Exit::Code(0)));
+        let lines = harness.output(&spec.id);
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|line| String::from_utf8_lossy(line))
+            .collect();
+        let port = report.address.unwrap().port();
+        for wanted in [
+            "GREETING=hello there",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "HOST=127.0.0.1",
+            "K_SERVICE=hello",
+            "K_CONFIGURATION=hello",
+            "K_REVISION=hello-00001",
+            "NIHILO_NODE=node1",
+            &format!("PORT={port}"),
+            &format!("NIHILO_INSTANCE={}", spec.id),
+        ] {
+            assert!(
+                lines.iter().any(|line| line == wanted),
+                "{wanted} in {lines:#?}"
+            );
+        }
+        let ours = |name: &str| name.starts_with("K_") || name.starts_with("NIHILO_");
+        let shells = ["PWD", "SHLVL", "_", "OLDPWD"];
+        let known = ["GREETING", "PATH", "HOME", "HOST", "PORT"];
+        for line in &lines {
+            let name = line.split('=').next().unwrap();
+            assert!(
+                ours(name) || known.contains(&name) || shells.contains(&name),
+                "{line}"
+            );
+        }
+        assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
     }
 }
 
@@ -515,16 +515,16 @@ async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
     // What this test's own parent left open for everybody is not the node's to give.
     let theirs = inheritable_descriptors();
     for harness in Harness::of_programs() {
-    let _own = std::fs::File::open("/proc/self/stat").unwrap();
-    let spec = shell("ls /proc/$$/fd; cat", 1);
-    let report = harness.run(&spec).await;
-    // Standard input is at its end, so `cat` ends too.
-    assert_eq!(report.exit, Some(Exit::Code(0)));
-    for line in harness.output(&spec.id) {
-        let descriptor = String::from_utf8(line).unwrap();
-        let known = ["0", "1", "2"].contains(&descriptor.as_str());
-        assert!(known || theirs.contains(&descriptor), "{descriptor}");
-    }
+        let _own = std::fs::File::open("/proc/self/stat").unwrap();
+        let spec = shell("ls /proc/$$/fd; cat", 1);
+        let report = harness.run(&spec).await;
+        // Standard input is at its end, so `cat` ends too.
+        assert_eq!(report.exit, Some(Exit::Code(0)));
+        for line in harness.output(&spec.id) {
+            let descriptor = String::from_utf8(line).unwrap();
+            let known = ["0", "1", "2"].contains(&descriptor.as_str());
+            assert!(known || theirs.contains(&descriptor), "{descriptor}");
+        }
     }
 }
 
@@ -547,111 +547,111 @@ fn inheritable_descriptors() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_working_directory_is_the_one_asked_for_or_named() {
     for harness in Harness::of_programs() {
-    let spec_in = |dir: &Path, counter| InstanceSpec {
-        working_dir: dir.to_str().unwrap().into(),
-        ..shell("pwd", counter)
-    };
-    let here = spec_in(harness.dir.path(), 1);
-    harness.run(&here).await;
-    let shown = harness.output(&here.id);
-    assert_eq!(shown, [harness.dir.path().to_str().unwrap().as_bytes()]);
-    let nowhere = harness.run(&spec_in(Path::new("/no/such/dir"), 2)).await;
-    let Some(Exit::StartFailed { stage, cause }) = nowhere.exit else {
-        panic!("{nowhere:?}");
-    };
-    assert_eq!(stage, "working-dir");
-    assert!(
-        cause.contains("no such directory `/no/such/dir`"),
-        "{cause}"
-    );
+        let spec_in = |dir: &Path, counter| InstanceSpec {
+            working_dir: dir.to_str().unwrap().into(),
+            ..shell("pwd", counter)
+        };
+        let here = spec_in(harness.dir.path(), 1);
+        harness.run(&here).await;
+        let shown = harness.output(&here.id);
+        assert_eq!(shown, [harness.dir.path().to_str().unwrap().as_bytes()]);
+        let nowhere = harness.run(&spec_in(Path::new("/no/such/dir"), 2)).await;
+        let Some(Exit::StartFailed { stage, cause }) = nowhere.exit else {
+            panic!("{nowhere:?}");
+        };
+        assert_eq!(stage, "working-dir");
+        assert!(
+            cause.contains("no such directory `/no/such/dir`"),
+            "{cause}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_does_not_exist_is_named() {
     for harness in Harness::of_programs() {
-    let spec = InstanceSpec {
-        command: vec!["/no/such/command".into()],
-        ..spec("file:///bin/sh", 1)
-    };
-    let report = harness.run(&spec).await;
-    let Some(Exit::StartFailed { cause, .. }) = report.exit else {
-        panic!("{report:?}");
-    };
-    assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+        let spec = InstanceSpec {
+            command: vec!["/no/such/command".into()],
+            ..spec("file:///bin/sh", 1)
+        };
+        let report = harness.run(&spec).await;
+        let Some(Exit::StartFailed { cause, .. }) = report.exit else {
+            panic!("{report:?}");
+        };
+        assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_is_kept_byte_for_byte_and_long_lines_are_cut() {
     for harness in Harness::of_programs() {
-    let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
+        let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
                   printf 'no newline'";
-    let spec = shell(script, 1);
-    let report = harness.run(&spec).await;
-    let lines = harness.output(&spec.id);
-    let total: usize = lines
-        .iter()
-        .filter(|line| line.starts_with(b"x"))
-        .map(Vec::len)
-        .sum();
-    assert_eq!(total, 20_000);
-    assert!(lines.iter().all(|line| line.len() <= 16 * 1024));
-    assert!(lines.contains(&b"caf\xe9".to_vec()));
-    assert_eq!(lines.last().unwrap(), b"no newline");
-    // For people: escaped, and at most 1 KiB of each.
-    let shown = report.last_output.join("\n");
-    assert!(shown.contains("caf\u{fffd}"), "{shown}");
-    assert!(report.last_output.iter().all(|line| line.len() <= 1024));
+        let spec = shell(script, 1);
+        let report = harness.run(&spec).await;
+        let lines = harness.output(&spec.id);
+        let total: usize = lines
+            .iter()
+            .filter(|line| line.starts_with(b"x"))
+            .map(Vec::len)
+            .sum();
+        assert_eq!(total, 20_000);
+        assert!(lines.iter().all(|line| line.len() <= 16 * 1024));
+        assert!(lines.contains(&b"caf\xe9".to_vec()));
+        assert_eq!(lines.last().unwrap(), b"no newline");
+        // For people: escaped, and at most 1 KiB of each.
+        let shown = report.last_output.join("\n");
+        assert!(shown.contains("caf\u{fffd}"), "{shown}");
+        assert!(report.last_output.iter().all(|line| line.len() <= 1024));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descendants_go_with_it_wherever_they_went() {
     for harness in Harness::of_programs() {
-    // One stays in the group, one leaves it; both ignore what can be ignored.
-    let script = "trap '' TERM HUP\n\
+        // One stays in the group, one leaves it; both ignore what can be ignored.
+        let script = "trap '' TERM HUP\n\
                   sleep 300 & echo $!\n\
                   setsid sleep 300 & echo $!\n\
                   wait";
-    let spec = InstanceSpec {
-        termination_grace_ms: 100,
-        boot_deadline_ms: 500,
-        ..shell(script, 1)
-    };
-    let report = harness.run(&spec).await;
-    assert!(
-        matches!(report.exit, Some(Exit::NeverReady { .. })),
-        "{report:?}"
-    );
-    let pids = harness.output(&spec.id);
-    assert_eq!(pids.len(), 2);
-    for pid in &pids {
-        let pid = std::str::from_utf8(pid).unwrap();
-        let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        assert!(left.is_empty(), "process {pid} outlived its instance");
-    }
+        let spec = InstanceSpec {
+            termination_grace_ms: 100,
+            boot_deadline_ms: 500,
+            ..shell(script, 1)
+        };
+        let report = harness.run(&spec).await;
+        assert!(
+            matches!(report.exit, Some(Exit::NeverReady { .. })),
+            "{report:?}"
+        );
+        let pids = harness.output(&spec.id);
+        assert_eq!(pids.len(), 2);
+        for pid in &pids {
+            let pid = std::str::from_utf8(pid).unwrap();
+            let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            assert!(left.is_empty(), "process {pid} outlived its instance");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_listens_elsewhere_is_told_so() {
     for harness in Harness::of_programs() {
-    // The program overrides the port it was given: the usual mistake.
-    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = elsewhere.local_addr().unwrap().port();
-    drop(elsewhere);
-    let nihilo = env!("CARGO_BIN_EXE_nihilo");
-    let spec = InstanceSpec {
-        boot_deadline_ms: 1_500,
-        ..shell(&format!("PORT={port} exec {nihilo} demo-app hello"), 1)
-    };
-    let report = harness.run(&spec).await;
-    let last = report.last_output.last().unwrap();
-    let given = report.address.unwrap().port();
-    assert_eq!(
-        last,
-        &format!("the app listens on port {port}, not on $PORT ({given})")
-    );
+        // The program overrides the port it was given: the usual mistake.
+        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = elsewhere.local_addr().unwrap().port();
+        drop(elsewhere);
+        let nihilo = env!("CARGO_BIN_EXE_nihilo");
+        let spec = InstanceSpec {
+            boot_deadline_ms: 1_500,
+            ..shell(&format!("PORT={port} exec {nihilo} demo-app hello"), 1)
+        };
+        let report = harness.run(&spec).await;
+        let last = report.last_output.last().unwrap();
+        let given = report.address.unwrap().port();
+        assert_eq!(
+            last,
+            &format!("the app listens on port {port}, not on $PORT ({given})")
+        );
     }
 }

@@ -262,7 +262,9 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
         return Verdict::unknown("no revision has a max-scale");
     }
     let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
-    let Some(mut declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>(), evidences.adopts) else {
+    let Some(mut declared_down) =
+        sessions::declared_down(&logs.collect::<Vec<_>>(), evidences.adopts)
+    else {
         return Verdict::harness_fault("the output of a node cannot be read");
     };
     declared_down.extend(evidences.removed.iter().cloned());
