@@ -1,6 +1,7 @@
 //! The first process of an instance: our own child, or one that an earlier process of this node
 //! has started.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nihilo_types::instance::Exit;
@@ -34,8 +35,8 @@ impl Adopted {
         let is_it = stat::start_ticks(trace.pid) == Some(trace.start_ticks)
             && !stat::is_zombie(trace.pid)
             && is_marked(pid);
-        let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE).ok()?;
-        is_it.then_some(Self { trace, descriptor })
+        let descriptor = is_it.then(|| watch(descriptor))?.ok()?;
+        Some(Self { trace, descriptor })
     }
 
     async fn wait(&self) {
@@ -80,6 +81,13 @@ impl Leader {
             Leader::Adopted(_) => self.signal_group(Signal::KILL),
         }
     }
+}
+
+/// A process's descriptor becomes readable with its end.
+#[allow(unsafe_code)]
+fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 fn pid_of(pid: u32) -> Option<Pid> {

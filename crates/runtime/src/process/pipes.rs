@@ -12,11 +12,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::pipe::fcntl_setpipe_size;
-use std::os::unix::fs::OpenOptionsExt;
 use tokio::net::unix::pipe::{self, Receiver};
 
 const OUT: &str = "out";
@@ -66,7 +66,7 @@ fn end(path: PathBuf) -> io::Result<File> {
     let end = options.read(true).write(true).custom_flags(no_follow);
     let end = end.open(path)?;
     // A host may grant less, or a user have used up what it grants: then the pipe is smaller.
-    drop(fcntl_setpipe_size(&end, CAPACITY));
+    let _ = fcntl_setpipe_size(&end, CAPACITY);
     Ok(end)
 }
 
