@@ -415,9 +415,11 @@ impl Trial {
         }
         for node in nodes {
             let childless_ns = self.cluster.kill(*node).await?;
-            // They have no more power than their node.
-            let name = node_name(*node);
-            proc_scan::kill(&self.ledger, |process| process.node == name);
+            if self.evidences.adopts {
+                // They have no more power than their node.
+                let name = node_name(*node);
+                proc_scan::kill(&self.ledger, |process| process.node == name);
+            }
             self.until_empty(*node, childless_ns).await;
         }
         for node in nodes {
