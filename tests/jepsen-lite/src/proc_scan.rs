@@ -39,7 +39,7 @@ pub fn kill(ledger: &Path, wanted: impl Fn(&Process) -> bool) {
     for process in instances(ledger).iter().filter(|process| wanted(process)) {
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            drop(kill_process(pid, Signal::KILL));
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }

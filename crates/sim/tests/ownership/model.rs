@@ -37,6 +37,8 @@ pub(crate) struct Ownership {
     pub(crate) adopts: bool,
     /// The one link that may be cut, and heal.
     pub(crate) link: Cut,
+    /// One instance runs from the beginning, where its owner is.
+    pub(crate) is_warm: bool,
     pub(crate) plant: Option<Plant>,
 }
 
@@ -118,6 +120,7 @@ impl Ownership {
         Self {
             adopts,
             link,
+            is_warm: false,
             plant: None,
         }
     }
@@ -379,7 +382,12 @@ impl Model for Ownership {
             ..Node::default()
         };
         let mut first = node(1);
-        first.owner = Some(Owner::new(1, BTreeSet::new(), BTreeSet::new()));
+        let mut owner = Owner::new(1, BTreeSet::new(), BTreeSet::new());
+        if self.is_warm {
+            owner.rows.insert(1, Row::Reported { session: 1 });
+            first.running.insert(1);
+        }
+        first.owner = Some(owner);
         vec![State {
             log: vec![Entry::Open { node: 0 }, Entry::Open { node: 1 }],
             nodes: [first, node(2)],
@@ -387,7 +395,7 @@ impl Model for Ownership {
             cut: Cut::None,
             cuts_left: u8::from(self.link != Cut::None),
             crashes_left: MAX_CRASHES,
-            starts_left: MAX_STARTS,
+            starts_left: MAX_STARTS - u8::from(self.is_warm),
             is_excused: false,
             has_adopted: false,
             has_relayed: false,

@@ -157,7 +157,8 @@ impl LocalNode {
     }
 
     /// kill -9; returns when the process is gone, with the time at which the last of its children
-    /// was. Unless they outlive it, they shall die with it, and everything that is judged by that wants the moment exactly.
+    /// was. Unless they outlive it, they shall die with it, and everything that is judged by that
+    /// wants the moment exactly.
     ///
     /// # Errors
     /// It does not run, or cannot be killed.
