@@ -63,6 +63,12 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(end_everything(self.dir.path()));
+    }
+}
+
 struct Life {
     agent: Agent,
     admission: LocalInstances,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nihilo_gateway::LocalInstances;
 use nihilo_host::Host;
+use nihilo_runtime::process::end_everything;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
@@ -106,6 +107,13 @@ impl Harness {
         let mut events = self.agent.subscribe();
         self.start(spec).unwrap();
         reached(&mut events, &spec.id, InstanceState::Destroyed).await
+    }
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        // What outlives a node outlives no test.
+        drop(end_everything(self.dir.path()));
     }
 }
 
