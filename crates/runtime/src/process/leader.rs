@@ -15,7 +15,7 @@ use crate::driver::Trace;
 
 #[derive(Debug)]
 pub(super) enum Leader {
-    Child(Child),
+    Child(Box<Child>),
     Adopted(Adopted),
 }
 

@@ -258,7 +258,7 @@ impl Driver for ProcessDriver {
         });
         let handle = Process {
             id: spec.id.clone(),
-            leader: Leader::Child(child),
+            leader: Leader::Child(Box::new(child)),
             pid,
             address,
             output: output.clone(),
