@@ -16,7 +16,7 @@ use nihilo_raft::{anew, backup::Backup};
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::id::{LogIndex, NodeId, ObjectKey, ShardId};
-use nihilo_types::node_config::{Member, NodeConfig};
+use nihilo_types::node_config::{Member, NodeConfig, OnNodeExit};
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
@@ -210,6 +210,8 @@ impl Filling {
         config.admin_port += of_node;
         config.peer_port += of_node;
         config.instance_ports += of_instances;
+        // Benches kill their nodes, and nothing shall be left of them.
+        config.on_node_exit = Some(OnNodeExit::Kill);
         let backup = Backup::of(self.state, CLUSTER, self.index);
         let place = anew::Place {
             name: config.name.clone(),

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nihilo_entity::keeper::Keeper;
+use nihilo_entity::keeper::{Keeper, RESTART_GRACE_MS};
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_failpoint::{Point, hit};
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
-use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
+use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 use tracing::{debug, info};
 
@@ -31,6 +31,9 @@ struct Progress {
     ownership_at: LogIndex,
     sessions: BTreeMap<SessionId, Arc<Session>>,
     owned: BTreeMap<ShardId, Epoch>,
+    /// Nodes that were lost and whose instances outlive them, and until when each may be back
+    /// before these are replaced: who gains a shard has no rows of what its last owner counted.
+    lost: BTreeMap<NodeId, u64>,
     follower: Follower,
     routes: RouteFeed,
 }
@@ -43,6 +46,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         ownership_at: LogIndex(0),
         sessions: BTreeMap::new(),
         owned: BTreeMap::new(),
+        lost: lost_before(&shared),
         follower: Follower::default(),
         routes: RouteFeed::start(&shared),
     };
@@ -151,17 +155,26 @@ impl Progress {
             }
             shared.agents.remove(*id);
             // A node that leaves answers what it has begun; from one that is lost nothing comes.
-            match read(shared.ports.state.as_ref(), |state| state.has_left(*id)) {
+            let has_left = read(shared.ports.state.as_ref(), |state| state.has_left(*id));
+            match has_left {
                 true => shared.ports.gateway.session_left(*id),
                 false => shared.ports.gateway.session_down(*id),
             }
-            shared.session_ended(*id, session.opened.kills_instances_on_exit);
+            // Who leaves in good order has stopped everything before.
+            let dies = session.opened.kills_instances_on_exit || has_left;
+            if !dies {
+                let until_ms = shared.now_ms() + RESTART_GRACE_MS;
+                self.lost.insert(session.opened.node, until_ms);
+            }
+            shared.session_ended(*id, dies);
         }
     }
 
     fn begin_sessions(&mut self, shared: &Arc<Shared>, open: &BTreeMap<SessionId, Arc<Session>>) {
         let known = shared.agents.sessions();
         for (id, session) in open {
+            // Its agent's list is waited for from here on.
+            self.lost.remove(&session.opened.node);
             if !session.opened.roles.agent || known.contains(id) {
                 continue;
             }
@@ -193,8 +206,13 @@ impl Progress {
             .filter(|s| s.opened.roles.agent)
             .map(|session| session.id)
             .collect();
+        let now = shared.now_ms();
+        self.lost.retain(|_, until_ms| *until_ms > now);
         for (shard, epoch) in &gained {
-            let keeper = Keeper::new(*shard, *epoch, agents.iter().copied());
+            let mut keeper = Keeper::new(*shard, *epoch, agents.iter().copied());
+            for (node, until_ms) in &self.lost {
+                keeper.await_node(*node, *until_ms);
+            }
             shared.open_shard(*shard, *epoch, keeper);
         }
         let shards: BTreeSet<_> = gained.keys().copied().collect();
@@ -209,6 +227,19 @@ impl Progress {
             }
         });
     }
+}
+
+/// Members that have no session as this process begins: when they were lost it cannot say.
+fn lost_before(shared: &Shared) -> BTreeMap<NodeId, u64> {
+    let until_ms = shared.now_ms() + RESTART_GRACE_MS;
+    read(shared.ports.state.as_ref(), |state| {
+        let open: BTreeSet<_> = state.sessions().map(|s| s.opened.node).collect();
+        let members = state.members().filter(|member| !member.is_removed());
+        let absent = members
+            .map(|member| member.id)
+            .filter(|id| !open.contains(id));
+        absent.map(|id| (id, until_ms)).collect()
+    })
 }
 
 impl Shared {
@@ -338,9 +369,16 @@ impl Shared {
             let Some(epoch) = self.epoch_of(shard) else {
                 continue;
             };
-            let expired = self
-                .with_keeper(shard, epoch, |keeper| keeper.sweep(now))
-                .unwrap_or_default();
+            let swept = self.with_keeper(shard, epoch, |keeper| {
+                let expired = keeper.sweep(now);
+                (expired, keeper.is_complete() && !keeper.table.complete)
+            });
+            let Some((expired, completes)) = swept else {
+                continue;
+            };
+            if completes {
+                self.finish_reconciling(shard, epoch, false);
+            }
             self.wake_revisions(shard, epoch, &expired);
         }
     }

@@ -23,6 +23,9 @@ pub struct Keeper {
     in_doubt: BTreeMap<InstanceId, u64>,
     /// Agents that have not answered this epoch's first `List`.
     pub waiting: BTreeSet<SessionId>,
+    /// Nodes that are gone and may come back with instances that this owner never heard of, and
+    /// until when they are waited for.
+    awaited: BTreeMap<NodeId, u64>,
     /// The shard runs turns.
     pub active: bool,
 }
@@ -33,8 +36,15 @@ impl Keeper {
             table: ShardTable::new(shard, epoch),
             in_doubt: BTreeMap::new(),
             waiting: agents.collect(),
+            awaited: BTreeMap::new(),
             active: false,
         }
+    }
+
+    /// Holds the picture incomplete until `until_ms`, unless the node's next life has said before
+    /// what it runs: its instances outlive it, and an earlier owner may have counted some.
+    pub fn await_node(&mut self, node: NodeId, until_ms: u64) {
+        self.awaited.insert(node, until_ms);
     }
 
     /// Counts a start before it is handed over; the counter never goes back.
@@ -134,6 +144,7 @@ impl Keeper {
             touched.insert(self.reported(from, report, now_ms));
         }
         self.waiting.remove(&from.0);
+        self.awaited.remove(&from.1);
         touched
     }
 
@@ -184,8 +195,10 @@ impl Keeper {
         touched
     }
 
-    /// Drops rows that nobody needs any more; returns revisions whose grace has run out.
+    /// Drops rows that nobody needs any more, and waits that are over; returns revisions whose
+    /// grace has run out.
     pub fn sweep(&mut self, now_ms: u64) -> BTreeSet<ObjectKey> {
+        self.awaited.retain(|_, until_ms| *until_ms > now_ms);
         let mut expired = BTreeSet::new();
         self.table.instances.retain(|_, row| match &row.state {
             RowState::Stranded { uncount_at_ms, .. } if *uncount_at_ms <= now_ms => {
@@ -215,8 +228,9 @@ impl Keeper {
         }
     }
 
+    /// Whoever may run instances of this shard has said so, or has had its time.
     pub fn is_complete(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.awaited.is_empty()
     }
 }
 
@@ -347,5 +361,48 @@ mod tests {
         assert!(keeper.sweep(3_999).is_empty());
         assert_eq!(keeper.sweep(4_000).len(), 1);
         assert!(keeper.table.instances.is_empty());
+    }
+    #[test]
+    fn a_new_owner_waits_for_a_node_that_may_come_back_with_instances() {
+        let other = (SessionId(10), NodeId(2));
+        let keeper = || {
+            let mut keeper = keeper();
+            keeper.await_node(other.1, 3_000);
+            keeper.listed(FROM, 1, Vec::new(), 1);
+            assert!(!keeper.is_complete());
+            keeper
+        };
+        let mut back = keeper();
+        back.listed(other, 2, vec![report(InstanceState::Booting)], 2);
+        assert!(back.is_complete());
+        assert_eq!(back.table.instances.len(), 1);
+        let mut late = keeper();
+        late.sweep(2_999);
+        assert!(!late.is_complete());
+        late.sweep(3_000);
+        assert!(late.is_complete());
+    }
+
+    #[test]
+    fn a_node_that_is_back_within_the_grace_keeps_its_instance() {
+        let mut keeper = keeper();
+        keeper.reported(FROM, report(InstanceState::Ready), 0);
+        keeper.session_ended(FROM.0, false, 1_000);
+        let next = SessionId(12);
+        // It has to be looked at again before it serves, which is no step back.
+        keeper.listed(
+            (next, FROM.1),
+            5,
+            vec![report(InstanceState::Booting)],
+            2_000,
+        );
+        assert!(keeper.sweep(60_000).is_empty());
+        let row = &keeper.table.instances[&InstanceId::from("r-1-1")];
+        assert_eq!(row.session, next);
+        keeper.reported((next, FROM.1), report(InstanceState::Ready), 2_001);
+        let RowState::Reported(known) = state_of(&keeper) else {
+            panic!("not reported")
+        };
+        assert_eq!(known.state, InstanceState::Ready);
     }
 }

@@ -29,7 +29,8 @@ pub struct View<'a> {
 pub struct ShardTable {
     pub shard: ShardId,
     pub epoch: Epoch,
-    /// Every live agent has answered this epoch's `List`: absent instances do not exist.
+    /// Every live agent has answered this epoch's `List`, and no node that is gone may come back
+    /// with instances in time: absent instances do not exist.
     pub complete: bool,
     /// Every live gateway serves a route table at or above this index.
     pub acknowledged: LogIndex,

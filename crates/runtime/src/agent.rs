@@ -1,7 +1,6 @@
 //! The agent's table: who may order what, and what there is.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +19,15 @@ use tracing::info;
 
 use crate::command_ledger::CommandLedger;
 use crate::docker::DockerDriver;
-use crate::driver::AnyDriver;
+use crate::driver::{AnyDriver, Started, Trace};
 use crate::fake::{FakeConfig, FakeDriver};
+use crate::handle::{Handles, Record};
 use crate::life::{self, Order};
 use crate::logs::Output;
 use crate::ports::Admission;
 use crate::process::ProcessDriver;
 use crate::startstop::StartStopLog;
+use crate::{recovery, sweep};
 
 /// Events a subscriber may lag behind before it is told to list.
 pub const EVENT_LAG: usize = 1024;
@@ -68,9 +69,18 @@ pub enum DriverConfig {
         first_port: u16,
         /// What runs container images.
         docker: DockerSettings,
+        /// Programs outlive this process, and the node's next one goes on with them; otherwise
+        /// they end with it.
+        adopts: bool,
     },
     /// Simulated: see [`crate::fake`].
     Fake(FakeConfig),
+}
+
+impl DriverConfig {
+    fn adopts(&self) -> bool {
+        matches!(self, DriverConfig::Process { adopts: true, .. })
+    }
 }
 
 /// Why an order was refused. Nothing was changed.
@@ -111,8 +121,11 @@ pub(crate) struct Inner {
     /// See [`life::MAX_FINE_LOOKS`].
     pub(crate) fine_looks: Arc<Semaphore>,
     pub(crate) host: Host,
+    handles: Handles,
     startstop: StartStopLog,
     table: Mutex<Table>,
+    /// As in the table, for those who wait for it.
+    accepting: watch::Sender<bool>,
     events: broadcast::Sender<InstanceReport>,
 }
 
@@ -129,6 +142,9 @@ struct Table {
 
 struct Instance {
     report: InstanceReport,
+    spec: Arc<InstanceSpec>,
+    trace: Option<Trace>,
+    accepted_ns: u64,
     started: Instant,
     ended: Option<Instant>,
     orders: watch::Sender<Order>,
@@ -136,36 +152,47 @@ struct Instance {
 }
 
 impl Agent {
+    /// Goes on with what an earlier process of this directory has left running, or ends it, as the
+    /// driver's configuration says.
+    ///
     /// # Errors
     /// The directory cannot be used.
     pub fn new(config: AgentConfig, admission: Arc<dyn Admission>) -> std::io::Result<Self> {
-        let instances = config.dir.join("instances");
-        // Left by a process that is gone, and its instances with it.
-        if instances.exists() {
-            std::fs::remove_dir_all(&instances)?;
-        }
-        std::fs::create_dir_all(&instances)?;
         let (driver, docker) = (driver(&config)?, docker(&config)?);
-        Ok(Self(Arc::new(Inner {
+        let instances = config.dir.join("instances");
+        let (handles, left) = Handles::open(instances, config.driver.adopts())?;
+        let inner = Arc::new(Inner {
             driver,
             docker,
             admission,
             fine_looks: Arc::new(Semaphore::new(life::MAX_FINE_LOOKS)),
+            handles,
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
             table: Mutex::new(Table {
                 orders: config.orders.clone(),
                 ledger: CommandLedger::open(&config.dir)?,
                 ..Table::default()
             }),
+            accepting: watch::channel(false).0,
             events: broadcast::channel(EVENT_LAG).0,
             host: config.host.clone(),
             config,
-        })))
+        });
+        if let AnyDriver::Process(driver) = &inner.driver {
+            recovery::recover(&inner, driver, left);
+            tokio::spawn(sweep::run(
+                Arc::downgrade(&inner),
+                driver.clone(),
+                inner.accepting.subscribe(),
+            ));
+        }
+        Ok(Self(inner))
     }
 
     /// Orders are taken only while this node's session is open and applied here.
     pub fn set_accepting(&self, accepting: bool) {
         self.0.table.lock().accepting = accepting;
+        self.0.accepting.send_replace(accepting);
     }
 
     pub fn set_floors(&self, floors: &[(ShardId, Epoch)]) {
@@ -199,21 +226,15 @@ impl Agent {
                 capacity: self.0.config.capacity,
             });
         }
-        table.forget_old();
-        let (orders, receiver) = watch::channel(Order::Run);
-        let path = self
-            .0
-            .config
-            .dir
-            .join("instances")
-            .join(format!("{}.log", spec.id));
-        let instance = Instance {
-            report: spec.accepted(shard, epoch),
-            started: Instant::now(),
-            ended: None,
-            orders,
-            output: Output::new(path),
-        };
+        for id in table.forget_old() {
+            self.0.handles.forget(&id);
+        }
+        let (instance, receiver) = Instance::new(
+            spec.accepted(shard, epoch),
+            Arc::new(spec.clone()),
+            self.0.host.clock.now_ns(),
+            Output::new(self.0.handles.prepare(&spec.id)),
+        );
         let report = instance.report.clone();
         table.instances.insert(spec.id.clone(), instance);
         drop(table);
@@ -346,13 +367,16 @@ impl Agent {
 
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
-        DriverConfig::Process { first_port, .. } => {
+        DriverConfig::Process {
+            first_port, adopts, ..
+        } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
             AnyDriver::Process(Arc::new(ProcessDriver::new(
                 executable,
                 name,
                 *first_port,
                 &config.dir,
+                *adopts,
             )?))
         }
         DriverConfig::Fake(fake) => {
@@ -368,6 +392,38 @@ fn docker(config: &AgentConfig) -> std::io::Result<Option<Arc<DockerDriver>>> {
     };
     let driver = DockerDriver::new(docker.clone(), config.node_name.clone(), &config.dir)?;
     Ok(Some(Arc::new(driver)))
+}
+
+impl Instance {
+    fn new(
+        report: InstanceReport,
+        spec: Arc<InstanceSpec>,
+        accepted_ns: u64,
+        output: Output,
+    ) -> (Self, watch::Receiver<Order>) {
+        let (orders, receiver) = watch::channel(Order::Run);
+        let instance = Self {
+            report,
+            spec,
+            trace: None,
+            accepted_ns,
+            started: Instant::now(),
+            ended: None,
+            orders,
+            output,
+        };
+        (instance, receiver)
+    }
+
+    /// What the node's next process needs to go on with it.
+    fn record(&self) -> Record {
+        Record {
+            report: self.report.clone(),
+            spec: (*self.spec).clone(),
+            accepted_ns: self.accepted_ns,
+            trace: self.trace,
+        }
+    }
 }
 
 impl Table {
@@ -410,7 +466,8 @@ impl Table {
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
-    fn forget_old(&mut self) {
+    /// Returns what was forgotten.
+    fn forget_old(&mut self) -> Vec<InstanceId> {
         let mut ended: Vec<_> = self
             .instances
             .iter()
@@ -418,11 +475,13 @@ impl Table {
             .collect();
         ended.sort();
         let surplus = ended.len().saturating_sub(MAX_REMEMBERED);
-        for (i, (at, id)) in ended.into_iter().enumerate() {
-            if i < surplus || at.elapsed() > REMEMBER {
-                self.instances.remove(&id);
-            }
+        let is_old = |i: usize, at: Instant| i < surplus || at.elapsed() > REMEMBER;
+        let old = (0..).zip(ended).filter(|(i, (at, _))| is_old(*i, *at));
+        let old: Vec<_> = old.map(|(_, (_, id))| id).collect();
+        for id in &old {
+            self.instances.remove(id);
         }
+        old
     }
 }
 
@@ -453,21 +512,84 @@ impl Inner {
     }
 
     pub(crate) fn enter(&self, id: &InstanceId, state: InstanceState) {
+        let mut is_first_ready = false;
         self.change(id, |instance| {
             instance.report.state = state;
             if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
                 instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
+                is_first_ready = true;
             }
         });
+        match state {
+            // Before anything is started, and when there is no way back.
+            InstanceState::Starting | InstanceState::Stopping => self.write_down(id),
+            InstanceState::Ready if is_first_ready => self.write_down(id),
+            InstanceState::Destroyed => self.handles.ended(id),
+            _ => {}
+        }
     }
 
-    pub(crate) fn booting(&self, id: &InstanceId, address: SocketAddr, pid: Option<u32>) {
+    pub(crate) fn booting<H>(&self, id: &InstanceId, started: &Started<H>) {
         self.change(id, |instance| {
+            instance.trace = started.trace;
             instance.report.state = InstanceState::Booting;
-            instance.report.address = Some(address);
-            instance.report.pid = pid;
-            instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
+            instance.report.address = Some(started.address);
+            instance.report.pid = started.pid;
+            if instance.report.spawned_after_ms == 0 {
+                instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
+            }
         });
+        self.write_down(id);
+    }
+
+    /// Leaves word for the node's next process. One instance's words are written by its own life
+    /// alone, one after the other.
+    fn write_down(&self, id: &InstanceId) {
+        if !self.config.driver.adopts() {
+            return;
+        }
+        let record = self.table.lock().instances.get(id).map(Instance::record);
+        if let Some(record) = record {
+            self.handles.write(&record);
+        }
+    }
+
+    /// Takes in an instance of an earlier process, in the state that its report has.
+    pub(crate) fn insert(&self, record: Record, output: Output) -> watch::Receiver<Order> {
+        let Record {
+            report,
+            spec,
+            accepted_ns,
+            trace,
+        } = record;
+        let age = self.host.clock.now_ns().saturating_sub(accepted_ns);
+        let id = report.id.clone();
+        let (mut instance, orders) = Instance::new(report, Arc::new(spec), accepted_ns, output);
+        let started = instance.started.checked_sub(Duration::from_nanos(age));
+        instance.started = started.unwrap_or(instance.started);
+        instance.trace = trace;
+        let mut table = self.table.lock();
+        // A second guard: the floor itself comes from the log.
+        let (shard, epoch) = (instance.report.shard, instance.report.epoch);
+        table.floors.raise(shard, epoch);
+        table.instances.insert(id, instance);
+        orders
+    }
+
+    /// Instances that have an end to come.
+    pub(crate) fn is_known(&self, id: &InstanceId) -> bool {
+        let table = self.table.lock();
+        let instance = table.instances.get(id);
+        instance.is_some_and(|instance| instance.report.state.is_counted())
+    }
+
+    /// The end of an instance of which nothing but its id is known.
+    pub(crate) fn log_end(&self, id: &InstanceId) {
+        self.startstop.write("exit", id, Epoch::default(), None);
+    }
+
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
     }
 
     pub(crate) fn exited(&self, id: &InstanceId, exit: Exit, last_output: Vec<String>) {

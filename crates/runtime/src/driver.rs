@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
+use serde::{Deserialize, Serialize};
 
 use crate::docker::DockerDriver;
 use crate::fake::FakeDriver;
@@ -51,6 +52,15 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Says why an instance that runs is not ready, where the driver can tell.
     fn explain_not_ready(&self, handle: &Self::Handle) -> Option<String>;
+
+    /// Finds an instance that an earlier process of this node has started; `None` when it is gone,
+    /// its pid being another's by now included.
+    fn recover(
+        &self,
+        id: &InstanceId,
+        trace: &Trace,
+        output: &Output,
+    ) -> Option<Started<Self::Handle>>;
 }
 
 /// A started instance, not yet ready.
@@ -60,6 +70,18 @@ pub struct Started<H> {
     /// Where it will listen: on loopback, or at a container's own address.
     pub address: SocketAddr,
     pub pid: Option<u32>,
+    /// How a later process of this node finds it; `None` when it does not outlive this one.
+    pub trace: Option<Trace>,
+}
+
+/// What tells one process from every other that ever has its pid, and where it listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    pub pid: u32,
+    /// Clock ticks from the host's boot to the process's start (`proc(5)`, field 22 of `stat`).
+    pub start_ticks: u64,
+    pub port: u16,
 }
 
 /// What is certain after a failed start.

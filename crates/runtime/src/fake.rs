@@ -28,7 +28,7 @@ use nihilo_types::node_config::BootDelay;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::driver::{Driver, StartError, Started};
+use crate::driver::{Driver, StartError, Started, Trace};
 use crate::logs::Output;
 
 /// Connections that the kernel queues for one instance.
@@ -141,6 +141,7 @@ impl Driver for FakeDriver {
             },
             address,
             pid: None,
+            trace: None,
         })
     }
 
@@ -184,6 +185,11 @@ impl Driver for FakeDriver {
     }
 
     fn explain_not_ready(&self, _handle: &FakeInstance) -> Option<String> {
+        None
+    }
+
+    /// They end with this process.
+    fn recover(&self, _: &InstanceId, _: &Trace, _: &Output) -> Option<Started<FakeInstance>> {
         None
     }
 }

@@ -1,20 +1,24 @@
 //! The node agent: runs instances, says truthfully what runs, and obeys only current owners.
 //!
 //! Three drivers: `process` for programs, `docker` for container images, `fake` for simulated
-//! instances. Programs die with the node's process (`kill`), containers at its next start; adoption
-//! after a restart belongs to a later step, so output goes through pipes, not FIFOs.
+//! instances. Programs die with the node's process (`kill`), or outlive it and are adopted by its next
+//! one (`adopt`): that one reads what was written down of each ([`handle`]), goes on with what it finds
+//! ([`recovery`]), and later ends what belongs to nobody ([`sweep`]). Containers end at its next start.
 
 pub mod agent;
 mod command_ledger;
 pub mod docker;
 pub mod driver;
 pub mod fake;
+mod handle;
 pub mod launch;
 pub mod life;
 pub mod logs;
 pub mod ports;
 pub mod process;
+mod recovery;
 pub mod startstop;
+mod sweep;
 
 pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};
 pub use fake::FakeConfig;

@@ -53,39 +53,63 @@ pub(crate) async fn run<D: Driver>(
     inner: Arc<Inner>,
     driver: Arc<D>,
     spec: InstanceSpec,
-    mut orders: watch::Receiver<Order>,
+    orders: watch::Receiver<Order>,
 ) {
-    inner.enter(&spec.id, InstanceState::Starting);
     inner.log("spawn", &spec.id, None);
+    // Its handle too is there before the process can be.
+    inner.enter(&spec.id, InstanceState::Starting);
     let output = inner.output(&spec.id);
     let started = match driver.start(&spec, &output).await {
         Ok(started) => started,
         Err(error) => return not_started(&inner, driver.as_ref(), &spec, error).await,
     };
     hit(Point::InstanceSpawned);
+    inner.log("spawned", &spec.id, started.pid);
+    inner.booting(&spec.id, &started);
+    to_its_end(inner, driver, spec, started, orders, None).await;
+}
+
+/// Leads an instance on that an earlier process of this node has started; `stops` = it was on its
+/// way out already.
+pub(crate) async fn go_on<D: Driver>(
+    inner: Arc<Inner>,
+    driver: Arc<D>,
+    spec: InstanceSpec,
+    started: Started<D::Handle>,
+    stops: bool,
+    orders: watch::Receiver<Order>,
+) {
+    let end = stops.then_some(End::Stop);
+    to_its_end(inner, driver, spec, started, orders, end).await;
+}
+
+/// From booting until nothing is left of it; or from `end` on, if that has come already.
+async fn to_its_end<D: Driver>(
+    inner: Arc<Inner>,
+    driver: Arc<D>,
+    spec: InstanceSpec,
+    started: Started<D::Handle>,
+    mut orders: watch::Receiver<Order>,
+    end: Option<End>,
+) {
     let Started {
         mut handle,
         address,
         pid,
+        trace: _,
     } = started;
-    inner.log("spawned", &spec.id, pid);
-    inner.booting(&spec.id, address, pid);
-    let end = lead(
-        &inner,
-        driver.as_ref(),
-        &mut handle,
-        &spec,
-        address,
-        &mut orders,
-    )
-    .await;
+    let driver = driver.as_ref();
+    let end = match end {
+        Some(end) => end,
+        None => lead(&inner, driver, &mut handle, &spec, address, &mut orders).await,
+    };
     let mut remark = None;
     let exit = match end {
         End::Exited(exit) => exit,
-        End::Stop => stop(&inner, driver.as_ref(), &mut handle, &spec, &mut orders).await,
+        End::Stop => stop(&inner, driver, &mut handle, &spec, &mut orders).await,
         End::NeverReady => {
             remark = driver.explain_not_ready(&handle);
-            stop(&inner, driver.as_ref(), &mut handle, &spec, &mut orders).await;
+            stop(&inner, driver, &mut handle, &spec, &mut orders).await;
             Exit::NeverReady {
                 after_ms: spec.boot_deadline_ms,
             }
@@ -94,6 +118,7 @@ pub(crate) async fn run<D: Driver>(
     hit(Point::InstanceExited);
     inner.admission.forget(&spec.id);
     inner.log("exit", &spec.id, pid);
+    let output = inner.output(&spec.id);
     let exit = driver.destroy(handle, exit).await;
     let mut lines = output.last_lines(LAST_LINES);
     lines.extend(remark);

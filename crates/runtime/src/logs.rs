@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,8 @@ pub const MAX_LINE: usize = 16 * 1024;
 pub const MAX_FILE_BYTES: u64 = 5 * 1024 * 1024;
 /// Lines a follower may lag behind.
 const FOLLOW_LAG: usize = 1024;
+const FILE: &str = "output.log";
+const OLD_FILE: &str = "output.log.1";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
@@ -35,27 +37,29 @@ pub struct Output(Arc<Mutex<Inner>>);
 struct Inner {
     ring: VecDeque<LogLine>,
     n_bytes: usize,
-    path: PathBuf,
+    dir: PathBuf,
     file: Option<File>,
     file_bytes: u64,
     followers: broadcast::Sender<LogLine>,
 }
 
 impl Output {
-    pub fn new(path: PathBuf) -> Self {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .ok();
+    /// `dir` is the instance's own; a file of it that is there is gone on with.
+    pub fn new(dir: PathBuf) -> Self {
+        let file = open(&dir).ok();
+        let metadata = file.as_ref().and_then(|file| file.metadata().ok());
         Self(Arc::new(Mutex::new(Inner {
             ring: VecDeque::new(),
             n_bytes: 0,
-            path,
+            dir,
             file,
-            file_bytes: 0,
+            file_bytes: metadata.map_or(0, |metadata| metadata.len()),
             followers: broadcast::channel(FOLLOW_LAG).0,
         })))
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.0.lock().dir.clone()
     }
 
     /// Everything kept, and what comes after it.
@@ -179,18 +183,16 @@ impl Inner {
         }
         self.file_bytes += line.len() as u64 + 1;
         if self.file_bytes >= MAX_FILE_BYTES {
-            let old = self.path.with_extension("log.1");
-            self.file = std::fs::rename(&self.path, old)
-                .and_then(|()| {
-                    OpenOptions::new()
-                        .create(true)
-                        .append(true)
-                        .open(&self.path)
-                })
-                .ok();
+            let rotated = std::fs::rename(self.dir.join(FILE), self.dir.join(OLD_FILE));
+            self.file = rotated.and_then(|()| open(&self.dir)).ok();
             self.file_bytes = 0;
         }
     }
+}
+
+fn open(dir: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).open(dir.join(FILE))
 }
 
 pub(crate) fn wall_ms() -> u64 {
@@ -209,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_line_is_split_and_loses_nothing_wherever_reads_end() {
         let dir = tempfile::tempdir().unwrap();
-        let output = Output::new(dir.path().join("x.log"));
+        let output = Output::new(dir.path().into());
         let (head, tail) = (vec![b'a'; 100], vec![b'a'; 2 * MAX_LINE]);
         let end: &[u8] = b"\nshort\nlast";
         let stream = head.as_slice().chain(tail.as_slice()).chain(end);

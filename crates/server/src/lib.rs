@@ -7,6 +7,7 @@ pub mod demo_app;
 mod demo_ledger;
 pub mod entry;
 pub mod offline;
+mod on_node_exit;
 pub mod peer;
 pub mod ports;
 pub mod wiring;

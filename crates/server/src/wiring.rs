@@ -1,7 +1,7 @@
 //! Builds one node out of its parts, runs it, and takes it down in order.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,7 @@ use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::channels::Channels;
@@ -97,7 +98,8 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let node = Node::start(config.clone(), Ground::default()).await?;
+        let started = Node::start(config.clone(), Ground::default()).await;
+        let node = started.inspect_err(|error| end_what_nobody_owns(error, &config))?;
         let mut removal = node.raft.removal();
         // A node that may not take part serves nothing either. Any may come first; all end in the
         // same good order.
@@ -117,6 +119,20 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         node.stop().await;
         ended
     })
+}
+
+/// A node that was removed while it was away has no owner who would stop what outlived it.
+fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
+    if let Some(StartError::Removed(_)) = error.downcast_ref() {
+        let ended = nihilo_runtime::process::end_everything(&agent_dir(config));
+        if let Err(error) = ended {
+            warn!(%error, "instances of this removed node may still run");
+        }
+    }
+}
+
+fn agent_dir(config: &NodeConfig) -> PathBuf {
+    config.data_dir.join("agent")
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
@@ -155,7 +171,7 @@ pub struct Node {
     gateway: Gateway,
     agent: Agent,
     grace: Duration,
-    pid_file: std::path::PathBuf,
+    pid_file: PathBuf,
 }
 
 impl Node {
@@ -186,7 +202,8 @@ impl Node {
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
         let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
-        let agent = start_agent(&config, &host, requests, orders, local)?;
+        let adopts = on_node_exit::adopts(&config);
+        let agent = start_agent(&config, adopts, &host, (requests, orders), local)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
             channels: Channels::new(host.net.clone()),
@@ -220,7 +237,7 @@ impl Node {
             gateway: Arc::new(GatewayPort(gateway.clone())),
             agent: Arc::new(AgentPort(agent.clone())),
         };
-        let control = Control::spawn(control_config(&config, &raft), ports);
+        let control = Control::spawn(control_config(&config, adopts, &raft), ports);
         drop(control_cell.set(control.clone()));
         let node = Self {
             raft,
@@ -234,7 +251,8 @@ impl Node {
         node.serve_peers(peer, &config, cluster_id, relays);
         node.serve_admin(admin, &config, remote.channels);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
-        info!(name = config.name, "node started");
+        let on_node_exit = if adopts { "adopt" } else { "kill" };
+        info!(name = config.name, on_node_exit, "node started");
         Ok(node)
     }
 
@@ -489,12 +507,12 @@ async fn start_raft(
 
 fn start_agent(
     config: &NodeConfig,
+    adopts: bool,
     host: &Host,
-    requests: Option<RequestListener>,
-    orders: Option<OrderListener>,
+    (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
 ) -> anyhow::Result<Agent> {
-    let dir = config.data_dir.join("agent");
+    let dir = agent_dir(config);
     let agent = AgentConfig {
         node_name: config.name.clone(),
         executable: std::env::current_exe()?,
@@ -504,6 +522,7 @@ fn start_agent(
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
                 docker: config.docker.clone(),
+                adopts,
             },
             DriverKind::Fake => DriverConfig::Fake(FakeConfig {
                 boot: config.fake_boot.unwrap_or_default(),
@@ -528,7 +547,7 @@ fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {
+fn control_config(config: &NodeConfig, adopts: bool, raft: &RaftNode) -> ControlConfig {
     let timing = raft.timing();
     ControlConfig {
         node: NodeId(config.node_id),
@@ -540,7 +559,7 @@ fn control_config(config: &NodeConfig, raft: &RaftNode) -> ControlConfig {
             admin_address: config.admin_address(),
             capacity: config.capacity,
             t_self_ms: u32::try_from(timing.t_self_ms()).unwrap_or(u32::MAX),
-            kills_instances_on_exit: true,
+            kills_instances_on_exit: !adopts,
             store_id: raft.store_id().into(),
         },
         election_timeout_max_ms: timing.election_max_ms,

@@ -177,6 +177,7 @@ impl Site {
                 min_ms: self.plan.boot_ms.0,
                 max_ms: self.plan.boot_ms.1,
             }),
+            on_node_exit: None,
             instance_ports: 20_000,
             docker: DockerSettings::default(),
             shutdown_grace: 30,

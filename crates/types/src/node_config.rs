@@ -68,6 +68,11 @@ pub struct NodeConfig {
     /// Range that simulated boot times are drawn from; only with `driver: fake`. Default 20 to 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fake_boot: Option<BootDelay>,
+    /// What becomes of instances when this node's process dies: `kill` = they die with it, `adopt` =
+    /// they go on, and the next process of this node takes them over; only with `driver: process`.
+    /// Default `adopt`; `kill` where the process is a container's first or its child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_node_exit: Option<OnNodeExit>,
     /// First port given to instances; a node uses up to 1,000 from there. Default 20000.
     #[serde(default = "instance_ports")]
     pub instance_ports: u16,
@@ -176,6 +181,15 @@ pub enum DriverKind {
     Fake,
 }
 
+/// What becomes of instances when their node's process dies, other than by being told to stop
+/// (06-runtime §1.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNodeExit {
+    Adopt,
+    Kill,
+}
+
 /// Bounds of a simulated boot, in milliseconds; equal ones make it fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -263,6 +277,9 @@ impl NodeConfig {
         if has_tls != self.gateway.certificates.is_some() {
             return Err("gateway: `tls-listen` and `certificates` go together".into());
         }
+        if self.driver == DriverKind::Fake && self.on_node_exit == Some(OnNodeExit::Adopt) {
+            return Err("on-node-exit = `adopt` needs `driver: process`".into());
+        }
         self.check_fake_boot()
     }
 
@@ -304,6 +321,7 @@ impl NodeConfig {
             capacity: capacity(),
             driver: DriverKind::default(),
             fake_boot: None,
+            on_node_exit: None,
             instance_ports: instance_ports(),
             docker: DockerSettings::default(),
             shutdown_grace: shutdown_grace(),
@@ -402,6 +420,9 @@ mod tests {
         );
         let fake = NodeConfig::parse(&format!("{boot}driver: fake\n"), "node.yaml").unwrap();
         assert_eq!(fake.driver, DriverKind::Fake);
+        let adopt = format!("{TEXT}driver: fake\non-node-exit: adopt\n");
+        let adopt = NodeConfig::parse(&adopt, "node.yaml").unwrap_err().0;
+        assert!(adopt.contains("needs `driver: process`"), "{adopt}");
         let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
         let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
         assert!(tls.contains("`certificates`"), "{tls}");

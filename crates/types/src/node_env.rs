@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::node_config::{ConfigError, DockerSettings, Member, NodeConfig, Profile};
+use crate::node_config::{ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, Profile};
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
 /// file.
@@ -70,6 +70,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         // For tests and benchmarks, which write files.
         driver: defaults.driver,
         fake_boot: defaults.fake_boot,
+        on_node_exit: variables.parsed("ON_NODE_EXIT")?,
         instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
         docker: DockerSettings {
             socket: variables.or("DOCKER_SOCKET", defaults.docker.socket)?,
@@ -163,6 +164,18 @@ impl FromStr for Profile {
     }
 }
 
+impl FromStr for OnNodeExit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "adopt" => Ok(Self::Adopt),
+            "kill" => Ok(Self::Kill),
+            _ => Err("must be adopt or kill"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +225,7 @@ mod tests {
             ("NIHILO_PROFILE", "fast"),
             ("NIHILO_AUTOSCALER", "stable-window=6s,initial-scale=0"),
             ("NIHILO_CAPACITY", "7"),
+            ("NIHILO_ON_NODE_EXIT", "adopt"),
             ("NIHILO_INSTANCE_PORTS", "30000"),
             ("NIHILO_SHUTDOWN_GRACE", "5"),
         ]);
@@ -221,7 +235,7 @@ mod tests {
                     'node2:2', admin: 'node2:1'}\n- {id: 3, name: node3, peer: 'node3:2', admin: \
                     'node3:1'}\ncluster: prod\ndomain: example.com\nexternal-port: 443\nprofile: \
                     fast\nautoscaler: {stable-window: 6s, initial-scale: '0'}\ncapacity: \
-                    7\ninstance-ports: 30000\nshutdown-grace: 5\n";
+                    7\non-node-exit: adopt\ninstance-ports: 30000\nshutdown-grace: 5\n";
         assert_eq!(
             config,
             NodeConfig::parse(text, "node.yaml").map_err(|e| e.0)
@@ -234,6 +248,7 @@ mod tests {
             ("NIHILO_MEMBRES", "x", "NIHILO_MEMBRES is not known"),
             ("NIHILO_ADMIN_PORT", "70700", "NIHILO_ADMIN_PORT = `70700`"),
             ("NIHILO_PROFILE", "quick", "must be auto, calm"),
+            ("NIHILO_ON_NODE_EXIT", "stay", "must be adopt or kill"),
             ("NIHILO_MEMBERS", "1=node1,node2", "NIHILO_MEMBERS: `node2`"),
             ("NIHILO_MEMBERS", "1=node2,1=node3", "same id"),
             (

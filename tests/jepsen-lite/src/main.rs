@@ -20,7 +20,7 @@ use nihilo_jepsen_lite::workload::Workload;
 use nihilo_jepsen_lite::{etcd, instance_ledger, probe, report, soak};
 use nihilo_sim::checker::verdict::Class;
 use nihilo_sim::checker::{Report, Verdict};
-use nihilo_types::node_config::Profile;
+use nihilo_types::node_config::{OnNodeExit, Profile};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Hurts three real nodes under load, and judges what they promised.
@@ -135,6 +135,9 @@ struct Common {
     /// Raft timing: `auto`, `calm`, `balanced` or `fast`.
     #[arg(long, default_value = "auto")]
     profile: String,
+    /// What becomes of a killed node's instances: `kill` or `adopt`. Containers always kill.
+    #[arg(long, default_value = "kill")]
+    on_node_exit: OnNodeExit,
     /// Plant a bug of the chaos build in every node.
     #[arg(long)]
     bug: Option<Bug>,
@@ -372,6 +375,10 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             "cargo xtask jepsen {command} --seed {seed} --profile {}",
             common.profile
         );
+        let again = match common.on_node_exit {
+            OnNodeExit::Adopt => format!("{again} --on-node-exit adopt"),
+            OnNodeExit::Kill => again,
+        };
         say(&format!(
             "trial {} of {}: {again}",
             number + 1,
@@ -386,6 +393,7 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             folder: folder.clone(),
             profile,
             place: plan.place(),
+            on_node_exit: common.on_node_exit,
             variables: variables(common).map_err(|error| format!("{error:#}"))?,
         };
         let verdict = trial(plan, options, &again).await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nihilo_sim::checker::instance_bound::ProcessSample;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
 use crate::clock::{self, boottime_ns};
@@ -31,6 +32,16 @@ pub fn instances(ledger: &Path) -> Vec<Process> {
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| marked(pid, &mark)).collect()
+}
+
+/// Kills those that are `wanted`; what is not there any more is as wished.
+pub fn kill(ledger: &Path, wanted: impl Fn(&Process) -> bool) {
+    for process in instances(ledger).iter().filter(|process| wanted(process)) {
+        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 fn marked(pid: u32, mark: &str) -> Option<Process> {

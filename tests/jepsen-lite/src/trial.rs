@@ -13,7 +13,7 @@ use nihilo_sim::checker::instance_bound::{DeclaredDown, NodeRecords, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
-use nihilo_types::node_config::Profile;
+use nihilo_types::node_config::{OnNodeExit, Profile};
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
@@ -55,6 +55,7 @@ pub struct Options {
     pub folder: PathBuf,
     pub profile: Profile,
     pub place: Place,
+    pub on_node_exit: OnNodeExit,
     /// What the nodes find in their environment.
     pub variables: Vec<(String, String)>,
 }
@@ -71,6 +72,18 @@ pub struct Trial {
     scan: Scan,
     down: BTreeMap<NodeIndex, u64>,
     started: Instant,
+    /// After the nodes, which it is declared behind.
+    _leftovers: Leftovers,
+}
+
+/// Instances that outlive their nodes do not outlive the trial.
+#[derive(Debug)]
+struct Leftovers(PathBuf);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        proc_scan::kill(&self.0, |_| true);
+    }
 }
 
 impl Trial {
@@ -89,8 +102,16 @@ impl Trial {
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
         let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster =
-            LocalCluster::start(&nodes, binary, profile, options.place, &options.variables).await?;
+        let cluster = LocalCluster::start(
+            &nodes,
+            binary,
+            (profile, options.on_node_exit),
+            options.place,
+            &options.variables,
+        )
+        .await?;
+        let adopts =
+            options.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let mut gateways = cluster.gateways();
         gateways.push(cluster.guest_gateway());
@@ -98,12 +119,16 @@ impl Trial {
         clients.use_gateways(&(0..N_NODES).collect::<Vec<_>>());
         Ok(Self {
             scan: Scan::start(&ledger),
+            _leftovers: Leftovers(ledger.clone()),
             options,
             cluster,
             clients,
             recorder,
             ledger,
-            evidences: Evidences::default(),
+            evidences: Evidences {
+                adopts,
+                ..Evidences::default()
+            },
             down: BTreeMap::new(),
             started: Instant::now(),
         })
@@ -125,6 +150,7 @@ impl Trial {
         };
         self.evidences = Evidences {
             since_ns: boottime_ns(),
+            adopts: self.evidences.adopts,
             // An epoch may have been booked long before an order under it.
             saved_ledgers: std::mem::take(&mut self.evidences.saved_ledgers),
             log_from: self.nodes().into_iter().map(size).collect(),
@@ -176,7 +202,8 @@ impl Trial {
         self.cluster.client(&all)
     }
 
-    /// kill -9 of one node, its instances included; new requests go elsewhere from then on.
+    /// kill -9 of one node, its instances included where they die with it; new requests go
+    /// elsewhere from then on.
     ///
     /// # Errors
     /// It cannot be killed.
@@ -197,7 +224,9 @@ impl Trial {
         self.gone(node, at_ns);
         let childless_ns = self.cluster.kill(node).await?;
         then()?;
-        self.until_empty(node, childless_ns).await;
+        if !self.evidences.adopts {
+            self.until_empty(node, childless_ns).await;
+        }
         Ok(())
     }
 
@@ -386,6 +415,11 @@ impl Trial {
         }
         for node in nodes {
             let childless_ns = self.cluster.kill(*node).await?;
+            if self.evidences.adopts {
+                // They have no more power than their node.
+                let name = node_name(*node);
+                proc_scan::kill(&self.ledger, |process| process.node == name);
+            }
             self.until_empty(*node, childless_ns).await;
         }
         for node in nodes {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nihilo_client::Client;
 use nihilo_types::join_token::JoinToken;
-use nihilo_types::node_config::{Member, NodeConfig, Profile};
+use nihilo_types::node_config::{Member, NodeConfig, OnNodeExit, Profile};
 use nihilo_wire::cluster as pb;
 
 use super::{node, runtime};
@@ -54,6 +54,10 @@ pub(crate) struct NodeArgs {
     /// Instances this node runs at most.
     #[arg(long, default_value_t = 100)]
     capacity: u32,
+    /// What becomes of its instances when its process dies: `kill` or `adopt`. Default: as
+    /// `nihilo node start` decides.
+    #[arg(long, value_name = "WHAT")]
+    on_node_exit: Option<OnNodeExit>,
 }
 
 pub(crate) fn run(global: &Global, args: JoinArgs, hooks: Hooks) -> Result<()> {
@@ -129,6 +133,7 @@ impl NodeArgs {
         config.peer_port = self.peer_port;
         config.instance_ports = self.instance_ports;
         config.capacity = self.capacity;
+        config.on_node_exit = self.on_node_exit;
         config.profile = Profile::Auto;
         config
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_config::{NodeConfig, OnNodeExit};
 use nihilo_types::node_env;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
 
@@ -23,6 +23,12 @@ pub(crate) enum NodeCommand {
         /// ./node.yaml.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// What becomes of its instances when this process dies without being told to stop: `kill` =
+        /// they die with it, `adopt` = they go on, and the next process of this node takes them
+        /// over. Default: what the configuration says, else `adopt`, but `kill` where this process
+        /// is a container's first or its child.
+        #[arg(long, value_name = "WHAT")]
+        on_node_exit: Option<OnNodeExit>,
         /// Stop when this process, which must be the parent, ends.
         #[arg(long, hide = true, value_name = "PID")]
         parent: Option<i32>,
@@ -35,10 +41,12 @@ pub(crate) enum NodeCommand {
 pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
     let NodeCommand::Start {
         config,
+        on_node_exit,
         parent,
         own_session,
     } = command;
-    let config = config_of(config.as_deref())?;
+    let mut config = config_of(config.as_deref())?;
+    config.on_node_exit = on_node_exit.or(config.on_node_exit);
     if let Some(parent) = parent {
         die_with(parent)?;
     }

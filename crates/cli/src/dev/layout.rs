@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nihilo_types::node_config::{
-    DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, Profile,
+    DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit, Profile,
 };
 
 use crate::command::node;
@@ -152,6 +152,8 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         capacity: 100,
         driver: DriverKind::Process,
         fake_boot: None,
+        // What is tried out leaves nothing behind.
+        on_node_exit: Some(OnNodeExit::Kill),
         instance_ports: instance_ports(above(number), offset),
         docker: DockerSettings::default(),
         shutdown_grace: 30,

@@ -27,7 +27,7 @@ use nihilo_types::node_config::DockerSettings;
 use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
-use crate::driver::{Driver, StartError, Started};
+use crate::driver::{Driver, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
@@ -185,7 +185,13 @@ impl Driver for DockerDriver {
             handle,
             address,
             pid,
+            trace: None,
         })
+    }
+
+    /// Never: what an earlier process has left is removed at this one's start (decision 0077).
+    fn recover(&self, _: &InstanceId, _: &Trace, _: &Output) -> Option<Started<Container>> {
+        None
     }
 
     async fn wait(&self, handle: &mut Container) -> Exit {

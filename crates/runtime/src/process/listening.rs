@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::stat;
+
 /// Socket states in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
@@ -26,15 +28,8 @@ fn members(group: u32) -> Vec<u32> {
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| group_of(*pid) == Some(group))
+        .filter(|pid| stat::group(*pid) == Some(group))
         .collect()
-}
-
-/// Fifth field of `stat`; the second, the program's name, may hold spaces and brackets.
-fn group_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(2)?.parse().ok()
 }
 
 fn socket_inodes(pid: u32) -> Vec<u64> {
@@ -100,7 +95,7 @@ mod tests {
     fn this_process_is_seen_listening() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let group = group_of(std::process::id()).unwrap();
+        let group = stat::group(std::process::id()).unwrap();
         assert!(ports_of_group(group).contains(&port));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A process group is left by `setsid`; the environment that a program was started with is not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,10 +49,28 @@ impl Mark {
 
     /// Kills every process of one instance.
     pub(super) fn kill_instance(&self, id: &InstanceId) -> usize {
-        kill_all(
-            &format!("{MARK_ENV}={}", self.of_instance(id)),
-            Match::Whole,
-        )
+        kill_all(&self.entry_of(id), Match::Whole)
+    }
+
+    /// Whether a process was started for this instance.
+    pub(super) fn is_on(&self, pid: Pid, id: &InstanceId) -> bool {
+        is_marked(pid, &self.entry_of(id), Match::Whole)
+    }
+
+    /// Instances started from this directory that have a process.
+    pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
+        let prefix = format!("{MARK_ENV}={}.", self.0);
+        let id = |pid| {
+            let environment = environment(pid)?;
+            let mut entries = environment.split(|byte| *byte == 0);
+            let id = entries.find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+            Some(InstanceId::from(std::str::from_utf8(id).ok()?))
+        };
+        all_pids().filter_map(id).collect()
+    }
+
+    fn entry_of(&self, id: &InstanceId) -> String {
+        format!("{MARK_ENV}={}", self.of_instance(id))
     }
 
     /// Kills every process of any instance that was ever started from this directory.
@@ -90,19 +109,25 @@ fn kill_all(wanted: &str, how: Match) -> usize {
 }
 
 fn find(wanted: &str, how: Match) -> Vec<Pid> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(Pid::from_raw)
+    all_pids()
         .filter(|pid| is_marked(*pid, wanted, how))
         .collect()
 }
 
+fn all_pids() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(Pid::from_raw)
+}
+
+/// `None` = gone, a zombie or somebody else's: not one of ours.
+fn environment(pid: Pid) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()
+}
+
 fn is_marked(pid: Pid, wanted: &str, how: Match) -> bool {
-    // Gone, a zombie or somebody else's: not one of ours to kill.
-    let Ok(environment) = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else {
+    let Some(environment) = environment(pid) else {
         return false;
     };
     environment.split(|byte| *byte == 0).any(|entry| match how {

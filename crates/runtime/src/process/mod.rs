@@ -1,13 +1,20 @@
-//! The process driver: programs of the host, one process group each, bound to the node's life.
+//! The process driver: programs of the host, one process group each.
 //!
-//! Everything is spawned through the launcher ([`crate::launch`]), from one thread that never ends.
+//! Two ways to start one, by what shall become of it when the node's process dies. `kill`: through
+//! the launcher ([`crate::launch`]), which binds its life to ours, its output in pipes of ours.
+//! `adopt`: directly, its output in pipes that have a name ([`pipes`]), so that the node's next
+//! process finds both. Everything is spawned from one thread that never ends.
 
 mod launcher;
+mod leader;
 pub(crate) mod listening;
 pub(crate) mod mark;
+mod pipes;
 mod port;
+mod stat;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,17 +23,20 @@ use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
+use tokio::io::AsyncRead;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::driver::{Driver, StartError, Started};
+use crate::driver::{Driver, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK};
 use crate::logs::Output;
 use launcher::Launcher;
+use leader::{Adopted, Leader};
 use mark::{MARK_ENV, Mark};
+use pipes::Readers;
 use port::Ports;
 
 /// Spawns that may wait for the thread.
@@ -42,7 +52,8 @@ type Spawn = (Command, oneshot::Sender<std::io::Result<Child>>);
 pub struct ProcessDriver {
     executable: PathBuf,
     node_name: String,
-    launcher: Launcher,
+    /// Binds programs to the life of this process; `None` = they outlive it.
+    launcher: Option<Launcher>,
     mark: Mark,
     ports: Mutex<Ports>,
     spawner: mpsc::Sender<Spawn>,
@@ -52,7 +63,7 @@ pub struct ProcessDriver {
 #[derive(Debug)]
 pub struct Process {
     id: InstanceId,
-    child: Child,
+    leader: Leader,
     /// Kept for the group, which may outlive its leader.
     pid: Option<u32>,
     address: SocketAddr,
@@ -60,9 +71,17 @@ pub struct Process {
     readers: Vec<JoinHandle<()>>,
 }
 
+/// Kills whatever was started from this directory, without an agent; returns how much that was.
+///
+/// # Errors
+/// The directory cannot be used.
+pub fn end_everything(dir: &Path) -> std::io::Result<usize> {
+    Ok(Mark::of(dir)?.kill_everything())
+}
+
 impl ProcessDriver {
-    /// `executable` is our own binary, which holds the demo apps. What an earlier
-    /// process of this `dir` left running is killed first.
+    /// `executable` is our own binary, which holds the demo apps. Unless programs outlive this
+    /// process (`adopts`), what an earlier one of this `dir` left running is killed first.
     ///
     /// # Errors
     /// `dir` cannot be written, or there is no thread.
@@ -71,9 +90,10 @@ impl ProcessDriver {
         node_name: String,
         first_port: u16,
         dir: &Path,
+        adopts: bool,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let n_orphans = mark.kill_everything();
+        let n_orphans = if adopts { 0 } else { mark.kill_everything() };
         if n_orphans > 0 {
             warn!(
                 n_orphans,
@@ -83,11 +103,16 @@ impl ProcessDriver {
         Ok(Self {
             executable,
             node_name,
-            launcher: Launcher::new()?,
+            launcher: if adopts { None } else { Some(Launcher::new()?) },
             mark,
             ports: Mutex::new(Ports::new(first_port)),
             spawner: spawner_thread()?,
         })
+    }
+
+    /// Instances of this node's directory that have a process, whoever started them.
+    pub(crate) fn found(&self) -> BTreeSet<InstanceId> {
+        self.mark.instances()
     }
 
     fn argv(&self, spec: &InstanceSpec) -> Result<Vec<String>, StartError> {
@@ -118,21 +143,28 @@ impl ProcessDriver {
         Ok(argv)
     }
 
+    /// Starts the program, in a group of its own; returns its readers too.
     async fn spawn(
         &self,
         argv: &[String],
         spec: &InstanceSpec,
         address: SocketAddr,
-    ) -> Result<Child, StartError> {
-        let mut command = self.launcher.command(argv);
+        output: &Output,
+    ) -> Result<(Child, Vec<JoinHandle<()>>), StartError> {
+        let mut command = match (&self.launcher, argv) {
+            (Some(launcher), argv) => launcher.command(argv),
+            (None, [program, args @ ..]) => {
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+            (None, []) => return Err(StartError::not_started("image", "no program")),
+        };
         command
             .env_clear()
             .envs(self.environment(spec, address))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
+            .process_group(0);
         if !spec.working_dir.is_empty() {
             if !std::fs::metadata(&spec.working_dir).is_ok_and(|found| found.is_dir()) {
                 let cause = format!("no such directory `{}`", spec.working_dir);
@@ -140,6 +172,26 @@ impl ProcessDriver {
             }
             command.current_dir(&spec.working_dir);
         }
+        if self.launcher.is_some() {
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true);
+            let mut child = self.spawned(command, argv).await?;
+            let (out, err) = (child.stdout.take(), child.stderr.take());
+            let readers = out.map(|out| read(out, output, false)).into_iter();
+            let readers = readers.chain(err.map(|err| read(err, output, true)));
+            return Ok((child, readers.collect()));
+        }
+        let (ends, readers) = pipes::create(&output.dir()).map_err(|error| {
+            StartError::not_started("output", format!("no pipes for its output: {error}"))
+        })?;
+        command.stdout(ends.out).stderr(ends.err);
+        let child = self.spawned(command, argv).await?;
+        Ok((child, read_both(readers, output)))
+    }
+
+    async fn spawned(&self, command: Command, argv: &[String]) -> Result<Child, StartError> {
         let (answer, spawned) = oneshot::channel();
         let ending = "the node is shutting down";
         self.spawner
@@ -150,7 +202,13 @@ impl ProcessDriver {
         let child = spawned
             .await
             .map_err(|_| StartError::maybe_started("spawn", ending))?;
-        child.map_err(|error| StartError::not_started("spawn", error.to_string()))
+        child.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound if self.launcher.is_none() => {
+                let program = argv.first().map_or("", String::as_str);
+                StartError::not_started("exec", format!("no such file `{program}`"))
+            }
+            _ => StartError::not_started("spawn", error.to_string()),
+        })
     }
 
     /// Built from nothing, so that no secret of the node's leaks (06-runtime §2.2).
@@ -187,18 +245,25 @@ impl Driver for ProcessDriver {
     ) -> Result<Started<Process>, StartError> {
         let argv = self.argv(spec)?;
         let address = self.ports.lock().take()?;
-        let mut child = match self.spawn(&argv, spec, address).await {
-            Ok(child) => child,
+        let (child, readers) = match self.spawn(&argv, spec, address, output).await {
+            Ok(spawned) => spawned,
             Err(error) => {
                 self.ports.lock().give_back(address.port());
                 return Err(error);
             }
         };
         let pid = child.id();
-        let readers = read_output(&mut child, output);
+        let outlives = pid.filter(|_| self.launcher.is_none());
+        let trace = outlives.and_then(|pid| {
+            Some(Trace {
+                pid,
+                start_ticks: stat::start_ticks(pid)?,
+                port: address.port(),
+            })
+        });
         let handle = Process {
             id: spec.id.clone(),
-            child,
+            leader: Leader::Child(Box::new(child)),
             pid,
             address,
             output: output.clone(),
@@ -208,25 +273,26 @@ impl Driver for ProcessDriver {
             handle,
             address,
             pid,
+            trace,
         })
     }
 
     async fn wait(&self, handle: &mut Process) -> Exit {
-        exit_of(handle.child.wait().await)
+        handle.leader.wait().await
     }
 
     async fn stop(&self, handle: &mut Process, grace: Duration) -> Exit {
-        signal_group(handle.child.id(), Signal::TERM);
-        if let Ok(exit) = tokio::time::timeout(grace, handle.child.wait()).await {
-            return exit_of(exit);
+        handle.leader.signal_group(Signal::TERM);
+        if let Ok(exit) = tokio::time::timeout(grace, handle.leader.wait()).await {
+            return exit;
         }
-        signal_group(handle.child.id(), Signal::KILL);
-        exit_of(handle.child.wait().await)
+        handle.leader.signal_group(Signal::KILL);
+        handle.leader.wait().await
     }
 
     async fn destroy(&self, handle: Process, exit: Exit) -> Exit {
         // What outlived the program: in its group at once, then wherever it went.
-        signal_group(handle.pid, Signal::KILL);
+        handle.leader.kill_group_of_ended(handle.pid);
         self.destroy_unknown(&handle.id).await;
         let read = futures_util::future::join_all(handle.readers);
         drop(tokio::time::timeout(OUTPUT_GRACE, read).await);
@@ -253,6 +319,33 @@ impl Driver for ProcessDriver {
             }
         })
     }
+
+    fn recover(&self, id: &InstanceId, trace: &Trace, output: &Output) -> Option<Started<Process>> {
+        let adopted = Adopted::find(*trace, |pid| self.mark.is_on(pid, id))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, trace.port));
+        self.ports.lock().taken(trace.port);
+        let readers = match pipes::open(&output.dir()) {
+            Ok(readers) => read_both(readers, output),
+            Err(error) => {
+                warn!(instance = %id, %error, "the output of an adopted instance cannot be read");
+                Vec::new()
+            }
+        };
+        let handle = Process {
+            id: id.clone(),
+            leader: Leader::Adopted(adopted),
+            pid: Some(trace.pid),
+            address,
+            output: output.clone(),
+            readers,
+        };
+        Some(Started {
+            handle,
+            address,
+            pid: Some(trace.pid),
+            trace: Some(*trace),
+        })
+    }
 }
 
 fn spawner_thread() -> std::io::Result<mpsc::Sender<Spawn>> {
@@ -272,39 +365,19 @@ fn spawner_thread() -> std::io::Result<mpsc::Sender<Spawn>> {
     Ok(spawner)
 }
 
-fn read_output(child: &mut Child, output: &Output) -> Vec<JoinHandle<()>> {
-    let out = child
-        .stdout
-        .take()
-        .map(|stream| tokio::spawn(output.clone().read(stream, false)));
-    let err = child
-        .stderr
-        .take()
-        .map(|stream| tokio::spawn(output.clone().read(stream, true)));
-    out.into_iter().chain(err).collect()
+fn read_both(readers: Readers, output: &Output) -> Vec<JoinHandle<()>> {
+    vec![
+        read(readers.out, output, false),
+        read(readers.err, output, true),
+    ]
 }
 
-/// A number that was reaped stays taken while its group has members; an empty group is what is
-/// wanted.
-fn signal_group(pid: Option<u32>, signal: Signal) {
-    let pid = pid
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = kill_process_group(pid, signal);
-    }
-}
-
-fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
-    use std::os::unix::process::ExitStatusExt;
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
-        },
-        Err(_) => Exit::Unknown,
-    }
+fn read(
+    stream: impl AsyncRead + Unpin + Send + 'static,
+    output: &Output,
+    is_stderr: bool,
+) -> JoinHandle<()> {
+    tokio::spawn(output.clone().read(stream, is_stderr))
 }
 
 /// A launcher that started nothing says so in its own words.

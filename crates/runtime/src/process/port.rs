@@ -51,6 +51,11 @@ impl Ports {
         ))
     }
 
+    /// An instance that was found again has it.
+    pub(super) fn taken(&mut self, port: u16) {
+        self.taken.insert(port, None);
+    }
+
     pub(super) fn give_back(&mut self, port: u16) {
         self.taken.insert(port, Some(Instant::now()));
     }

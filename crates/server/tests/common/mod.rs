@@ -183,6 +183,8 @@ impl Cluster {
             &peer,
             "--instance-ports",
             &instances,
+            "--on-node-exit",
+            "kill",
             "--no-start",
         ])
     }

@@ -58,6 +58,14 @@ fn the_rules_hold_when_instances_outlive_their_node() {
 }
 
 #[test]
+fn the_rules_hold_when_owner_and_instance_are_lost_together() {
+    explore(Ownership {
+        is_warm: true,
+        ..Ownership::new(true, Cut::None)
+    });
+}
+
+#[test]
 fn the_rules_hold_when_instances_die_with_their_node() {
     LINKS
         .into_iter()
@@ -155,4 +163,15 @@ fn an_agent_that_joins_without_being_listed_is_found() {
 #[test]
 fn a_start_that_overtakes_its_list_is_found() {
     finds(Plant::NoSeqCheck, "cap");
+}
+
+/// The owner and what it had counted are gone together; the next one lists who is left.
+#[test]
+fn a_new_owner_that_forgets_who_was_lost_is_found() {
+    let model = Ownership {
+        is_warm: true,
+        plant: Some(Plant::NewOwnerForgetsTheLost),
+        ..Ownership::new(true, Cut::None)
+    };
+    discovers(model, "cap");
 }

@@ -28,6 +28,7 @@ pub(crate) enum Plant {
     ReloadForgetsStarts,
     OldSessionStaysOpen,
     NoListAfterJoin,
+    NewOwnerForgetsTheLost,
 }
 
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub(crate) struct Ownership {
     pub(crate) adopts: bool,
     /// The one link that may be cut, and heal.
     pub(crate) link: Cut,
+    /// One instance runs from the beginning, where its owner is.
+    pub(crate) is_warm: bool,
     pub(crate) plant: Option<Plant>,
 }
 
@@ -104,6 +107,8 @@ pub(crate) enum Action {
     Deliver(Message, bool),
     Lose(Message),
     GraceOver(usize, Instance),
+    /// Of a node that a new owner waits for, whatever it may have run.
+    WaitOver(usize, usize),
     Reload(usize),
     Crash(usize),
     Restart(usize),
@@ -115,6 +120,7 @@ impl Ownership {
         Self {
             adopts,
             link,
+            is_warm: false,
             plant: None,
         }
     }
@@ -153,7 +159,11 @@ impl Ownership {
             .as_ref()
             .is_none_or(|owner| owner.epoch != after.epoch)
         {
-            node.owner = Some(Owner::new(after.epoch, agents));
+            // Where instances die with their node, nobody comes back with any.
+            let waits = self.adopts && !self.has(Plant::NewOwnerForgetsTheLost);
+            let is_lost = |at: &usize| waits && !after.sessions.values().any(|open| open == at);
+            let awaited = (0..N).filter(is_lost).collect();
+            node.owner = Some(Owner::new(after.epoch, agents, awaited));
             return;
         }
         for (ended, at) in before
@@ -309,7 +319,8 @@ impl Ownership {
     }
 
     fn may_start(&self, owner: &Owner) -> bool {
-        let complete = owner.waiting.is_empty() || self.has(Plant::KeeperDoesNotWait);
+        let complete = owner.waiting.is_empty() && owner.awaited.is_empty()
+            || self.has(Plant::KeeperDoesNotWait);
         complete && owner.rows.len() < CAP && owner.seq < MAX_SEQ
     }
 }
@@ -371,7 +382,12 @@ impl Model for Ownership {
             ..Node::default()
         };
         let mut first = node(1);
-        first.owner = Some(Owner::new(1, BTreeSet::new()));
+        let mut owner = Owner::new(1, BTreeSet::new(), BTreeSet::new());
+        if self.is_warm {
+            owner.rows.insert(1, Row::Reported { session: 1 });
+            first.running.insert(1);
+        }
+        first.owner = Some(owner);
         vec![State {
             log: vec![Entry::Open { node: 0 }, Entry::Open { node: 1 }],
             nodes: [first, node(2)],
@@ -379,7 +395,7 @@ impl Model for Ownership {
             cut: Cut::None,
             cuts_left: u8::from(self.link != Cut::None),
             crashes_left: MAX_CRASHES,
-            starts_left: MAX_STARTS,
+            starts_left: MAX_STARTS - u8::from(self.is_warm),
             is_excused: false,
             has_adopted: false,
             has_relayed: false,
@@ -430,6 +446,7 @@ impl Model for Ownership {
                 .iter()
                 .filter(|(_, row)| matches!(row, Row::Stranded { .. }));
             actions.extend(stranded.map(|(id, _)| Action::GraceOver(n, *id)));
+            actions.extend(owner.awaited.iter().map(|at| Action::WaitOver(n, *at)));
             if !owner.has_reloaded {
                 actions.push(Action::Reload(n));
             }
@@ -506,6 +523,12 @@ impl Model for Ownership {
                     // Back within the grace: its list comes first, and counts it again.
                     state.is_excused |= !table.sessions.values().any(|at| *at == node);
                 }
+            }
+            Action::WaitOver(n, at) => {
+                let table = self.table(&state, n);
+                let owner = state.nodes[n].owner.as_mut()?;
+                owner.awaited.remove(&at);
+                state.is_excused |= !table.sessions.values().any(|open| *open == at);
             }
             Action::Reload(n) => {
                 let owner = state.nodes[n].owner.as_mut()?;

@@ -87,16 +87,19 @@ pub(crate) struct Owner {
     pub(crate) rows: BTreeMap<Instance, Row>,
     /// Agents that have not answered this epoch's list.
     pub(crate) waiting: BTreeSet<Index>,
+    /// Nodes without a session, which may come back with instances that this owner never counted.
+    pub(crate) awaited: BTreeSet<usize>,
     pub(crate) seq: u8,
     pub(crate) has_reloaded: bool,
 }
 
 impl Owner {
-    pub(crate) fn new(epoch: Index, agents: BTreeSet<Index>) -> Self {
+    pub(crate) fn new(epoch: Index, agents: BTreeSet<Index>, awaited: BTreeSet<usize>) -> Self {
         Self {
             epoch,
             rows: BTreeMap::new(),
             waiting: agents,
+            awaited,
             seq: 0,
             has_reloaded: false,
         }
@@ -124,6 +127,7 @@ impl Owner {
             }
         }
         self.waiting.remove(&from);
+        self.awaited.remove(&node);
     }
 
     pub(crate) fn session_ended(&mut self, ended: Index, node: usize, counts: bool) {

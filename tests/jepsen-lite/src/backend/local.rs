@@ -10,7 +10,7 @@ use anyhow::Context;
 use nihilo_client::Client;
 use nihilo_machine::ownership::preferred_node;
 use nihilo_types::id::{NodeId, ObjectKey};
-use nihilo_types::node_config::{Member, NodeConfig, Profile};
+use nihilo_types::node_config::{Member, NodeConfig, OnNodeExit, Profile};
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use nihilo_wire::cluster::StatusResponse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,6 +65,7 @@ pub struct LocalCluster {
     pub(super) dir: PathBuf,
     pub(super) binary: PathBuf,
     pub(super) profile: Profile,
+    pub(super) on_node_exit: OnNodeExit,
     /// What every node finds in its environment.
     pub(super) variables: Vec<(String, String)>,
     pub(super) n_joined: u64,
@@ -88,7 +89,7 @@ impl LocalCluster {
     pub async fn start(
         dir: &Path,
         binary: PathBuf,
-        profile: Profile,
+        (profile, on_node_exit): (Profile, OnNodeExit),
         place: Place,
         variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
@@ -113,8 +114,12 @@ impl LocalCluster {
             Some(network) if place == Place::Proxied => proxies(network, &slot).await?,
             _ => BTreeMap::new(),
         };
-        let configs = (0..N_NODES).map(|node| config(dir, &slot, &hosts, node, profile));
-        let configs = configs.collect::<Result<Vec<_>, _>>()?;
+        let configs = (0..N_NODES).map(|node| config(dir, &slot, &hosts, node));
+        let mut configs = configs.collect::<Result<Vec<_>, _>>()?;
+        for config in &mut configs {
+            config.profile = profile;
+            config.on_node_exit = Some(on_node_exit);
+        }
         let compose = match place {
             Place::Containers => Some(Compose::create(dir, &binary, &configs, variables)?),
             _ => None,
@@ -136,6 +141,7 @@ impl LocalCluster {
             binary,
             _compose: compose,
             profile,
+            on_node_exit,
             variables: variables.to_vec(),
             n_joined: 0,
             network,
@@ -384,7 +390,6 @@ fn config(
     slot: &Slot,
     hosts: &[Ipv4Addr],
     node: NodeIndex,
-    profile: Profile,
 ) -> anyhow::Result<NodeConfig> {
     let number = u16::try_from(node)?;
     let member = |(number, host): (u16, &Ipv4Addr)| Member {
@@ -415,9 +420,7 @@ fn config(
         },
         "members": Vec::<Member>::from_iter(Vec::clone(&members)),
     });
-    let mut config = NodeConfig::parse(&yaml.to_string(), &name)?;
-    config.profile = profile;
-    Ok(config)
+    Ok(NodeConfig::parse(&yaml.to_string(), &name)?)
 }
 
 /// That a connection is accepted says nothing where a proxy publishes the port: it accepts for a

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_config::{NodeConfig, OnNodeExit};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -157,7 +157,8 @@ impl LocalNode {
     }
 
     /// kill -9; returns when the process is gone, with the time at which the last of its children
-    /// was. They shall die with it, and everything that is judged by that wants the moment exactly.
+    /// was. Unless they outlive it, they shall die with it, and everything that is judged by that
+    /// wants the moment exactly.
     ///
     /// # Errors
     /// It does not run, or cannot be killed.
@@ -166,7 +167,8 @@ impl LocalNode {
             let (ended, empty_ns) = container.kill().await?;
             return Ok((ended, Some(empty_ns)));
         }
-        let children = self.children();
+        let outlive = self.config.on_node_exit == Some(OnNodeExit::Adopt);
+        let children = if outlive { Vec::new() } else { self.children() };
         self.signal(Signal::KILL)?;
         let childless = clock::until(CHILDREN_LIMIT, LOOK_EVERY, || {
             let left = children.iter().any(|pid| is_alive(*pid));

@@ -67,6 +67,8 @@ pub struct Evidences {
     pub saved_records: Vec<NodeRecords>,
     /// Where command ledgers stand that a disk has lost, with the node they are of.
     pub saved_ledgers: Vec<(String, PathBuf)>,
+    /// Instances outlive their nodes.
+    pub adopts: bool,
     /// What is older in the agents' records is not judged.
     pub since_ns: u64,
     /// Bytes of each node's output that are not judged, by its directory.
@@ -260,7 +262,9 @@ fn bound(evidences: &Evidences, records: Vec<NodeRecords>, nodes: &[(String, Pat
         return Verdict::unknown("no revision has a max-scale");
     }
     let logs = nodes.iter().map(|(node, dir)| (node.clone(), log_of(dir)));
-    let Some(mut declared_down) = sessions::declared_down(&logs.collect::<Vec<_>>()) else {
+    let Some(mut declared_down) =
+        sessions::declared_down(&logs.collect::<Vec<_>>(), evidences.adopts)
+    else {
         return Verdict::harness_fault("the output of a node cannot be read");
     };
     declared_down.extend(evidences.removed.iter().cloned());

@@ -23,7 +23,10 @@ struct Line {
 }
 
 /// Reads the whole output of all nodes; `None` when one cannot be read.
-pub(super) fn declared_down(logs: &[(String, impl AsRef<Path>)]) -> Option<Vec<DeclaredDown>> {
+pub(super) fn declared_down(
+    logs: &[(String, impl AsRef<Path>)],
+    adopts: bool,
+) -> Option<Vec<DeclaredDown>> {
     let since_boot = boot_offset_ns();
     let mut opened: BTreeMap<u64, (String, u64)> = BTreeMap::new();
     let mut down: BTreeMap<u64, u64> = BTreeMap::new();
@@ -41,11 +44,15 @@ pub(super) fn declared_down(logs: &[(String, impl AsRef<Path>)]) -> Option<Vec<D
             }
         }
     }
-    Some(joined(&opened, &down))
+    Some(joined(&opened, &down, adopts))
 }
 
 /// A declaration counts once the node has another session, or for good if it never has.
-fn joined(opened: &BTreeMap<u64, (String, u64)>, down: &BTreeMap<u64, u64>) -> Vec<DeclaredDown> {
+fn joined(
+    opened: &BTreeMap<u64, (String, u64)>,
+    down: &BTreeMap<u64, u64>,
+    adopts: bool,
+) -> Vec<DeclaredDown> {
     let of = |(session, at_ns): (&u64, &u64)| {
         let (node, _) = opened.get(session)?;
         let mut later = opened.range(session + 1..).map(|(_, opened)| opened);
@@ -54,7 +61,7 @@ fn joined(opened: &BTreeMap<u64, (String, u64)>, down: &BTreeMap<u64, u64>) -> V
             node: node.clone(),
             at_ns: *at_ns,
             heard_again_ns: again.map(|(_, at_ns)| *at_ns),
-            adopts: false,
+            adopts,
         })
     };
     down.iter().filter_map(of).collect()
@@ -132,7 +139,7 @@ mod tests {
             (9, opened("node1", 90)),
         ]);
         let down = BTreeMap::from([(5, 50), (6, 60)]);
-        let joined = joined(&opened, &down);
+        let joined = joined(&opened, &down, false);
         let shown: Vec<_> = joined
             .iter()
             .map(|down| (down.node.as_str(), down.at_ns, down.heard_again_ns))

@@ -4,7 +4,8 @@
 //! The Docker driver is tried where an engine answers, in one test: its image is made once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "common/engine.rs"]
+mod adoption;
+#[path = "../common/engine.rs"]
 mod engine;
 
 use std::future::Future;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use engine::{TestImage, docker, must};
 use nihilo_gateway::LocalInstances;
 use nihilo_host::Host;
+use nihilo_runtime::process::end_everything;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
@@ -47,17 +49,7 @@ impl Harness {
     }
 
     fn new_in(dir: Arc<tempfile::TempDir>, driver: DriverConfig) -> Self {
-        let admission = LocalInstances::default();
-        let config = AgentConfig {
-            node_name: "node1".into(),
-            executable: env!("CARGO_BIN_EXE_nihilo").into(),
-            dir: dir.path().into(),
-            capacity: 3,
-            driver,
-            host: Host::default(),
-            orders: None,
-        };
-        let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+        let (agent, admission) = agent_in(dir.path(), driver);
         agent.set_accepting(true);
         Self {
             agent,
@@ -68,7 +60,16 @@ impl Harness {
     }
 
     fn process() -> Self {
-        Self::new(Self::real(DockerSettings::default()))
+        Self::new(Self::real(DockerSettings::default(), false))
+    }
+
+    /// Programs that would outlive the node, were it killed.
+    fn outliving() -> Self {
+        Self::new(Self::real(DockerSettings::default(), true))
+    }
+
+    fn of_programs() -> [Self; 2] {
+        [Self::process(), Self::outliving()]
     }
 
     fn docker(image: &TestImage) -> Self {
@@ -76,20 +77,17 @@ impl Harness {
     }
 
     fn docker_in(dir: Arc<tempfile::TempDir>, image: &TestImage) -> Self {
-        Self {
-            image: Some(image.name().into()),
-            ..Self::new_in(dir, Self::real(DockerSettings::default()))
-        }
+        let mut harness = Self::new_in(dir, Self::real(DockerSettings::default(), false));
+        harness.image = Some(image.name().into());
+        harness
     }
 
-    fn real(docker: DockerSettings) -> DriverConfig {
-        // Agents that run at the same time need ports of their own: to an agent, whatever listens
-        // on an instance's port is the instance.
-        static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
-        let block = u16::try_from(std::process::id() % 10).unwrap();
-        let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
-        let first_port = 20_000 + block * 1_000 + place % 50 * 20;
-        DriverConfig::Process { first_port, docker }
+    fn real(docker: DockerSettings, adopts: bool) -> DriverConfig {
+        DriverConfig::Process {
+            first_port: free_ports(),
+            docker,
+            adopts,
+        }
     }
 
     fn fake() -> Self {
@@ -142,6 +140,38 @@ impl Harness {
         self.start(spec).unwrap();
         reached(&mut events, &spec.id, InstanceState::Destroyed).await
     }
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        // What outlives a node outlives no test.
+        drop(end_everything(self.dir.path()));
+    }
+}
+
+/// An agent that takes no orders yet.
+fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
+    let admission = LocalInstances::default();
+    let config = AgentConfig {
+        node_name: "node1".into(),
+        executable: env!("CARGO_BIN_EXE_nihilo").into(),
+        dir: dir.into(),
+        capacity: 3,
+        driver,
+        host: Host::default(),
+        orders: None,
+    };
+    let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+    (agent, admission)
+}
+
+/// Agents that run at the same time need ports of their own: to an agent, whatever listens on an
+/// instance's port is the instance.
+fn free_ports() -> u16 {
+    static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
+    let block = u16::try_from(std::process::id() % 10).unwrap();
+    let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
+    20_000 + block * 1_000 + place % 50 * 20
 }
 
 /// The first report of `id` in `state`.
@@ -222,6 +252,7 @@ fn answers(address: std::net::SocketAddr) -> bool {
 async fn each_driver<F: Future<Output = ()>>(check: impl Fn(Harness) -> F) {
     check(Harness::fake()).await;
     check(Harness::process()).await;
+    check(Harness::outliving()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -508,62 +539,64 @@ async fn time_is_up(harness: Harness) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_is_built_from_nothing() {
-    let harness = Harness::process();
-    let spec = InstanceSpec {
-        env: vec![("GREETING".into(), "hello there".into())],
-        ..shell("env", 1)
-    };
-    let report = harness.run(&spec).await;
-    assert_eq!(report.exit, Some(Exit::Code(0)));
-    let lines = harness.output(&spec.id);
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|line| String::from_utf8_lossy(line))
-        .collect();
-    let port = report.address.unwrap().port();
-    for wanted in [
-        "GREETING=hello there",
-        "PATH=/usr/local/bin:/usr/bin:/bin",
-        "HOST=127.0.0.1",
-        "K_SERVICE=hello",
-        "K_CONFIGURATION=hello",
-        "K_REVISION=hello-00001",
-        "NIHILO_NODE=node1",
-        &format!("PORT={port}"),
-        &format!("NIHILO_INSTANCE={}", spec.id),
-    ] {
-        assert!(
-            lines.iter().any(|line| line == wanted),
-            "{wanted} in {lines:#?}"
-        );
+    for harness in Harness::of_programs() {
+        let spec = InstanceSpec {
+            env: vec![("GREETING".into(), "hello there".into())],
+            ..shell("env", 1)
+        };
+        let report = harness.run(&spec).await;
+        assert_eq!(report.exit, Some(Exit::Code(0)));
+        let lines = harness.output(&spec.id);
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|line| String::from_utf8_lossy(line))
+            .collect();
+        let port = report.address.unwrap().port();
+        for wanted in [
+            "GREETING=hello there",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "HOST=127.0.0.1",
+            "K_SERVICE=hello",
+            "K_CONFIGURATION=hello",
+            "K_REVISION=hello-00001",
+            "NIHILO_NODE=node1",
+            &format!("PORT={port}"),
+            &format!("NIHILO_INSTANCE={}", spec.id),
+        ] {
+            assert!(
+                lines.iter().any(|line| line == wanted),
+                "{wanted} in {lines:#?}"
+            );
+        }
+        let ours = |name: &str| name.starts_with("K_") || name.starts_with("NIHILO_");
+        let shells = ["PWD", "SHLVL", "_", "OLDPWD"];
+        let known = ["GREETING", "PATH", "HOME", "HOST", "PORT"];
+        for line in &lines {
+            let name = line.split('=').next().unwrap();
+            assert!(
+                ours(name) || known.contains(&name) || shells.contains(&name),
+                "{line}"
+            );
+        }
+        assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
     }
-    let ours = |name: &str| name.starts_with("K_") || name.starts_with("NIHILO_");
-    let shells = ["PWD", "SHLVL", "_", "OLDPWD"];
-    let known = ["GREETING", "PATH", "HOME", "HOST", "PORT"];
-    for line in &lines {
-        let name = line.split('=').next().unwrap();
-        assert!(
-            ours(name) || known.contains(&name) || shells.contains(&name),
-            "{line}"
-        );
-    }
-    assert!(!lines.iter().any(|line| line.starts_with("CARGO")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
     // What this test's own parent left open for everybody is not the node's to give.
     let theirs = inheritable_descriptors();
-    let harness = Harness::process();
-    let _own = std::fs::File::open("/proc/self/stat").unwrap();
-    let spec = shell("ls /proc/$$/fd; cat", 1);
-    let report = harness.run(&spec).await;
-    // Standard input is at its end, so `cat` ends too.
-    assert_eq!(report.exit, Some(Exit::Code(0)));
-    for line in harness.output(&spec.id) {
-        let descriptor = String::from_utf8(line).unwrap();
-        let known = ["0", "1", "2"].contains(&descriptor.as_str());
-        assert!(known || theirs.contains(&descriptor), "{descriptor}");
+    for harness in Harness::of_programs() {
+        let _own = std::fs::File::open("/proc/self/stat").unwrap();
+        let spec = shell("ls /proc/$$/fd; cat", 1);
+        let report = harness.run(&spec).await;
+        // Standard input is at its end, so `cat` ends too.
+        assert_eq!(report.exit, Some(Exit::Code(0)));
+        for line in harness.output(&spec.id) {
+            let descriptor = String::from_utf8(line).unwrap();
+            let known = ["0", "1", "2"].contains(&descriptor.as_str());
+            assert!(known || theirs.contains(&descriptor), "{descriptor}");
+        }
     }
 }
 
@@ -585,109 +618,114 @@ fn inheritable_descriptors() -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_working_directory_is_the_one_asked_for_or_named() {
-    let harness = Harness::process();
-    let spec_in = |dir: &Path, counter| InstanceSpec {
-        working_dir: dir.to_str().unwrap().into(),
-        ..shell("pwd", counter)
-    };
-    let here = spec_in(harness.dir.path(), 1);
-    harness.run(&here).await;
-    let shown = harness.output(&here.id);
-    assert_eq!(shown, [harness.dir.path().to_str().unwrap().as_bytes()]);
-    let nowhere = harness.run(&spec_in(Path::new("/no/such/dir"), 2)).await;
-    let Some(Exit::StartFailed { stage, cause }) = nowhere.exit else {
-        panic!("{nowhere:?}");
-    };
-    assert_eq!(stage, "working-dir");
-    assert!(
-        cause.contains("no such directory `/no/such/dir`"),
-        "{cause}"
-    );
+    for harness in Harness::of_programs() {
+        let spec_in = |dir: &Path, counter| InstanceSpec {
+            working_dir: dir.to_str().unwrap().into(),
+            ..shell("pwd", counter)
+        };
+        let here = spec_in(harness.dir.path(), 1);
+        harness.run(&here).await;
+        let shown = harness.output(&here.id);
+        assert_eq!(shown, [harness.dir.path().to_str().unwrap().as_bytes()]);
+        let nowhere = harness.run(&spec_in(Path::new("/no/such/dir"), 2)).await;
+        let Some(Exit::StartFailed { stage, cause }) = nowhere.exit else {
+            panic!("{nowhere:?}");
+        };
+        assert_eq!(stage, "working-dir");
+        assert!(
+            cause.contains("no such directory `/no/such/dir`"),
+            "{cause}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_does_not_exist_is_named() {
-    let harness = Harness::process();
-    let spec = InstanceSpec {
-        command: vec!["/no/such/command".into()],
-        ..spec("file:///bin/sh", 1)
-    };
-    let report = harness.run(&spec).await;
-    let Some(Exit::StartFailed { cause, .. }) = report.exit else {
-        panic!("{report:?}");
-    };
-    assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+    for harness in Harness::of_programs() {
+        let spec = InstanceSpec {
+            command: vec!["/no/such/command".into()],
+            ..spec("file:///bin/sh", 1)
+        };
+        let report = harness.run(&spec).await;
+        let Some(Exit::StartFailed { cause, .. }) = report.exit else {
+            panic!("{report:?}");
+        };
+        assert!(cause.contains("no such file `/no/such/command`"), "{cause}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_is_kept_byte_for_byte_and_long_lines_are_cut() {
-    let harness = Harness::process();
-    let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
+    for harness in Harness::of_programs() {
+        let script = "head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'caf\\351\\n'; \
                   printf 'no newline'";
-    let spec = shell(script, 1);
-    let report = harness.run(&spec).await;
-    let lines = harness.output(&spec.id);
-    let total: usize = lines
-        .iter()
-        .filter(|line| line.starts_with(b"x"))
-        .map(Vec::len)
-        .sum();
-    assert_eq!(total, 20_000);
-    assert!(lines.iter().all(|line| line.len() <= 16 * 1024));
-    assert!(lines.contains(&b"caf\xe9".to_vec()));
-    assert_eq!(lines.last().unwrap(), b"no newline");
-    // For people: escaped, and at most 1 KiB of each.
-    let shown = report.last_output.join("\n");
-    assert!(shown.contains("caf\u{fffd}"), "{shown}");
-    assert!(report.last_output.iter().all(|line| line.len() <= 1024));
+        let spec = shell(script, 1);
+        let report = harness.run(&spec).await;
+        let lines = harness.output(&spec.id);
+        let total: usize = lines
+            .iter()
+            .filter(|line| line.starts_with(b"x"))
+            .map(Vec::len)
+            .sum();
+        assert_eq!(total, 20_000);
+        assert!(lines.iter().all(|line| line.len() <= 16 * 1024));
+        assert!(lines.contains(&b"caf\xe9".to_vec()));
+        assert_eq!(lines.last().unwrap(), b"no newline");
+        // For people: escaped, and at most 1 KiB of each.
+        let shown = report.last_output.join("\n");
+        assert!(shown.contains("caf\u{fffd}"), "{shown}");
+        assert!(report.last_output.iter().all(|line| line.len() <= 1024));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descendants_go_with_it_wherever_they_went() {
-    let harness = Harness::process();
-    // One stays in the group, one leaves it; both ignore what can be ignored.
-    let script = "trap '' TERM HUP\n\
+    for harness in Harness::of_programs() {
+        // One stays in the group, one leaves it; both ignore what can be ignored.
+        let script = "trap '' TERM HUP\n\
                   sleep 300 & echo $!\n\
                   setsid sleep 300 & echo $!\n\
                   wait";
-    let spec = InstanceSpec {
-        termination_grace_ms: 100,
-        boot_deadline_ms: 500,
-        ..shell(script, 1)
-    };
-    let report = harness.run(&spec).await;
-    assert!(
-        matches!(report.exit, Some(Exit::NeverReady { .. })),
-        "{report:?}"
-    );
-    let pids = harness.output(&spec.id);
-    assert_eq!(pids.len(), 2);
-    for pid in &pids {
-        let pid = std::str::from_utf8(pid).unwrap();
-        let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        assert!(left.is_empty(), "process {pid} outlived its instance");
+        let spec = InstanceSpec {
+            termination_grace_ms: 100,
+            boot_deadline_ms: 500,
+            ..shell(script, 1)
+        };
+        let report = harness.run(&spec).await;
+        assert!(
+            matches!(report.exit, Some(Exit::NeverReady { .. })),
+            "{report:?}"
+        );
+        let pids = harness.output(&spec.id);
+        assert_eq!(pids.len(), 2);
+        for pid in &pids {
+            let pid = std::str::from_utf8(pid).unwrap();
+            let left = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            assert!(left.is_empty(), "process {pid} outlived its instance");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_listens_elsewhere_is_told_so() {
-    let harness = Harness::process();
-    // The program overrides the port it was given: the usual mistake.
-    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = elsewhere.local_addr().unwrap().port();
-    drop(elsewhere);
-    let nihilo = env!("CARGO_BIN_EXE_nihilo");
-    let spec = InstanceSpec {
-        boot_deadline_ms: 1_500,
-        ..shell(&format!("PORT={port} exec {nihilo} demo-app hello"), 1)
-    };
-    let report = harness.run(&spec).await;
-    let last = report.last_output.last().unwrap();
-    let given = report.address.unwrap().port();
-    assert_eq!(
-        last,
-        &format!("the app listens on port {port}, not on $PORT ({given})")
-    );
+    for harness in Harness::of_programs() {
+        // The program overrides the port it was given: the usual mistake.
+        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = elsewhere.local_addr().unwrap().port();
+        drop(elsewhere);
+        let nihilo = env!("CARGO_BIN_EXE_nihilo");
+        let spec = InstanceSpec {
+            boot_deadline_ms: 1_500,
+            ..shell(&format!("PORT={port} exec {nihilo} demo-app hello"), 1)
+        };
+        let report = harness.run(&spec).await;
+        let last = report.last_output.last().unwrap();
+        let given = report.address.unwrap().port();
+        assert_eq!(
+            last,
+            &format!("the app listens on port {port}, not on $PORT ({given})")
+        );
+    }
 }
 
 // Containers only.
@@ -904,7 +942,7 @@ async fn a_node_without_an_engine_says_so_and_runs_programs() {
         socket: dir.path().join("none.sock"),
         network: None,
     };
-    let harness = Harness::new_in(dir, Harness::real(docker));
+    let harness = Harness::new_in(dir, Harness::real(docker, false));
     let report = harness.run(&spec("nginx", 1)).await;
     let Some(Exit::StartFailed { stage, cause }) = report.exit else {
         panic!("{report:?}");

@@ -1,0 +1,171 @@
+//! The first process of an instance: our own child, or one that an earlier process of this node
+//! has started.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nihilo_types::instance::Exit;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Child;
+
+use super::stat;
+use crate::driver::Trace;
+
+#[derive(Debug)]
+pub(super) enum Leader {
+    Child(Box<Child>),
+    Adopted(Adopted),
+}
+
+/// A process that somebody else reaps: its end is seen, how it ended is not.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    trace: Trace,
+    descriptor: AsyncFd<OwnedFd>,
+}
+
+impl Adopted {
+    /// Finds the process that left `trace`, if it runs and `is_marked` as its instance's.
+    pub(super) fn find(trace: Trace, is_marked: impl FnOnce(Pid) -> bool) -> Option<Self> {
+        let pid = pid_of(trace.pid)?;
+        // First, so that what is looked at next cannot be another process than this one.
+        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        let is_it = stat::start_ticks(trace.pid) == Some(trace.start_ticks)
+            && !stat::is_zombie(trace.pid)
+            && is_marked(pid);
+        let descriptor = is_it.then(|| watch(descriptor))?.ok()?;
+        Some(Self { trace, descriptor })
+    }
+
+    async fn wait(&self) {
+        if self.descriptor.readable().await.is_err() {
+            // The runtime ends, and so does whoever waits.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Its number is its own until somebody has reaped it.
+    fn holds_its_number(&self) -> bool {
+        stat::start_ticks(self.trace.pid) == Some(self.trace.start_ticks)
+    }
+}
+
+impl Leader {
+    /// How it ended, once it has; may be dropped and called again.
+    pub(super) async fn wait(&mut self) -> Exit {
+        match self {
+            Leader::Child(child) => exit_of(child.wait().await),
+            Leader::Adopted(adopted) => {
+                adopted.wait().await;
+                Exit::Unknown
+            }
+        }
+    }
+
+    /// Signals its group, while its number is certain to be its own.
+    pub(super) fn signal_group(&self, signal: Signal) {
+        let pid = match self {
+            Leader::Child(child) => child.id(),
+            Leader::Adopted(adopted) => adopted.holds_its_number().then_some(adopted.trace.pid),
+        };
+        signal_group(pid, signal);
+    }
+
+    /// Its group, which may outlive it. A child's number stays taken while its group has members;
+    /// an adopted one's group is found by its mark alone.
+    pub(super) fn kill_group_of_ended(&self, pid: Option<u32>) {
+        match self {
+            Leader::Child(_) => signal_group(pid, Signal::KILL),
+            Leader::Adopted(_) => self.signal_group(Signal::KILL),
+        }
+    }
+}
+
+/// A process's descriptor becomes readable with its end.
+#[allow(unsafe_code)]
+fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// An empty group is what is wanted.
+fn signal_group(pid: Option<u32>, signal: Signal) {
+    if let Some(pid) = pid.and_then(pid_of) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        },
+        Err(_) => Exit::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child of this test that outlives what is checked of it.
+    struct Sleeper(std::process::Child);
+
+    impl Sleeper {
+        fn start() -> (Self, Trace) {
+            let child = std::process::Command::new("sleep").arg("300").spawn();
+            let child = child.unwrap();
+            let pid = child.id();
+            let start_ticks = stat::start_ticks(pid).unwrap();
+            let port = 1;
+            let trace = Trace {
+                pid,
+                start_ticks,
+                port,
+            };
+            (Self(child), trace)
+        }
+
+        fn kill(&mut self) {
+            self.0.kill().unwrap();
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pid_that_is_another_process_by_now_is_gone() {
+        let (_sleeper, trace) = Sleeper::start();
+        assert!(Adopted::find(trace, |_| true).is_some());
+        assert!(Adopted::find(trace, |_| false).is_none(), "mark");
+        let earlier = Trace {
+            start_ticks: trace.start_ticks - 1,
+            ..trace
+        };
+        assert!(Adopted::find(earlier, |_| true).is_none(), "start");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_adopted_process_is_seen_and_its_zombie_is_none() {
+        let (mut sleeper, trace) = Sleeper::start();
+        let mut leader = Leader::Adopted(Adopted::find(trace, |_| true).unwrap());
+        sleeper.kill();
+        assert_eq!(leader.wait().await, Exit::Unknown);
+        // Not reaped yet: its number is still its own, and nothing runs.
+        assert!(Adopted::find(trace, |_| true).is_none());
+    }
+}

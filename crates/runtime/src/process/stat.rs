@@ -1,0 +1,43 @@
+//! `/proc/PID/stat`, as far as instances need it.
+
+use std::str::FromStr;
+
+/// Places in the line behind the program's name (`proc(5)` counts from 1, and the state is 3).
+const STATE: usize = 0;
+const GROUP: usize = 2;
+const START_TICKS: usize = 19;
+
+/// Number of the process's group.
+pub(super) fn group(pid: u32) -> Option<u32> {
+    field(pid, GROUP)
+}
+
+/// Clock ticks from the host's boot to the process's start; `None` when there is no such process.
+pub(super) fn start_ticks(pid: u32) -> Option<u64> {
+    field(pid, START_TICKS)
+}
+
+/// Nothing of it runs any more, and nobody has asked how it ended.
+pub(super) fn is_zombie(pid: u32) -> bool {
+    field::<char>(pid, STATE).is_some_and(|state| matches!(state, 'Z' | 'X'))
+}
+
+fn field<T: FromStr>(pid: u32, place: usize) -> Option<T> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces and brackets.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(place)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_group_a_start_and_is_no_zombie() {
+        let pid = std::process::id();
+        assert!(group(pid).is_some() && start_ticks(pid).is_some_and(|ticks| ticks > 0));
+        assert!(!is_zombie(pid));
+        assert_eq!(start_ticks(0), None);
+    }
+}

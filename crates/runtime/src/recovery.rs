@@ -1,0 +1,112 @@
+//! What the agent does at its start with the instances of the node's earlier process.
+//!
+//! ```text
+//! handle  Booting, Ready, Draining ─ its process is there ─> adopted: Ready after one good look
+//!         Stopping                 ─ its process is there ─> adopted, and stopped
+//!         any                      ─ only others of it are, or it is not known which ─> destroyed
+//!         any                      ─ nothing is there ─> ended, nobody knows how
+//! ```
+//!
+//! Whatever may still run is in the table before the first owner asks, so that a count is never too
+//! low. What belongs to no handle at all is the sweep's ([`crate::sweep`]).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nihilo_types::id::InstanceId;
+use nihilo_types::instance::{Exit, InstanceState};
+use tracing::{info, warn};
+
+use crate::agent::Inner;
+use crate::driver::{Driver, Started};
+use crate::handle::{Left, Record};
+use crate::life;
+use crate::logs::Output;
+use crate::process::{Process, ProcessDriver};
+
+/// Goes on with everything that has a handle.
+pub(crate) fn recover(inner: &Arc<Inner>, driver: &Arc<ProcessDriver>, left: Vec<Left>) {
+    if left.is_empty() {
+        return;
+    }
+    let running = driver.found();
+    let (mut n_adopted, mut n_gone) = (0, 0);
+    for Left { id, record } in left {
+        match record {
+            Ok(record) => match take_in(inner, driver, record, &running) {
+                true => n_adopted += 1,
+                false => n_gone += 1,
+            },
+            Err(error) => {
+                warn!(instance = %id, %error, "handle unusable, whatever runs is destroyed");
+                inner.log_end(&id);
+                inner.handles().ended(&id);
+                end_unknown(driver, id, &running);
+            }
+        }
+    }
+    info!(
+        n_adopted,
+        n_gone, "instances of this node's earlier process"
+    );
+}
+
+/// Returns whether it was adopted.
+fn take_in(
+    inner: &Arc<Inner>,
+    driver: &Arc<ProcessDriver>,
+    mut record: Record,
+    running: &BTreeSet<InstanceId>,
+) -> bool {
+    let spec = record.spec.clone();
+    let output = Output::new(inner.handles().dir_of(&spec.id));
+    let trace = record.trace;
+    let found: Option<Started<Process>> =
+        trace.and_then(|trace| driver.recover(&spec.id, &trace, &output));
+    let stops = record.report.state == InstanceState::Stopping;
+    record.report.state = match found {
+        Some(_) if !stops => InstanceState::Booting,
+        _ => InstanceState::Stopping,
+    };
+    let pid = record.report.pid;
+    let orders = inner.insert(record, output);
+    let Some(started) = found else {
+        let is_left = running.contains(&spec.id);
+        let ended = gone(inner.clone(), driver.clone(), spec.id, pid, is_left);
+        tokio::spawn(ended);
+        return false;
+    };
+    info!(instance = %spec.id, pid, "adopted");
+    tokio::spawn(life::go_on(
+        inner.clone(),
+        driver.clone(),
+        spec,
+        started,
+        stops,
+        orders,
+    ));
+    true
+}
+
+/// Its program is gone, or nobody knows which process it is.
+async fn gone(
+    inner: Arc<Inner>,
+    driver: Arc<ProcessDriver>,
+    id: InstanceId,
+    pid: Option<u32>,
+    is_left: bool,
+) {
+    if is_left {
+        driver.destroy_unknown(&id).await;
+    }
+    inner.log("exit", &id, pid);
+    inner.exited(&id, Exit::Unknown, Vec::new());
+    inner.enter(&id, InstanceState::Destroyed);
+}
+
+fn end_unknown(driver: &Arc<ProcessDriver>, id: InstanceId, running: &BTreeSet<InstanceId>) {
+    if running.contains(&id) {
+        let driver = driver.clone();
+        tokio::spawn(async move { driver.destroy_unknown(&id).await });
+    }
+}

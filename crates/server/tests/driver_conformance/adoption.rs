@@ -1,0 +1,340 @@
+//! Programs that outlive their node, and what its next process makes of them. A life of the node is
+//! a runtime here: with its end no task of it does anything any more, as after kill -9.
+
+use std::path::PathBuf;
+
+use nihilo_runtime::logs::Output;
+use tokio::runtime::Runtime;
+
+use super::*;
+
+/// One node's directory, and a life after the other in it.
+struct Node {
+    dir: tempfile::TempDir,
+    first_port: u16,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            first_port: free_ports(),
+        }
+    }
+
+    /// A life that ends when what is done in it is done.
+    fn live<T>(&self, life: impl AsyncFnOnce(&Life) -> T) -> T {
+        self.live_as(true, life)
+    }
+
+    fn live_as<T>(&self, adopts: bool, life: impl AsyncFnOnce(&Life) -> T) -> T {
+        let runtime = Runtime::new().unwrap();
+        let driver = DriverConfig::Process {
+            first_port: self.first_port,
+            docker: DockerSettings::default(),
+            adopts,
+        };
+        let done = runtime.block_on(async {
+            let (agent, admission) = agent_in(self.dir.path(), driver);
+            life(&Life { agent, admission }).await
+        });
+        runtime.shutdown_timeout(LIMIT);
+        done
+    }
+
+    /// Starts an instance and leaves it running; returns what was reported of it.
+    fn leave_running(&self, spec: &InstanceSpec, state: InstanceState) -> InstanceReport {
+        let report = self.live(async |life| {
+            life.agent.set_accepting(true);
+            life.agent.start(SHARD, EPOCH, 1, spec.clone()).unwrap();
+            life.becomes(&spec.id, state).await
+        });
+        assert!(is_alive(report.pid.unwrap()));
+        report
+    }
+
+    fn instance_dir(&self, id: &InstanceId) -> PathBuf {
+        self.dir.path().join("instances").join(id.as_str())
+    }
+
+    /// What was written down of starts and ends.
+    fn events(&self, event: &str) -> usize {
+        let log = std::fs::read_to_string(self.dir.path().join("startstop.log")).unwrap();
+        log.matches(&format!("\"event\":\"{event}\"")).count()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(end_everything(self.dir.path()));
+    }
+}
+
+struct Life {
+    agent: Agent,
+    admission: LocalInstances,
+}
+
+impl Life {
+    fn report(&self, id: &InstanceId) -> Option<(InstanceReport, Output)> {
+        let mut all = self.agent.instances().into_iter();
+        all.find(|(report, _)| report.id == *id)
+    }
+
+    async fn becomes(&self, id: &InstanceId, state: InstanceState) -> InstanceReport {
+        let mut events = self.agent.subscribe();
+        let reached = async {
+            loop {
+                match self.report(id) {
+                    Some((report, _)) if report.state == state => return report,
+                    _ => drop(events.recv().await),
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(LIMIT, reached).await;
+        in_time.unwrap_or_else(|_| panic!("{id} has not become {state:?}"))
+    }
+
+    /// Waits until the instance has printed the line.
+    async fn prints(&self, id: &InstanceId, wanted: &str) {
+        let (kept, mut later) = self.report(id).unwrap().1.follow();
+        let is_it = |line: &[u8]| line == wanted.as_bytes();
+        if kept.iter().any(|line| is_it(&line.line)) {
+            return;
+        }
+        let printed = async { while !is_it(&later.recv().await.unwrap().line) {} };
+        let in_time = tokio::time::timeout(LIMIT, printed).await;
+        in_time.unwrap_or_else(|_| panic!("{id} has not printed {wanted}"));
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    // Empty once it is a zombie.
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| !text.is_empty())
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not within {LIMIT:?}: {what}"
+        );
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let pid = pid.as_raw_nonzero().get().unsigned_abs();
+    until("end of what was killed", || !is_alive(pid));
+}
+
+#[test]
+fn an_instance_outlives_its_node_and_serves_under_the_next_process() {
+    let node = Node::new();
+    let spec = spec("demo/hello", 1);
+    let before = node.leave_running(&spec, InstanceState::Ready);
+    node.live(async |life| {
+        let listed = life.agent.list(&[(SHARD, EPOCH)], 1);
+        assert_eq!(listed, Err(AgentError::NotReady), "before its session");
+        life.agent.set_accepting(true);
+        let ready = life.becomes(&spec.id, InstanceState::Ready).await;
+        let same = |report: &InstanceReport| {
+            let started = (report.spawned_after_ms, report.ready_after_ms);
+            (report.pid, report.address, report.epoch, started)
+        };
+        assert_eq!(same(&ready), same(&before));
+        assert!(ready.age_ms >= before.age_ms, "{ready:?} {before:?}");
+        let listed = life.agent.list(&[(SHARD, EPOCH)], 1).unwrap();
+        assert_eq!(listed.len(), 1);
+        // It takes its place, and its owner may ask for it again.
+        for counter in 2..=3 {
+            let other = super::spec("demo/hello", counter);
+            life.agent.start(SHARD, EPOCH, 2, other).unwrap();
+        }
+        let refused = life
+            .agent
+            .start(SHARD, EPOCH, 2, super::spec("demo/hello", 4));
+        assert!(matches!(refused, Err(AgentError::NoCapacity { .. })));
+        let again = life.agent.start(SHARD, EPOCH, 2, spec.clone()).unwrap();
+        assert_eq!(again.pid, before.pid);
+        let address = ready.address.unwrap();
+        let served = tokio::task::spawn_blocking(move || answers(address));
+        assert!(served.await.unwrap());
+        assert!(life.admission.admit(&spec.id).is_ok());
+        assert_eq!(node.events("exit"), 0);
+
+        life.agent.stop(SHARD, EPOCH, 3, &spec.id, "test").unwrap();
+        let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(!is_alive(before.pid.unwrap()));
+        assert_eq!(node.events("exit"), 1);
+        life.agent.shutdown(LIMIT).await;
+    });
+    assert_eq!((node.events("spawned"), node.events("exit")), (3, 3));
+    node.live(async |life| assert!(life.agent.instances().is_empty()));
+}
+
+#[test]
+fn a_third_process_adopts_what_the_second_did() {
+    let node = Node::new();
+    let spec = spec("demo/hello", 1);
+    let before = node.leave_running(&spec, InstanceState::Ready);
+    for _ in 0..2 {
+        let pid = node.live(async |life| {
+            let ready = life.becomes(&spec.id, InstanceState::Ready).await;
+            ready.pid
+        });
+        assert_eq!(pid, before.pid);
+    }
+    node.live(async |life| life.agent.shutdown(LIMIT).await);
+    assert!(!is_alive(before.pid.unwrap()));
+}
+
+#[test]
+fn output_goes_on_and_nothing_printed_meanwhile_is_lost() {
+    let node = Node::new();
+    let flag = |name: &str| node.dir.path().join(name);
+    // A line when it is asked for, and word of having lived through printing it.
+    let script = format!(
+        "say() {{ while [ ! -e {dir}/$1 ]; do sleep 0.01; done; echo $1; echo $1 >&2; \
+         touch {dir}/$1.said; }}; echo begins; say away; say back; exec sleep 300",
+        dir = node.dir.path().display()
+    );
+    let spec = shell(&script, 1);
+    node.leave_running(&spec, InstanceState::Booting);
+    std::fs::write(flag("away"), "").unwrap();
+    until("word of the instance", || flag("away.said").exists());
+    node.live(async |life| {
+        life.prints(&spec.id, "away").await;
+        std::fs::write(flag("back"), "").unwrap();
+        life.prints(&spec.id, "back").await;
+        life.agent.shutdown(Duration::ZERO).await;
+    });
+    let file = std::fs::read_to_string(node.instance_dir(&spec.id).join("output.log")).unwrap();
+    for word in ["away", "back"] {
+        assert_eq!(
+            file.lines().filter(|line| *line == word).count(),
+            2,
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn one_that_died_while_its_node_was_away_is_reported_and_leaves_nothing() {
+    let node = Node::new();
+    let script = format!(
+        "setsid sleep 300 & echo $! > {}/stray; exec {} demo-app hello",
+        node.dir.path().display(),
+        env!("CARGO_BIN_EXE_nihilo")
+    );
+    let spec = shell(&script, 1);
+    let before = node.leave_running(&spec, InstanceState::Ready);
+    let stray = std::fs::read_to_string(node.dir.path().join("stray")).unwrap();
+    let stray = stray.trim().parse().unwrap();
+    kill(before.pid.unwrap());
+    assert!(is_alive(stray));
+    node.live(async |life| {
+        life.agent.set_accepting(true);
+        let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(!is_alive(stray));
+        assert!(life.agent.list(&[(SHARD, EPOCH)], 1).unwrap().is_empty());
+    });
+    assert_eq!(node.events("exit"), 1);
+}
+
+#[test]
+fn one_that_was_told_to_end_ends_under_the_next_process() {
+    let node = Node::new();
+    let spec = InstanceSpec {
+        termination_grace_ms: 3_000,
+        ..spec("demo/ignore-term", 1)
+    };
+    let pid = node.live(async |life| {
+        life.agent.set_accepting(true);
+        life.agent.start(SHARD, EPOCH, 1, spec.clone()).unwrap();
+        life.becomes(&spec.id, InstanceState::Ready).await;
+        life.agent.stop(SHARD, EPOCH, 2, &spec.id, "test").unwrap();
+        let handle = node.instance_dir(&spec.id).join("handle");
+        until("word that it ends", || {
+            std::fs::read_to_string(&handle).is_ok_and(|text| text.contains("Stopping"))
+        });
+        life.report(&spec.id).unwrap().0.pid.unwrap()
+    });
+    assert!(is_alive(pid));
+    node.live(async |life| {
+        assert!(life.admission.admit(&spec.id).is_err());
+        let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(!is_alive(pid));
+        assert!(life.admission.admit(&spec.id).is_err());
+    });
+}
+
+#[test]
+fn what_a_torn_handle_was_of_is_ended_and_what_is_not_ours_is_left_alone() {
+    let node = Node::new();
+    let (torn, foreign) = (spec("demo/hello", 1), spec("demo/hello", 2));
+    let of_torn = node.leave_running(&torn, InstanceState::Ready).pid.unwrap();
+    let handle = node.instance_dir(&torn.id).join("handle");
+    let bytes = std::fs::read(&handle).unwrap();
+    std::fs::write(&handle, &bytes[..bytes.len() / 2]).unwrap();
+    node.live(async |life| {
+        until("end of the unknown", || !is_alive(of_torn));
+        assert!(life.agent.instances().is_empty());
+    });
+    assert_eq!(node.events("exit"), 1);
+
+    // Its number stands in the handle, and it carries another directory's mark.
+    let of_foreign = node.leave_running(&foreign, InstanceState::Ready);
+    std::fs::write(node.dir.path().join("mark"), "another").unwrap();
+    node.live(async |life| {
+        let gone = life.becomes(&foreign.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Unknown));
+    });
+    let pid = of_foreign.pid.unwrap();
+    assert!(is_alive(pid));
+    kill(pid);
+}
+
+#[test]
+fn a_process_that_adopts_nothing_ends_what_it_finds() {
+    let node = Node::new();
+    let spec = spec("demo/hello", 1);
+    let before = node.leave_running(&spec, InstanceState::Ready);
+    node.live_as(false, async |life| {
+        let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Unknown));
+    });
+    assert!(!is_alive(before.pid.unwrap()));
+    assert_eq!(node.events("exit"), 1);
+}
+
+/// Takes as long as two looks lie apart.
+#[test]
+fn what_belongs_to_no_instance_is_swept_once_there_is_a_session() {
+    let node = Node::new();
+    let (orphan, known) = (spec("demo/hello", 1), spec("demo/hello", 2));
+    let of_orphan = node
+        .leave_running(&orphan, InstanceState::Ready)
+        .pid
+        .unwrap();
+    std::fs::remove_dir_all(node.instance_dir(&orphan.id)).unwrap();
+    let of_known = node
+        .leave_running(&known, InstanceState::Ready)
+        .pid
+        .unwrap();
+    node.live(async |life| {
+        life.agent.set_accepting(true);
+        let swept = tokio::task::spawn_blocking(move || {
+            until("end of the orphan", || !is_alive(of_orphan));
+        });
+        swept.await.unwrap();
+        assert!(is_alive(of_known));
+        life.agent.shutdown(LIMIT).await;
+    });
+}
