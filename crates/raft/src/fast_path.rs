@@ -21,8 +21,11 @@ use tracing::{info, warn};
 use crate::node::{Inner, RaftNode};
 use crate::status::{RaftStatus, Role};
 
-/// Between the two dials that have to be refused.
-const SECOND_LOOK: Duration = Duration::from_millis(5);
+/// Between two dials; two in a row have to be refused.
+const NEXT_LOOK: Duration = Duration::from_millis(5);
+/// Dials, at most: a process that dies closes its sockets one after the other, and the one it listens at
+/// may be among the last.
+const MAX_LOOKS: usize = 12;
 /// Of a dial, and of another voter's answer: later the timers are as fast.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two campaigns of this kind, and between two connections to a leader that ends them.
@@ -181,11 +184,16 @@ async fn is_refused(node: &RaftNode, id: u64) -> bool {
         return false;
     };
     let net = node.net();
-    if !refuses(&net, &address).await {
-        return false;
+    let mut was_refused = false;
+    for _ in 0..MAX_LOOKS {
+        let is_refused = refuses(&net, &address).await;
+        if was_refused && is_refused {
+            return true;
+        }
+        was_refused = is_refused;
+        sleep(NEXT_LOOK).await;
     }
-    sleep(SECOND_LOOK).await;
-    refuses(&net, &address).await
+    false
 }
 
 async fn refuses(net: &Net, address: &str) -> bool {
