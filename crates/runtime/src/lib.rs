@@ -10,6 +10,7 @@ pub mod driver;
 pub mod fake;
 pub mod launch;
 pub mod life;
+mod log_rate;
 pub mod logs;
 pub mod ports;
 pub mod process;
