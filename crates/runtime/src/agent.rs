@@ -11,6 +11,7 @@ use nihilo_host::{Host, planted};
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::node_config::ProcessSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ pub const EVENT_LAG: usize = 1024;
 /// Ended instances are remembered so long, and so many, for their output.
 const REMEMBER: Duration = Duration::from_secs(900);
 const MAX_REMEMBERED: usize = 200;
+const MAX_REMEMBERED_BYTES: u64 = 1024 * 1024 * 1024;
 /// The kernel needs a moment for what is killed, and the agent for its last words.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -63,6 +65,8 @@ pub enum DriverConfig {
     Process {
         /// Ports are given to programs from here on.
         first_port: u16,
+        /// How they are confined.
+        settings: ProcessSettings,
     },
     /// Simulated: see [`crate::fake`].
     Fake(FakeConfig),
@@ -153,6 +157,14 @@ impl Agent {
             host: config.host.clone(),
             config,
         })))
+    }
+
+    /// What keeps instances within their limits on this node, in one line.
+    pub fn limits(&self) -> String {
+        match &self.0.driver {
+            AnyDriver::Process(driver) => driver.limits(),
+            AnyDriver::Fake(_) => "simulated".into(),
+        }
     }
 
     /// Orders are taken only while this node's session is open and applied here.
@@ -335,12 +347,16 @@ impl Agent {
 
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
-        DriverConfig::Process { first_port } => {
+        DriverConfig::Process {
+            first_port,
+            settings,
+        } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
             AnyDriver::Process(Arc::new(ProcessDriver::new(
                 executable,
                 name,
                 *first_port,
+                *settings,
                 &config.dir,
             )?))
         }
@@ -391,16 +407,19 @@ impl Table {
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
+    /// Keeps the newest of the ended ones, within bounds of number, age and disk.
     fn forget_old(&mut self) {
-        let mut ended: Vec<_> = self
-            .instances
-            .iter()
+        let ended = self.instances.iter();
+        let mut ended: Vec<_> = ended
             .filter_map(|(id, instance)| Some((instance.ended?, id.clone())))
             .collect();
         ended.sort();
-        let surplus = ended.len().saturating_sub(MAX_REMEMBERED);
-        for (i, (at, id)) in ended.into_iter().enumerate() {
-            if i < surplus || at.elapsed() > REMEMBER {
+        let mut n_bytes = 0;
+        for (i, (at, id)) in ended.into_iter().rev().enumerate() {
+            let output = self.instances[&id].output.clone();
+            n_bytes += output.disk_bytes();
+            if i >= MAX_REMEMBERED || at.elapsed() > REMEMBER || n_bytes > MAX_REMEMBERED_BYTES {
+                output.discard();
                 self.instances.remove(&id);
             }
         }

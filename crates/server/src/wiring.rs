@@ -501,6 +501,7 @@ fn start_agent(
         driver: match config.driver {
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
+                settings: config.process,
             },
             DriverKind::Fake => DriverConfig::Fake(FakeConfig {
                 boot: config.fake_boot.unwrap_or_default(),

@@ -15,8 +15,8 @@ use nihilo_host::Host;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
-use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
-use nihilo_types::node_config::BootDelay;
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Limits, RunAs};
+use nihilo_types::node_config::{BootDelay, ProcessSettings};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -61,7 +61,10 @@ impl Harness {
         let block = u16::try_from(std::process::id() % 10).unwrap();
         let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
         let first_port = 20_000 + block * 1_000 + place % 50 * 20;
-        Self::new(DriverConfig::Process { first_port })
+        Self::new(DriverConfig::Process {
+            first_port,
+            settings: ProcessSettings::default(),
+        })
     }
 
     fn fake() -> Self {
@@ -148,6 +151,8 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         boot_deadline_ms: 20_000,
         drain_deadline_ms: 20_000,
         termination_grace_ms: 10_000,
+        limits: Limits::default(),
+        run_as: RunAs::default(),
     }
 }
 

@@ -12,7 +12,9 @@ use nihilo_runtime::fake::{RequestListener, RequestStep};
 use nihilo_server::wiring::{Ground, Node};
 use nihilo_sim::checker::single_owner::AgentCommand;
 use nihilo_sim::history::ledger::{InstanceRecord, InstanceStep};
-use nihilo_types::node_config::{BootDelay, DriverKind, GatewaySettings, Member, NodeConfig};
+use nihilo_types::node_config::{
+    BootDelay, DriverKind, GatewaySettings, Member, NodeConfig, ProcessSettings,
+};
 use parking_lot::Mutex;
 
 use crate::book::{Book, now_ns};
@@ -175,6 +177,7 @@ impl Site {
                 max_ms: self.plan.boot_ms.1,
             }),
             instance_ports: 20_000,
+            process: ProcessSettings::default(),
             shutdown_grace: 30,
             gateway: GatewaySettings::default(),
         }

@@ -97,6 +97,28 @@ pub struct InstanceSpec {
     pub drain_deadline_ms: u64,
     /// From SIGTERM to SIGKILL.
     pub termination_grace_ms: u64,
+    /// Older owners send none.
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub run_as: RunAs,
+}
+
+/// What an instance may use of its host; `None` = as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_milli: Option<u64>,
+    /// Thousandths of a core that it is weighed by where cpu is short.
+    pub cpu_request_milli: Option<u64>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// As whom an instance runs; `None` = the node's choice, and for a group the user's own number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAs {
+    pub user: Option<u32>,
+    pub group: Option<u32>,
 }
 
 impl InstanceSpec {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::node_config::{ConfigError, Member, NodeConfig, Profile};
+use crate::node_config::{ConfigError, Member, NodeConfig, ProcessSettings, Profile};
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
 /// file.
@@ -70,6 +70,10 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         driver: defaults.driver,
         fake_boot: defaults.fake_boot,
         instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
+        process: ProcessSettings {
+            max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
+            ..defaults.process
+        },
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         gateway: defaults.gateway,
         name,

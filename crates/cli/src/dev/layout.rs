@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nihilo_types::node_config::{DriverKind, GatewaySettings, Member, NodeConfig, Profile};
+use nihilo_types::node_config::{
+    DriverKind, GatewaySettings, Member, NodeConfig, ProcessSettings, Profile,
+};
 
 use crate::command::node;
 use crate::failure::{Failure, Result, exit};
@@ -150,6 +152,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         driver: DriverKind::Process,
         fake_boot: None,
         instance_ports: instance_ports(above(number), offset),
+        process: ProcessSettings::default(),
         shutdown_grace: 30,
         gateway: GatewaySettings::default(),
     }

@@ -38,6 +38,19 @@ impl Mark {
         Ok(Self(random.trim().into()))
     }
 
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The instance of this node that a process carries the mark of.
+    pub(super) fn instance_of(&self, pid: u32) -> Option<InstanceId> {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let wanted = format!("{MARK_ENV}={}.", self.0);
+        let mut entries = environment.split(|byte| *byte == 0);
+        let id = entries.find_map(|entry| entry.strip_prefix(wanted.as_bytes()))?;
+        Some(InstanceId::from(std::str::from_utf8(id).ok()?))
+    }
+
     pub(super) fn of_instance(&self, id: &InstanceId) -> String {
         format!("{}.{id}", self.0)
     }
@@ -66,17 +79,14 @@ enum Match {
 fn kill_all(wanted: &str, how: Match) -> usize {
     let mut n_killed = 0;
     for pass in 0..MAX_PASSES {
-        let found = find(wanted, how);
-        if found.is_empty() {
-            return n_killed;
-        }
         if pass > 0 {
             std::thread::sleep(PASS_PAUSE);
         }
-        n_killed += found
-            .into_iter()
-            .filter(|pid| kill(*pid, wanted, how))
-            .count();
+        let n = kill_found(wanted, how);
+        if n == 0 {
+            return n_killed;
+        }
+        n_killed += n;
     }
     warn!(
         wanted,
@@ -85,15 +95,17 @@ fn kill_all(wanted: &str, how: Match) -> usize {
     n_killed
 }
 
-fn find(wanted: &str, how: Match) -> Vec<Pid> {
+/// Kills as it finds: the kernel lists by rising number, so that the children which a program makes
+/// meanwhile are found by the same pass.
+fn kill_found(wanted: &str, how: Match) -> usize {
     let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
+        return 0;
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(Pid::from_raw)
-        .filter(|pid| is_marked(*pid, wanted, how))
-        .collect()
+        .filter(|pid| is_marked(*pid, wanted, how) && kill(*pid, wanted, how))
+        .count()
 }
 
 fn is_marked(pid: Pid, wanted: &str, how: Match) -> bool {

@@ -1,11 +1,16 @@
-//! The process driver: programs of the host, one process group each, bound to the node's life.
+//! The process driver: programs of the host, one session each, confined to their limits and bound to
+//! the node's life.
 //!
 //! Everything is spawned through the launcher ([`crate::launch`]), from one thread that never ends.
 
+mod cgroup;
+mod confine;
+mod ids;
 mod launcher;
 mod listening;
 mod mark;
 mod port;
+mod sampler;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +20,9 @@ use std::time::Duration;
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::node_config::ProcessSettings;
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -25,6 +31,7 @@ use tracing::warn;
 use crate::driver::{Driver, StartError, Started};
 use crate::launch::{FAILED, FAILURE_MARK};
 use crate::logs::Output;
+use confine::{Confined, Confiner};
 use launcher::Launcher;
 use mark::{MARK_ENV, Mark};
 use port::Ports;
@@ -45,6 +52,7 @@ pub struct ProcessDriver {
     launcher: Launcher,
     mark: Mark,
     ports: Mutex<Ports>,
+    confiner: Confiner,
     spawner: mpsc::Sender<Spawn>,
 }
 
@@ -58,6 +66,7 @@ pub struct Process {
     address: SocketAddr,
     output: Output,
     readers: Vec<JoinHandle<()>>,
+    confined: Confined,
 }
 
 impl ProcessDriver {
@@ -70,9 +79,12 @@ impl ProcessDriver {
         executable: PathBuf,
         node_name: String,
         first_port: u16,
+        settings: ProcessSettings,
         dir: &Path,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
+        let confiner = Confiner::new(settings, mark.clone())?;
+        confiner.sweep();
         let n_orphans = mark.kill_everything();
         if n_orphans > 0 {
             warn!(
@@ -86,8 +98,14 @@ impl ProcessDriver {
             launcher: Launcher::new()?,
             mark,
             ports: Mutex::new(Ports::new(first_port)),
+            confiner,
             spawner: spawner_thread()?,
         })
+    }
+
+    /// What keeps instances within their limits here, in one line.
+    pub fn limits(&self) -> String {
+        self.confiner.describe()
     }
 
     fn argv(&self, spec: &InstanceSpec) -> Result<Vec<String>, StartError> {
@@ -113,20 +131,38 @@ impl ProcessDriver {
         Ok(argv)
     }
 
+    /// As [`Self::spawn`]; nothing of the confinement is left where that fails.
+    async fn spawn_confined(
+        &self,
+        argv: &[String],
+        spec: &InstanceSpec,
+        address: SocketAddr,
+    ) -> Result<(Child, Confined), StartError> {
+        let confined = self.confiner.prepare(spec).await?;
+        match self.spawn(argv, spec, address, &confined).await {
+            Ok(child) => Ok((child, confined)),
+            Err(error) => {
+                let confined = Some(confined);
+                self.confiner.end(&spec.id, confined, Exit::Unknown).await;
+                Err(error)
+            }
+        }
+    }
+
     async fn spawn(
         &self,
         argv: &[String],
         spec: &InstanceSpec,
         address: SocketAddr,
+        confined: &Confined,
     ) -> Result<Child, StartError> {
-        let mut command = self.launcher.command(argv);
+        let mut command = self.launcher.command(&confined.plan, argv);
         command
             .env_clear()
             .envs(self.environment(spec, address))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .kill_on_drop(true);
         if !spec.working_dir.is_empty() {
             if !std::fs::metadata(&spec.working_dir).is_ok_and(|found| found.is_dir()) {
@@ -182,14 +218,15 @@ impl Driver for ProcessDriver {
     ) -> Result<Started<Process>, StartError> {
         let argv = self.argv(spec)?;
         let address = self.ports.lock().take()?;
-        let mut child = match self.spawn(&argv, spec, address).await {
-            Ok(child) => child,
+        let (mut child, confined) = match self.spawn_confined(&argv, spec, address).await {
+            Ok(spawned) => spawned,
             Err(error) => {
                 self.ports.lock().give_back(address.port());
                 return Err(error);
             }
         };
         let pid = child.id();
+        self.confiner.watch(spec, pid, output);
         let readers = read_output(&mut child, output);
         let handle = Process {
             id: spec.id.clone(),
@@ -198,6 +235,7 @@ impl Driver for ProcessDriver {
             address,
             output: output.clone(),
             readers,
+            confined,
         };
         Ok(Started {
             handle,
@@ -211,18 +249,19 @@ impl Driver for ProcessDriver {
     }
 
     async fn stop(&self, handle: &mut Process, grace: Duration) -> Exit {
-        signal_group(handle.child.id(), Signal::TERM);
+        signal_child(&handle.child, Signal::TERM);
         if let Ok(exit) = tokio::time::timeout(grace, handle.child.wait()).await {
             return exit_of(exit);
         }
-        signal_group(handle.child.id(), Signal::KILL);
+        signal_child(&handle.child, Signal::KILL);
         exit_of(handle.child.wait().await)
     }
 
     async fn destroy(&self, handle: Process, exit: Exit) -> Exit {
         // What outlived the program: in its group at once, then wherever it went.
         signal_group(handle.pid, Signal::KILL);
-        self.destroy_unknown(&handle.id).await;
+        let confined = Some(handle.confined);
+        let exit = self.confiner.end(&handle.id, confined, exit).await;
         let read = futures_util::future::join_all(handle.readers);
         drop(tokio::time::timeout(OUTPUT_GRACE, read).await);
         self.ports.lock().give_back(handle.address.port());
@@ -230,11 +269,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn destroy_unknown(&self, id: &InstanceId) {
-        let (mark, id) = (self.mark.clone(), id.clone());
-        let killed = tokio::task::spawn_blocking(move || mark.kill_instance(&id)).await;
-        if killed.is_err() {
-            warn!("looking for an instance's processes panicked");
-        }
+        self.confiner.end(id, None, Exit::Unknown).await;
     }
 
     fn explain_not_ready(&self, handle: &Process) -> Option<String> {
@@ -277,6 +312,16 @@ fn read_output(child: &mut Child, output: &Output) -> Vec<JoinHandle<()>> {
         .take()
         .map(|stream| tokio::spawn(output.clone().read(stream, true)));
     out.into_iter().chain(err).collect()
+}
+
+/// The whole group of a child that was not reaped, or itself while its launcher has made none.
+fn signal_child(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    if let Some(pid) = pid.and_then(Pid::from_raw)
+        && kill_process_group(pid, signal).is_err()
+    {
+        let _or_gone = kill_process(pid, signal);
+    }
 }
 
 /// A number that was reaped stays taken while its group has members; an empty group is what is
