@@ -75,7 +75,13 @@ impl Node {
     /// All that are stored, by a linearizable read.
     pub(super) async fn services(&self) -> anyhow::Result<Vec<Service>> {
         match self {
-            Node::Ours { reader, .. } => Ok(reader.services(Some(NAMESPACE), "").await?.items),
+            Node::Ours { reader, .. } => {
+                // A list is answered by what this node has; to read one object asks the leader first.
+                reader
+                    .service(NAMESPACE, &format!("{SLOT_PREFIX}0"))
+                    .await?;
+                Ok(reader.services(Some(NAMESPACE), "").await?.items)
+            }
             Node::Etcd(kv) => {
                 let mut kv = kv.clone();
                 let (from, until) = range();
