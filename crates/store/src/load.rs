@@ -2,6 +2,7 @@
 //! be one that this build can read, which takes most of the time of a start.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -46,11 +47,16 @@ fn read_alone(rows: &(impl Rows + ?Sized), family: &str) -> Result<ReadRows, Str
 fn read_with_workers(rows: &(impl Rows + ?Sized), family: &str) -> Result<Vec<ReadRows>, String> {
     let n_workers = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     let (sender, receiver) = sync_channel(MAX_WAITING);
-    let receiver = Mutex::new(receiver);
+    let receiver = Arc::new(Mutex::new(receiver));
     let mut parts = Vec::new();
     thread::scope(|scope| {
-        let work = || prove_all(&receiver);
-        let workers: Vec<_> = (0..n_workers).map(|_| scope.spawn(work)).collect();
+        let worker = || {
+            let receiver = receiver.clone();
+            scope.spawn(move || prove_all(&receiver))
+        };
+        let workers: Vec<_> = (0..n_workers).map(|_| worker()).collect();
+        // With the last worker the channel is gone: were they all to panic, nobody would be waited for.
+        drop(receiver);
         let scanned = send_all(rows, family, sender);
         for worker in workers {
             parts.extend(worker.join().expect("reading rows does not panic"));
