@@ -69,6 +69,7 @@ impl ClusterApi {
             roles: vec!["control".into(), "gateway".into(), "agent".into()],
             started_ms_ago: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             table_stale: session == SessionId(0) || !in_touch,
+            limits: self.agent.limits(),
             ..self.me.clone()
         }
     }
