@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, autoscaler, cluster, configmap, demo, health, instance, logs, node, ps, revision, route,
-    service, traffic, why,
+    apply, autoscaler, cluster, configmap, demo, domain, health, instance, logs, node, ps,
+    revision, route, service, traffic, why,
 };
 use crate::dev;
 
@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Routes of services.
     #[command(subcommand, visible_alias = "rt")]
     Route(route::RouteCommand),
+    /// Own host names of services.
+    #[command(subcommand, visible_alias = "dm")]
+    Domain(domain::DomainCommand),
     /// Running instances.
     #[command(subcommand, visible_alias = "inst")]
     Instance(instance::InstanceCommand),

@@ -160,6 +160,23 @@ pub(crate) fn condition_cells(conditions: &Conditions) -> [String; 3] {
     ]
 }
 
+/// All conditions with a mark each, and why, as far as one line tells.
+pub(crate) fn conditions_line(conditions: &Conditions) -> String {
+    let marked = conditions.0.iter().map(|condition| {
+        let mark = match condition.status {
+            ConditionStatus::True => "++",
+            ConditionStatus::False => "!!",
+            ConditionStatus::Unknown => "??",
+        };
+        let why = explained(condition);
+        match why.lines().next() {
+            None | Some("") => format!("{mark} {}", condition.kind),
+            Some(why) => format!("{mark} {} ({why})", condition.kind),
+        }
+    });
+    format!("Conditions:  {}", marked.collect::<Vec<_>>().join("   "))
+}
+
 /// `Reason : message`, as far as there is either.
 pub(crate) fn explained(condition: &Condition) -> String {
     match (condition.reason.is_empty(), condition.message.is_empty()) {

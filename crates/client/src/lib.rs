@@ -6,12 +6,14 @@
 mod call;
 mod cluster;
 mod config;
+mod domain;
 mod error;
 mod serving;
 mod watch;
 
 pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
+pub use domain::WrittenObject;
 pub use error::Error;
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use nihilo_machine::route_table;
-use nihilo_machine::state::{ObjectChange, Session};
-use nihilo_types::id::{LogIndex, ObjectKey, SessionId};
+use nihilo_machine::route_table::{self, Changed};
+use nihilo_machine::state::Session;
+use nihilo_types::id::{LogIndex, SessionId};
 use nihilo_types::route_table::RouteTable;
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -79,19 +79,19 @@ impl RouteFeed {
         feed
     }
 
-    /// Moves on to `applied`; `changes` are the events since the last call, `None` = unknown.
+    /// Moves on to `applied`; `changed` = since the last call, `None` = unknown.
     pub(crate) fn advance(
         &mut self,
         shared: &Shared,
         applied: LogIndex,
-        changed_routes: Option<Vec<ObjectKey>>,
+        changed: Option<Changed>,
     ) -> LogIndex {
         if applied <= self.applied {
             return self.table.index;
         }
-        let table = read(shared.ports.state.as_ref(), |state| match &changed_routes {
-            Some(routes) if routes.is_empty() => None,
-            Some(routes) => Some(route_table::update(&self.table, state, routes, applied)),
+        let table = read(shared.ports.state.as_ref(), |state| match &changed {
+            Some(changed) if changed.is_empty() => None,
+            Some(changed) => Some(route_table::update(&self.table, state, changed, applied)),
             None => Some(route_table::build(state, applied)),
         });
         self.applied = applied;
@@ -101,17 +101,4 @@ impl RouteFeed {
         }
         applied
     }
-}
-
-/// The routes among the changed objects.
-pub(crate) fn changed_routes<'a>(
-    changes: impl Iterator<Item = &'a ObjectChange>,
-) -> Vec<ObjectKey> {
-    let mut routes: Vec<_> = changes
-        .filter(|change| matches!(change, ObjectChange::Route { .. }))
-        .map(ObjectChange::key)
-        .collect();
-    routes.sort();
-    routes.dedup();
-    routes
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nihilo_entity::EntityKey;
 use nihilo_entity::liveness::Roll;
+use nihilo_entity::reconcile;
 use nihilo_failpoint::{Point, hit};
 use nihilo_machine::command::{CloseSession, OpenSession, RequestKey, Roles};
 use nihilo_machine::ownership::moves_away_from;
@@ -290,18 +290,10 @@ impl Shared {
             };
             self.acknowledge(shard, epoch, table);
             let waiting = read(self.ports.state.as_ref(), |state| {
-                let unready = |key: &&nihilo_types::id::ObjectKey| {
-                    let facts = state.route_facts(key);
-                    facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
-                };
-                state
-                    .services_in(shard)
-                    .filter(unready)
-                    .cloned()
-                    .collect::<Vec<_>>()
+                reconcile::waiting_for_gateways(state, shard, table)
             });
             for key in waiting {
-                self.mark_dirty(shard, epoch, EntityKey::Route(key));
+                self.mark_dirty(shard, epoch, key);
             }
         }
     }

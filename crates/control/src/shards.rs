@@ -9,13 +9,14 @@ use nihilo_entity::keeper::{Keeper, RESTART_GRACE_MS};
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_failpoint::{Point, hit};
+use nihilo_machine::route_table::Changed;
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 use tracing::{debug, info};
 
 use crate::agents::relist_all;
-use crate::follow::{Follower, RouteFeed, changed_routes};
+use crate::follow::{Follower, RouteFeed};
 use crate::node::Shared;
 use crate::ports::read;
 
@@ -79,17 +80,12 @@ impl Progress {
     fn advance(&mut self, shared: &Arc<Shared>, index: LogIndex) {
         let events = shared.ports.state.changes_since(self.applied);
         self.applied = index;
-        let routes = events
-            .as_ref()
-            .map(|events| changed_routes(events.iter().map(|event| &event.object)));
-        if routes
-            .iter()
-            .flatten()
-            .any(|route| shared.waits_here(route))
-        {
+        let changes = || events.iter().flatten().map(|event| &event.object);
+        if changes().any(|change| shared.waits_here(change)) {
             shared.awaited_table.send_replace(index);
         }
-        let acknowledged = self.routes.advance(shared, index, routes);
+        let changed = events.is_some().then(|| Changed::of(changes()));
+        let acknowledged = self.routes.advance(shared, index, changed);
         let ownership_at = read(shared.ports.state.as_ref(), |state| state.ownership_at());
         if ownership_at != self.ownership_at {
             self.sync_ownership(shared);
@@ -243,14 +239,22 @@ fn lost_before(shared: &Shared) -> BTreeMap<NodeId, u64> {
 }
 
 impl Shared {
-    /// Whether the Route is owned here and not Ready: it may wait for other nodes' gateways.
-    fn waits_here(&self, route: &ObjectKey) -> bool {
-        let is_owned = self.epoch_of(shard_of(route)).is_some();
-        is_owned
-            && read(self.ports.state.as_ref(), |state| {
-                let route = state.route(route);
-                route.is_some_and(|route| !route.status.conditions.is_true("Ready"))
-            })
+    /// Whether what has changed is a Route that is owned here, or an own domain of one, that may
+    /// wait for other nodes' gateways.
+    fn waits_here(&self, change: &ObjectChange) -> bool {
+        let is_owned = |route: &ObjectKey| self.epoch_of(shard_of(route)).is_some();
+        if let ObjectChange::Route { .. } = change {
+            let route = change.key();
+            return is_owned(&route)
+                && read(self.ports.state.as_ref(), |state| {
+                    let route = state.route(&route);
+                    route.is_some_and(|route| !route.status.conditions.is_true("Ready"))
+                });
+        }
+        if let ObjectChange::DomainMapping { object, .. } = change {
+            return is_owned(&object.route()) && object.awaits_gateways();
+        }
+        false
     }
 
     fn wake_interested(&self, events: &[ObjectEvent]) {
@@ -279,7 +283,8 @@ impl Shared {
             | ObjectChange::Configuration { .. }
             | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
             ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
-            ObjectChange::ConfigMap { .. } => None,
+            ObjectChange::DomainMapping { object, .. } => Some(shard_of(&object.route())),
+            ObjectChange::ConfigMap { .. } | ObjectChange::DomainClaim { .. } => None,
             ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
                 state
                     .revision(revision)

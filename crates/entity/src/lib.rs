@@ -4,6 +4,7 @@
 
 pub mod autoscaler;
 pub mod decision;
+mod domain;
 pub mod effect;
 pub mod event;
 mod failures;

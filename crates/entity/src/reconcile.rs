@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use nihilo_machine::State;
 use nihilo_machine::state::ObjectChange;
-use nihilo_types::id::ObjectKey;
+use nihilo_types::id::{LogIndex, ObjectKey, ShardId};
 
 use crate::autoscaler::AutoscalerActor;
 use crate::effect::Outputs;
@@ -108,8 +109,25 @@ pub fn interested(change: &ObjectChange) -> Vec<EntityKey> {
                 EntityKey::Route(root),
             ]
         }
-        ObjectChange::Scale { .. } | ObjectChange::ConfigMap { .. } => Vec::new(),
+        ObjectChange::DomainMapping { object, .. } => vec![EntityKey::Route(object.route())],
+        ObjectChange::Scale { .. }
+        | ObjectChange::ConfigMap { .. }
+        | ObjectChange::DomainClaim { .. } => Vec::new(),
     }
+}
+
+/// The Routes of a shard that may become Ready, or have an own domain that may, now that every live
+/// gateway serves a table at or above `table`.
+pub fn waiting_for_gateways(state: &State, shard: ShardId, table: LogIndex) -> Vec<EntityKey> {
+    let unready = state.services_in(shard).filter(|key| {
+        let facts = state.route_facts(key);
+        facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
+    });
+    let of_domains = state.domain_mappings_awaited_in(shard);
+    let routes = unready
+        .cloned()
+        .chain(of_domains.map(|mapping| mapping.route()));
+    routes.map(EntityKey::Route).collect()
 }
 
 /// The actors that a newly opened shard wakes: those with work, and no others.
@@ -118,6 +136,8 @@ pub fn hot_entities(view: View<'_>) -> Vec<EntityKey> {
     for row in view.table.instances.values() {
         wake_revision(&mut hot, &row.revision);
     }
+    let awaited = view.state.domain_mappings_awaited_in(view.table.shard);
+    hot.extend(awaited.map(|mapping| EntityKey::Route(mapping.route())));
     for key in view.state.services_in(view.table.shard) {
         let facts = view.state.service_facts(key);
         if facts.is_some_and(|service| !service.is_settled) {

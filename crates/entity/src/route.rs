@@ -1,5 +1,5 @@
 //! The Route actor: resolves the wanted traffic to revisions, assigns it in one entry, and is
-//! Ready once every live gateway serves a table that holds it.
+//! Ready once every live gateway serves a table that holds it. Its own domains likewise.
 
 use nihilo_machine::Command;
 use nihilo_machine::command::{AdvanceRollout, AssignTraffic, Fence, RecordRoute};
@@ -12,6 +12,7 @@ use nihilo_types::rollout::{RevisionShare, Rollout};
 use nihilo_types::route::{Route, TrafficTarget};
 use nihilo_types::time::parse_go_duration_ms;
 
+use crate::domain;
 use crate::effect::{Effect, Outputs};
 use crate::event::Event;
 use crate::reconcile::Proposing;
@@ -41,7 +42,10 @@ impl RouteActor {
         if !self.proposing.may_go_on(event, &mut outputs) {
             return outputs;
         }
-        let command = self.decide(view).or_else(|| self.advance(view, is_due));
+        let command = self
+            .decide(view)
+            .or_else(|| self.advance(view, is_due))
+            .or_else(|| domain::served(view, &self.key));
         if let Some(command) = command {
             self.proposing.begin();
             outputs.effect(Effect::Propose(Box::new(command)));
@@ -55,7 +59,7 @@ impl RouteActor {
         let settled = view.state.route(&self.key).is_none_or(|route| {
             route.status.conditions.is_true(types::READY) && route.status.rollouts.is_empty()
         });
-        settled && !self.proposing.is_under_way()
+        settled && !domain::is_waiting(view, &self.key) && !self.proposing.is_under_way()
     }
 
     /// Moves rollouts on that every live gateway serves: plans their steps first, then takes

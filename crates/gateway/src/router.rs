@@ -39,8 +39,9 @@ impl Router {
         is_private: bool,
     ) -> Result<Chosen, Cause> {
         let key = table_key(host);
-        let entry = find(table, &key);
-        let entry = entry.or_else(|| is_private.then(|| find_private(table, &key))?);
+        // A Route's names inside of the cluster before anybody's own domain that reads the same.
+        let entry = is_private.then(|| find_private(table, &key)).flatten();
+        let entry = entry.or_else(|| find(table, &key));
         let (name, entry) = entry.ok_or(Cause::UnknownHost)?;
         if entry.visibility == Visibility::ClusterLocal && !is_private {
             return Err(Cause::UnknownHost);
@@ -227,6 +228,23 @@ mod tests {
         for host in ["b.c", "*.b.c", "c"] {
             assert!(router.route(&table, host, None, false).is_err(), "{host}");
         }
+    }
+
+    #[test]
+    fn an_own_domain_that_reads_like_a_private_name_is_the_route_s_inside() {
+        let (router, mut table) = (Router::default(), table(&[(100, "a")], &[]));
+        let other = self::table(&[(100, "other")], &[]).hosts[HOST].clone();
+        for host in ["s.default", "s.default.svc", "x.default"] {
+            table.hosts.insert(host.into(), other.clone());
+        }
+        let name = |host, is_private| {
+            let chosen = router.route(&table, host, None, is_private).unwrap();
+            chosen.target.revision.name.to_string()
+        };
+        for host in ["s.default", "s.default.svc"] {
+            assert_eq!([name(host, true), name(host, false)], ["a", "other"]);
+        }
+        assert_eq!(name("x.default", true), "other");
     }
 
     #[test]

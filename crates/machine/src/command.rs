@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::condition::Assertion;
 use nihilo_types::config_map::ConfigMap;
+use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::rollout::Rollout;
 use nihilo_types::route::TrafficTarget;
@@ -76,6 +77,11 @@ pub enum Command {
     CollectRevisions(CollectRevisions),
     PutConfigMap(Box<PutConfigMap>),
     DeleteConfigMap(DeleteConfigMap),
+    PutDomainMapping(Box<PutDomainMapping>),
+    DeleteDomainMapping(DeleteDomainMapping),
+    RecordDomainMapping(RecordDomainMapping),
+    PutDomainClaim(Box<PutDomainClaim>),
+    DeleteDomainClaim(DeleteDomainClaim),
     RecordMembers(RecordMembers),
     CreateToken(CreateToken),
     RevokeToken(RevokeToken),
@@ -107,6 +113,11 @@ impl Command {
             | Command::CollectRevisions(_)
             | Command::PutConfigMap(_)
             | Command::DeleteConfigMap(_)
+            | Command::PutDomainMapping(_)
+            | Command::DeleteDomainMapping(_)
+            | Command::RecordDomainMapping(_)
+            | Command::PutDomainClaim(_)
+            | Command::DeleteDomainClaim(_)
             | Command::RecordMembers(_)
             | Command::CreateToken(_)
             | Command::RevokeToken(_)
@@ -124,6 +135,10 @@ impl Command {
             Command::DeleteService(delete) => delete.expect == Expect::Any,
             Command::PutConfigMap(put) => put.expect == Expect::Any,
             Command::DeleteConfigMap(delete) => delete.expect == Expect::Any,
+            Command::PutDomainMapping(put) => put.expect == Expect::Any,
+            Command::DeleteDomainMapping(delete) => delete.expect == Expect::Any,
+            Command::PutDomainClaim(put) => put.expect == Expect::Any,
+            Command::DeleteDomainClaim(delete) => delete.expect == Expect::Any,
             Command::InitCluster(_)
             | Command::RecordService(_)
             | Command::RecordRevision(_)
@@ -131,6 +146,7 @@ impl Command {
             | Command::RecordRoute(_)
             | Command::AdvanceRollout(_)
             | Command::CollectRevisions(_)
+            | Command::RecordDomainMapping(_)
             | Command::RecordScale(_)
             | Command::OpenSession(_)
             | Command::CloseSession(_)
@@ -191,6 +207,49 @@ pub struct PutConfigMap {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteConfigMap {
     pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// Creates or replaces a DomainMapping; a new one claims its host where the cluster does that by
+/// itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutDomainMapping {
+    pub domain_mapping: DomainMapping,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+    /// Who asks; stamped into creator and lastModifier.
+    pub user: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteDomainMapping {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// The Route actor's view of a host of its Route: whether every live gateway serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordDomainMapping {
+    /// Of the Route that it refers to.
+    pub fence: Fence,
+    pub key: ObjectKey,
+    pub version: LogIndex,
+    pub assertions: Vec<Assertion>,
+}
+
+/// Says which namespace a host is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutDomainClaim {
+    pub claim: ClusterDomainClaim,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteDomainClaim {
+    pub host: String,
     pub expect: Expect,
 }
 

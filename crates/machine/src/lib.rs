@@ -9,6 +9,7 @@ mod anew;
 pub mod apply;
 pub mod command;
 pub mod digest;
+mod domains;
 pub mod member;
 pub mod objects;
 pub mod ownership;

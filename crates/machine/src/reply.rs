@@ -1,6 +1,7 @@
 //! What a proposer is told. A refusal is a reply, the same on every node.
 
 use nihilo_types::config_map::ConfigMap;
+use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId};
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,14 @@ pub enum Outcome {
     },
     ConfigMap {
         config_map: Box<ConfigMap>,
+        change: Change,
+    },
+    DomainMapping {
+        domain_mapping: Box<DomainMapping>,
+        change: Change,
+    },
+    DomainClaim {
+        claim: Box<ClusterDomainClaim>,
         change: Change,
     },
     Session(SessionId),

@@ -1,6 +1,6 @@
 //! Derives the gateways' [`RouteTable`] from the state; the same on every node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nihilo_types::id::{LogIndex, ObjectKey};
@@ -11,7 +11,43 @@ use nihilo_types::route_table::{HostEntry, Hosts, RevisionTarget, RouteTable, Sh
 use nihilo_types::shard::shard_of;
 use nihilo_types::validate::MAX_QUEUE_DEPTH;
 
-use crate::state::{State, host_label};
+use crate::state::{ObjectChange, State, host_label};
+
+/// What of the state's changes shows in the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    routes: BTreeSet<ObjectKey>,
+    /// Own domains: hosts.
+    domains: BTreeSet<Arc<str>>,
+}
+
+impl Changed {
+    pub fn of<'a>(changes: impl IntoIterator<Item = &'a ObjectChange>) -> Self {
+        let mut changed = Self::default();
+        for change in changes {
+            match change {
+                ObjectChange::Route { .. } => {
+                    changed.routes.insert(change.key());
+                }
+                // A claim that changes hands changes the mappings as well.
+                ObjectChange::DomainMapping { .. } => {
+                    changed.domains.insert(change.key().name);
+                }
+                ObjectChange::Service { .. }
+                | ObjectChange::Configuration { .. }
+                | ObjectChange::Revision { .. }
+                | ObjectChange::ConfigMap { .. }
+                | ObjectChange::DomainClaim { .. }
+                | ObjectChange::Scale { .. } => {}
+            }
+        }
+        changed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.domains.is_empty()
+    }
+}
 
 /// Builds the whole table as of `index`.
 pub fn build(state: &State, index: LogIndex) -> RouteTable {
@@ -25,17 +61,15 @@ pub fn build(state: &State, index: LogIndex) -> RouteTable {
             add_route(&mut table, state, &route);
         }
     }
+    for (host, _) in state.domains.claims() {
+        renew_domain(&mut table.hosts, state, host);
+    }
     table
 }
 
-/// Returns `table` moved on to `index`, with the hosts of the changed routes made anew. Routes
-/// that are gone leave the table; what they kept from others goes to those.
-pub fn update(
-    table: &RouteTable,
-    state: &State,
-    changed: &[ObjectKey],
-    index: LogIndex,
-) -> RouteTable {
+/// Returns `table` moved on to `index`, with the hosts of the changed routes and domains made anew.
+/// Routes that are gone leave the table; what they kept from others goes to those.
+pub fn update(table: &RouteTable, state: &State, changed: &Changed, index: LogIndex) -> RouteTable {
     if *table.domain != *state.domain() {
         // Every host has another name.
         return build(state, index);
@@ -43,16 +77,47 @@ pub fn update(
     let mut next = table.clone();
     next.index = index;
     let mut freed = Vec::new();
-    for route in changed {
+    for route in &changed.routes {
         take_out(&mut next.hosts, state, route, &mut freed);
     }
-    for route in changed.iter().filter_map(|key| state.route(key)) {
+    for route in changed.routes.iter().filter_map(|key| state.route(key)) {
         add_route(&mut next, state, &route);
     }
     for label in freed {
         add_host(&mut next, state, &label);
     }
+    let of_routes = changed.routes.iter().flat_map(|route| {
+        let keys = state.domains.keys_of_route(route);
+        keys.map(|key| key.name)
+    });
+    let domains: BTreeSet<_> = of_routes.chain(changed.domains.iter().cloned()).collect();
+    for host in &domains {
+        renew_domain(&mut next.hosts, state, host);
+    }
     next
+}
+
+/// Makes an own domain's entry anew; the routes' hosts are in place already.
+fn renew_domain(hosts: &mut Hosts, state: &State, host: &Arc<str>) {
+    // Refused when it is written; here it would take a Route's host whatever is stored.
+    if state.is_host_of_routes(host) {
+        return;
+    }
+    hosts.remove(host);
+    if let Some(entry) = domain_entry(hosts, state, host) {
+        hosts.insert(host.clone(), Arc::new(entry));
+    }
+}
+
+/// That of its Route's own host without the tags, as long as there is one.
+fn domain_entry(hosts: &Hosts, state: &State, host: &str) -> Option<HostEntry> {
+    let route = state.domains.holder(host)?.route();
+    let own = hosts.get(&state.host_of(&route, None))?;
+    // A host that reads the same may be another route's, by a tag.
+    (own.route == route).then(|| HostEntry {
+        tags: BTreeMap::new(),
+        ..own.as_ref().clone()
+    })
 }
 
 /// Takes all hosts of a route out, without a look at the others: its own host names its tags, as they

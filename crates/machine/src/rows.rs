@@ -41,6 +41,8 @@ pub(crate) mod tag {
     pub(crate) const ROUTE: &str = "route";
     pub(crate) const SCALE: &str = "scale";
     pub(crate) const CONFIG_MAP: &str = "configmap";
+    pub(crate) const DOMAIN_CLAIM: &str = "domainclaim";
+    pub(crate) const DOMAIN_MAPPING: &str = "domainmapping";
     pub(crate) const SESSION: &str = "session";
     pub(crate) const STORE: &str = "store";
     pub(crate) const OWNER: &str = "owner";
@@ -52,9 +54,11 @@ pub(crate) mod tag {
 }
 
 /// The kinds of rows that there may be very many of, in the order of their keys.
-pub(crate) const OBJECT_TAGS: [&str; 6] = [
+pub(crate) const OBJECT_TAGS: [&str; 8] = [
     tag::CONFIG_MAP,
     tag::CONFIGURATION,
+    tag::DOMAIN_CLAIM,
+    tag::DOMAIN_MAPPING,
     tag::REVISION,
     tag::ROUTE,
     tag::SCALE,
@@ -147,6 +151,16 @@ impl State {
                     visit(put(object_key(kind, key), config_map));
                 }
             }
+            tag::DOMAIN_CLAIM => {
+                for (host, claim) in self.domains.claims() {
+                    visit(put(key(kind, &[host]), claim));
+                }
+            }
+            tag::DOMAIN_MAPPING => {
+                for (key, mapping) in self.domains.mappings() {
+                    visit(put(object_key(kind, key), mapping));
+                }
+            }
             tag::SCALE => {
                 for (key, scale) in &self.scales {
                     visit(put(object_key(kind, key), scale));
@@ -236,6 +250,11 @@ impl State {
             tag::CONFIG_MAP => {
                 let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
                 self.config_maps.insert(object_of(key)?, map);
+            }
+            tag::DOMAIN_CLAIM => self.domains.put_claim(Arc::new(decode(key, value)?)),
+            tag::DOMAIN_MAPPING => {
+                let mapping = Arc::new(decode(key, value)?);
+                self.domains.put_mapping(&object_of(key)?, mapping);
             }
             tag::SESSION => {
                 let id = SessionId(number()?);

@@ -9,6 +9,10 @@ use nihilo_types::time::{parse_go_duration_ms, parse_go_duration_ns};
 
 type Data = BTreeMap<String, String>;
 
+const ROLLOUT_DURATION: &str = "rollout-duration";
+/// Upstream's name; `false` unless it is set.
+pub const AUTOCREATE_DOMAIN_CLAIMS: &str = "autocreate-cluster-domain-claims";
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     pub scale: ScaleConfig,
@@ -21,6 +25,8 @@ pub struct Settings {
 pub struct NetworkConfig {
     /// Of routes that name none, in seconds; 0 = new revisions get their share at once.
     pub rollout_duration_s: u64,
+    /// A new DomainMapping claims a host that nobody has claimed.
+    pub autocreate_domain_claims: bool,
 }
 
 /// `config-gc`: which revisions may go (01-objects §13). `None` = disabled.
@@ -64,19 +70,25 @@ impl Settings {
 
 impl NetworkConfig {
     fn from_map(data: &Data) -> Result<Self, String> {
-        let Some(text) = data.get("rollout-duration") else {
-            return Ok(Self::default());
-        };
-        let rollout_duration_s = text
-            .parse::<i64>()
-            .map_err(|error| parse_failed("rollout-duration", &error))
-            .and_then(|seconds| {
-                u64::try_from(seconds).map_err(|_| {
-                    format!("rollout-duration must be a positive integer, but was {seconds}")
-                })
-            })?;
-        Ok(Self { rollout_duration_s })
+        let mut config = Self::default();
+        if let Some(text) = data.get(ROLLOUT_DURATION) {
+            config.rollout_duration_s = seconds(ROLLOUT_DURATION, text)?;
+        }
+        if let Some(text) = data.get(AUTOCREATE_DOMAIN_CLAIMS) {
+            config.autocreate_domain_claims = text
+                .parse::<bool>()
+                .map_err(|error| parse_failed(AUTOCREATE_DOMAIN_CLAIMS, &error))?;
+        }
+        Ok(config)
     }
+}
+
+fn seconds(key: &str, text: &str) -> Result<u64, String> {
+    let seconds: i64 = text
+        .parse()
+        .map_err(|error: std::num::ParseIntError| parse_failed(key, &error))?;
+    u64::try_from(seconds)
+        .map_err(|_| format!("{key} must be a positive integer, but was {seconds}"))
 }
 
 impl GcConfig {
@@ -167,6 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn the_network_s_settings_stand_beside_each_other() {
+        let none = read(CONFIG_NETWORK, &[]).unwrap().network;
+        assert_eq!(none, NetworkConfig::default());
+        let both = [
+            ("rollout-duration", "90"),
+            (AUTOCREATE_DOMAIN_CLAIMS, "true"),
+        ];
+        let network = read(CONFIG_NETWORK, &both).unwrap().network;
+        assert_eq!(network.rollout_duration_s, 90);
+        assert!(network.autocreate_domain_claims);
+    }
+
+    #[test]
     fn what_cannot_hold_is_refused_in_words() {
         let refusals = [
             (
@@ -186,6 +211,12 @@ mod tests {
                 CONFIG_NETWORK,
                 "rollout-duration",
                 "soon",
+                "failed to parse",
+            ),
+            (
+                CONFIG_NETWORK,
+                AUTOCREATE_DOMAIN_CLAIMS,
+                "maybe",
                 "failed to parse",
             ),
             (

@@ -35,6 +35,9 @@ impl Siblings {
         if let Ok(at) = names.binary_search(name) {
             names.remove(at);
         }
+        if names.is_empty() {
+            self.0.remove(service);
+        }
     }
 
     /// Forgets a Service; returns the keys of what belonged to it.

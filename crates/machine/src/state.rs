@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nihilo_types::autoscaler::ScaleRecord;
 use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
+use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
@@ -14,6 +15,7 @@ use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
+use crate::domains::Domains;
 use crate::member::{JoinToken, Member, Standing};
 use crate::objects::{Objects, RevisionFacts, RouteFacts, ServiceFacts};
 use crate::replies::Replies;
@@ -42,6 +44,7 @@ pub struct State {
     pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     /// What the system's ConfigMaps say; derived.
     pub(crate) settings: Arc<Settings>,
+    pub(crate) domains: Domains,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
@@ -129,6 +132,14 @@ pub enum ObjectChange {
         object: Arc<ConfigMap>,
         change: EventKind,
     },
+    DomainMapping {
+        object: Arc<DomainMapping>,
+        change: EventKind,
+    },
+    DomainClaim {
+        object: Arc<ClusterDomainClaim>,
+        change: EventKind,
+    },
     /// A scale record changed; shown with the revision, not watched by itself.
     Scale { revision: ObjectKey },
 }
@@ -148,6 +159,8 @@ impl ObjectChange {
             ObjectChange::Revision { object, .. } => object.metadata.key(),
             ObjectChange::Route { object, .. } => object.metadata.key(),
             ObjectChange::ConfigMap { object, .. } => object.metadata.key(),
+            ObjectChange::DomainMapping { object, .. } => object.metadata.key(),
+            ObjectChange::DomainClaim { object, .. } => object.metadata.key(),
             ObjectChange::Scale { revision } => revision.clone(),
         }
     }
@@ -160,6 +173,8 @@ impl ObjectChange {
             ObjectChange::Revision { .. } => Some(Kind::Revision),
             ObjectChange::Route { .. } => Some(Kind::Route),
             ObjectChange::ConfigMap { .. } => Some(Kind::ConfigMap),
+            ObjectChange::DomainMapping { .. } => Some(Kind::DomainMapping),
+            ObjectChange::DomainClaim { .. } => Some(Kind::ClusterDomainClaim),
             ObjectChange::Scale { .. } => None,
         }
     }
@@ -254,6 +269,41 @@ impl State {
 
     pub fn config_maps(&self) -> impl Iterator<Item = &Arc<ConfigMap>> {
         self.config_maps.values()
+    }
+
+    pub fn domain_mapping(&self, key: &ObjectKey) -> Option<&Arc<DomainMapping>> {
+        self.domains.mapping(key)
+    }
+
+    /// By key.
+    pub fn domain_mappings(&self) -> impl Iterator<Item = &Arc<DomainMapping>> {
+        self.domains.mappings().map(|(_, mapping)| mapping)
+    }
+
+    /// Those that refer to a Route, whether the host is theirs or not.
+    pub fn domain_mappings_of(
+        &self,
+        route: &ObjectKey,
+    ) -> impl Iterator<Item = &Arc<DomainMapping>> {
+        let keys = self.domains.keys_of_route(route);
+        keys.filter_map(move |key| self.domains.mapping(&key))
+    }
+
+    /// Those that refer to a Route of the shard, and that not all gateways serve though they are to.
+    pub fn domain_mappings_awaited_in(
+        &self,
+        shard: ShardId,
+    ) -> impl Iterator<Item = &Arc<DomainMapping>> {
+        self.domains.awaited_in(shard)
+    }
+
+    pub fn domain_claim(&self, host: &str) -> Option<&Arc<ClusterDomainClaim>> {
+        self.domains.claim(host)
+    }
+
+    /// By host.
+    pub fn domain_claims(&self) -> impl Iterator<Item = &Arc<ClusterDomainClaim>> {
+        self.domains.claims().map(|(_, claim)| claim)
     }
 
     /// What the system's ConfigMaps say.
@@ -396,6 +446,13 @@ impl State {
     pub fn host_of(&self, route: &ObjectKey, tag: Option<&str>) -> String {
         let label = host_label(&route.name, tag);
         format!("{label}.{}.{}", route.namespace, self.domain())
+    }
+
+    /// Whether a host reads as a Route's, or as that of a tag, whether there is one or not.
+    pub fn is_host_of_routes(&self, host: &str) -> bool {
+        let below = host.strip_suffix(self.domain());
+        let below = below.and_then(|below| below.strip_suffix('.'));
+        below.is_some_and(|labels| labels.matches('.').count() == 1)
     }
 
     /// Domain of the routes' hosts.

@@ -26,6 +26,7 @@ use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
 use nihilo_wire::serving::config_service_server::ConfigServiceServer;
+use nihilo_wire::serving::domain_service_server::DomainServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
+use crate::admin::domain::DomainApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::on_node_exit;
@@ -381,6 +383,9 @@ impl Node {
         let settings = ConfigApi {
             raft: self.raft.clone(),
         };
+        let domains = DomainApi {
+            raft: self.raft.clone(),
+        };
         let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
@@ -400,6 +405,9 @@ impl Node {
                 )
                 .add_service(
                     ConfigServiceServer::new(settings).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
+                .add_service(
+                    DomainServiceServer::new(domains).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
                 .add_service(ClusterServiceServer::new(cluster));

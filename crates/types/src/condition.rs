@@ -15,6 +15,8 @@ pub mod types {
     pub const ALL_TRAFFIC_ASSIGNED: &str = "AllTrafficAssigned";
     pub const INGRESS_READY: &str = "IngressReady";
     pub const CERTIFICATE_PROVISIONED: &str = "CertificateProvisioned";
+    pub const DOMAIN_CLAIMED: &str = "DomainClaimed";
+    pub const REFERENCE_RESOLVED: &str = "ReferenceResolved";
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

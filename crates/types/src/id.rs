@@ -70,7 +70,11 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        // What belongs to the whole cluster stands in no namespace.
+        match &*self.namespace {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
     }
 }
 
@@ -82,15 +86,20 @@ pub enum Kind {
     Revision,
     Route,
     ConfigMap,
+    DomainMapping,
+    /// Of the whole cluster: its key's namespace is empty.
+    ClusterDomainClaim,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Service,
         Kind::Configuration,
         Kind::Revision,
         Kind::Route,
         Kind::ConfigMap,
+        Kind::DomainMapping,
+        Kind::ClusterDomainClaim,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -100,6 +109,8 @@ impl Kind {
             Kind::Revision => "Revision",
             Kind::Route => "Route",
             Kind::ConfigMap => "ConfigMap",
+            Kind::DomainMapping => "DomainMapping",
+            Kind::ClusterDomainClaim => "ClusterDomainClaim",
         }
     }
 }

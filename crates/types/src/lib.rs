@@ -10,6 +10,7 @@ pub mod condition;
 pub mod config_map;
 pub mod configuration;
 pub mod defaults;
+pub mod domain;
 pub mod endpoint;
 pub mod fence;
 pub mod id;

@@ -3,8 +3,10 @@
 //! The typed document is read from the text itself, so that an error points at its line.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::config_map::ConfigMap;
+use crate::domain::{ClusterDomainClaim, DomainMapping};
 use crate::meta::ObjectMeta;
 use crate::names::nearest;
 use crate::service::Service;
@@ -13,7 +15,7 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
-const FIELDS: [&str; 46] = [
+const FIELDS: &[&str] = &[
     "apiVersion",
     "kind",
     "metadata",
@@ -60,6 +62,9 @@ const FIELDS: [&str; 46] = [
     "data",
     "binaryData",
     "immutable",
+    "ref",
+    "tls",
+    "secretName",
 ];
 
 /// Why a manifest was not understood; names the file, and the line where there is one.
@@ -72,6 +77,8 @@ pub struct ManifestError(pub String);
 pub enum Document {
     Service(Box<Service>),
     ConfigMap(Box<ConfigMap>),
+    DomainMapping(Box<DomainMapping>),
+    DomainClaim(Box<ClusterDomainClaim>),
 }
 
 impl Document {
@@ -79,6 +86,8 @@ impl Document {
         match self {
             Document::Service(service) => &service.metadata,
             Document::ConfigMap(config_map) => &config_map.metadata,
+            Document::DomainMapping(mapping) => &mapping.metadata,
+            Document::DomainClaim(claim) => &claim.metadata,
         }
     }
 }
@@ -143,23 +152,30 @@ fn split(text: &str) -> Vec<(usize, &str)> {
 fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, ManifestError> {
     let fail = |error: serde_saphyr::Error| located(&error, document, file, first_line);
     let head: Head = serde_saphyr::from_str(document).map_err(fail)?;
-    if head.kind == "ConfigMap" && head.api_version == "v1" {
-        return serde_saphyr::from_str(document)
-            .map(|map| Document::ConfigMap(Box::new(map)))
-            .map_err(fail);
-    }
-    if head.kind != "Service" || !head.api_version.starts_with("serving.knative.dev/") {
-        return Err(ManifestError(format!(
-            "{file}:{}: kind `{}` of `{}` is not supported; this version reads kind `Service` of \
-             `serving.knative.dev/v1` and kind `ConfigMap` of `v1`",
-            first_line + 1,
-            head.kind,
-            head.api_version
-        )));
-    }
-    serde_saphyr::from_str(document)
-        .map(|service| Document::Service(Box::new(service)))
-        .map_err(fail)
+    let group = head.api_version.split('/').next().unwrap_or_default();
+    let read = match (group, head.kind.as_str()) {
+        ("v1", "ConfigMap") => boxed(document).map(Document::ConfigMap),
+        ("serving.knative.dev", "Service") => boxed(document).map(Document::Service),
+        ("serving.knative.dev", "DomainMapping") => boxed(document).map(Document::DomainMapping),
+        ("networking.internal.knative.dev", "ClusterDomainClaim") => {
+            boxed(document).map(Document::DomainClaim)
+        }
+        _ => {
+            return Err(ManifestError(format!(
+                "{file}:{}: kind `{}` of `{}` is not supported; this version reads the kinds \
+                 `Service` and `DomainMapping` of `serving.knative.dev`, `ClusterDomainClaim` of \
+                 `networking.internal.knative.dev`, and `ConfigMap` of `v1`",
+                first_line + 1,
+                head.kind,
+                head.api_version
+            )));
+        }
+    };
+    read.map_err(fail)
+}
+
+fn boxed<T: DeserializeOwned>(document: &str) -> Result<Box<T>, serde_saphyr::Error> {
+    serde_saphyr::from_str(document).map(Box::new)
 }
 
 fn located(
@@ -176,7 +192,7 @@ fn located(
         .trim_start_matches("error: ");
     let suggestion = quoted(what)
         .filter(|_| what.contains("unknown field"))
-        .and_then(|word| nearest(word, FIELDS))
+        .and_then(|word| nearest(word, FIELDS.iter().copied()))
         .map(|near| format!(" did you mean `{near}`?"))
         .unwrap_or_default();
     let what = what.split(", expected").next().unwrap_or(what);
@@ -233,6 +249,27 @@ mod tests {
         let text = format!("{HELLO}---\n{}", HELLO.replace("image", "imag"));
         let error = parse(&text, "a.yaml").unwrap_err().0;
         assert!(error.contains("a.yaml:19"), "{error}");
+    }
+
+    #[test]
+    fn own_domains_and_their_claims_are_read() {
+        let mapping = "apiVersion: serving.knative.dev/v1beta1\nkind: DomainMapping\nmetadata:\n  \
+                       name: www.example.org\nspec:\n  ref:\n    apiVersion: \
+                       serving.knative.dev/v1\n    kind: Service\n    name: hello\n";
+        let claim = "apiVersion: networking.internal.knative.dev/v1alpha1\nkind: \
+                     ClusterDomainClaim\nmetadata:\n  name: www.example.org\nspec:\n  namespace: \
+                     default\n";
+        let both = parse(&format!("{mapping}---\n{claim}"), "a.yaml").unwrap();
+        let [
+            Document::DomainMapping(mapping),
+            Document::DomainClaim(claim),
+        ] = &both[..]
+        else {
+            panic!("{both:?}");
+        };
+        assert_eq!(mapping.spec.reference.name, "hello");
+        assert_eq!(claim.spec.namespace, "default");
+        assert_eq!(both[0].metadata().name, both[1].metadata().name);
     }
 
     #[test]

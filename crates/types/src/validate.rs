@@ -1,7 +1,11 @@
 //! Validation in Knative's words: all errors are reported, `message: path`, sorted.
 
+mod domain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+pub use domain::{domain_claim, domain_mapping};
 
 use crate::image::Image;
 use crate::meta::{ObjectMeta, keys};

@@ -155,13 +155,18 @@ mod sample {
     use std::collections::BTreeMap;
 
     use nihilo_machine::command::{
-        AddNode, CloseSession, CreateToken, DeleteService, Expect, Founder, InitCluster, NodeDown,
-        OpenSession, PromoteNode, PutService, Reassign, RecordMembers, RemoveNode, RequestKey,
-        RevokeToken, Roles, Uids,
+        AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteService,
+        Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutConfigMap,
+        PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping, RecordMembers,
+        RemoveNode, RequestKey, RevokeToken, Roles, Uids,
     };
     use nihilo_machine::ownership::next_moves;
-    use nihilo_machine::{Command, Envelope, State};
+    use nihilo_machine::{Command, Envelope, Fence, State};
+    use nihilo_types::condition::{Assertion, types};
+    use nihilo_types::config_map::ConfigMap;
+    use nihilo_types::domain::ClusterDomainClaim;
     use nihilo_types::id::{LogIndex, NodeId, ObjectKey, SessionId};
+    use nihilo_types::shard::shard_of;
 
     pub(crate) fn log(version: u32) -> Vec<Envelope> {
         let mut made = Made {
@@ -199,6 +204,7 @@ mod sample {
         made.reassign();
         if version >= 2 {
             made.members();
+            made.domains();
         }
         made.log
     }
@@ -271,6 +277,69 @@ mod sample {
                 user: "golden".into(),
             };
             self.write(Command::PutService(Box::new(put)));
+        }
+
+        /// A host that two namespaces want, and its way from the first to the second.
+        fn domains(&mut self) {
+            let autocreate = ("autocreate-cluster-domain-claims".into(), "true".into());
+            let config_map = ConfigMap::system("config-network", BTreeMap::from([autocreate]));
+            self.write(Command::PutConfigMap(Box::new(PutConfigMap {
+                config_map,
+                expect: Expect::Any,
+                uid: String::new(),
+            })));
+            for namespace in ["default", "other", "third"] {
+                let mapping = serde_json::json!({
+                    "metadata": {"name": "www.example.org", "namespace": namespace},
+                    "spec": {"ref": {
+                        "apiVersion": "serving.knative.dev/v1",
+                        "kind": "Service",
+                        "name": "s-0",
+                    }},
+                });
+                // Written twice: one of three entries is a repetition, and none of these may be.
+                for _ in 0..2 {
+                    let put = PutDomainMapping {
+                        domain_mapping: serde_json::from_value(mapping.clone()).unwrap(),
+                        expect: Expect::Any,
+                        uid: format!("d-{}", self.log.len()),
+                        user: "golden".into(),
+                    };
+                    self.write(Command::PutDomainMapping(Box::new(put)));
+                }
+            }
+            let key = |namespace| ObjectKey::new(namespace, "www.example.org");
+            let mapping = self.state.domain_mapping(&key("default")).unwrap();
+            let shard = shard_of(&mapping.route());
+            let record = RecordDomainMapping {
+                fence: Fence {
+                    shard,
+                    epoch: self.state.owner(shard).epoch,
+                },
+                key: key("default"),
+                version: mapping.metadata.version(),
+                assertions: vec![Assertion::truth(types::INGRESS_READY)],
+            };
+            for _ in 0..2 {
+                self.write(Command::RecordDomainMapping(record.clone()));
+            }
+            for namespace in ["default", "default", "other", "other"] {
+                self.write(Command::DeleteDomainMapping(DeleteDomainMapping {
+                    key: key(namespace),
+                    expect: Expect::Any,
+                }));
+            }
+            for host in ["a.example.org", "b.example.org", "c.example.org"] {
+                self.write(Command::PutDomainClaim(Box::new(PutDomainClaim {
+                    claim: ClusterDomainClaim::new(host, "default"),
+                    expect: Expect::Any,
+                    uid: format!("k-{}", self.log.len()),
+                })));
+                self.write(Command::DeleteDomainClaim(DeleteDomainClaim {
+                    host: "a.example.org".into(),
+                    expect: Expect::Any,
+                }));
+            }
         }
 
         fn members(&mut self) {

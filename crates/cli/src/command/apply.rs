@@ -6,7 +6,7 @@ use nihilo_client::Change;
 use nihilo_types::manifest::{self, Document};
 use nihilo_types::service::Service;
 
-use super::{configmap, worst};
+use super::{configmap, domain, worst};
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output;
@@ -29,12 +29,13 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
         documents.extend(read(file)?);
     }
     let mut failures = Vec::new();
-    // What services may need comes first.
-    documents.sort_by_key(|document| matches!(document, Document::Service(_)));
+    documents.sort_by_key(rank);
     for document in documents {
         let applied = match document {
             Document::Service(service) => apply(context, *service, &args.wait).await,
             Document::ConfigMap(map) => configmap::apply(context, *map, "").await,
+            Document::DomainMapping(mapping) => domain::apply(context, *mapping).await,
+            Document::DomainClaim(claim) => domain::apply_claim(context, &claim).await,
         };
         if let Err(failure) = applied {
             if failure.code == exit::INTERRUPTED {
@@ -44,6 +45,15 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
         }
     }
     worst(failures)
+}
+
+/// What others may need comes first.
+fn rank(document: &Document) -> u8 {
+    match document {
+        Document::ConfigMap(_) | Document::DomainClaim(_) => 0,
+        Document::Service(_) => 1,
+        Document::DomainMapping(_) => 2,
+    }
 }
 
 fn read(file: &str) -> Result<Vec<Document>> {

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod digests;
+pub(crate) mod domain;
 pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod join;
@@ -68,6 +69,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Traffic(command) => traffic::run(context, command).await,
         Command::Revision(command) => revision::run(context, command).await,
         Command::Route(command) => route::run(context, command).await,
+        Command::Domain(command) => domain::run(context, command).await,
         Command::Instance(command) => instance::run(context, command).await,
         Command::Ps(args) => ps::run(context, &args).await,
         Command::Logs(args) => logs::run(context, args).await,

@@ -277,26 +277,7 @@ fn description(service: &Service, revisions: &[Revision]) -> String {
         lines.push(revision_line(service, revision));
         lines.extend(failure_lines(revision));
     }
-    let conditions = status.conditions.0.iter().map(|condition| {
-        let mark = match condition.status {
-            ConditionStatus::True => "++",
-            ConditionStatus::False => "!!",
-            ConditionStatus::Unknown => "??",
-        };
-        let why = output::explained(condition);
-        // The rest of it stands below its revision.
-        let why = why.lines().next().unwrap_or_default();
-        let why = if why.is_empty() {
-            String::new()
-        } else {
-            format!(" ({why})")
-        };
-        format!("{mark} {}{why}", condition.kind)
-    });
-    lines.push(format!(
-        "Conditions:  {}",
-        conditions.collect::<Vec<_>>().join("   ")
-    ));
+    lines.push(output::conditions_line(&status.conditions));
     lines
         .iter()
         .map(|line| output::plain(line))

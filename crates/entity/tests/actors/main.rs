@@ -3,6 +3,7 @@
 
 mod autoscaler;
 mod bound;
+mod domain;
 mod revision;
 mod route;
 mod service;

@@ -413,6 +413,9 @@ fn proposal(command: &Command) -> String {
     match command {
         Command::RecordRevision(record) => format!("revision: {}", says(&record.assertions)),
         Command::RecordRoute(record) => format!("route: {}", says(&record.assertions)),
+        Command::RecordDomainMapping(record) => {
+            format!("domain {}: {}", record.key.name, says(&record.assertions))
+        }
         Command::AssignTraffic(assign) => {
             let traffic = assign.traffic.iter().map(|target| {
                 let tag = match target.tag.as_str() {

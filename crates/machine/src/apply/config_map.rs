@@ -8,8 +8,9 @@ use nihilo_types::config_map::{
 };
 use nihilo_types::id::ObjectKey;
 
+use super::write::check_expectation;
 use super::{Context, Result, event_kind};
-use crate::command::{DeleteConfigMap, Expect, PutConfigMap};
+use crate::command::{DeleteConfigMap, PutConfigMap};
 use crate::reply::{Change, Outcome, Rejection};
 use crate::rows::{self, tag};
 use crate::settings::Settings;
@@ -25,7 +26,8 @@ impl State {
         wanted.check().map_err(Rejection::Invalid)?;
         let key = wanted.metadata.key();
         let stored = self.config_maps.get(&key).cloned();
-        check_expectation(&key, stored.as_deref(), put.expect)?;
+        let have = stored.as_ref().map(|stored| stored.metadata.version());
+        check_expectation(&key, have, put.expect)?;
         let settings = self.settings_with(&wanted)?;
         let change = match &stored {
             None if self.config_maps.len() >= MAX_CONFIG_MAPS => {
@@ -62,7 +64,12 @@ impl State {
             }
         }
         let object = self.store_config_map(wanted, context);
+        let autocreates = |settings: &Settings| settings.network.autocreate_domain_claims;
+        let begins_to = autocreates(&settings) && !autocreates(&self.settings);
         self.settings = Arc::new(settings);
+        if begins_to {
+            self.settle_claims(|_| true, context);
+        }
         Ok(outcome(&object, change))
     }
 
@@ -98,7 +105,7 @@ impl State {
         let Some(stored) = self.config_maps.get(key).cloned() else {
             return Err(Rejection::NotFound(key.clone()));
         };
-        check_expectation(key, Some(&stored), delete.expect)?;
+        check_expectation(key, Some(stored.metadata.version()), delete.expect)?;
         if is_system(key) {
             let text = format!("configmap {key} holds the cluster's settings and stays");
             return Err(Rejection::Invalid(text));
@@ -150,19 +157,5 @@ fn outcome(object: &Arc<ConfigMap>, change: Change) -> Outcome {
     Outcome::ConfigMap {
         config_map: Box::new(object.as_ref().clone()),
         change,
-    }
-}
-
-fn check_expectation(key: &ObjectKey, stored: Option<&ConfigMap>, expect: Expect) -> Result<()> {
-    let have = stored.map(|stored| stored.metadata.version());
-    match (expect, have) {
-        (Expect::Any, _) | (Expect::Absent, None) | (Expect::Present, Some(_)) => Ok(()),
-        (Expect::Absent, Some(_)) => Err(Rejection::AlreadyExists(key.clone())),
-        (Expect::Version(_) | Expect::Present, None) => Err(Rejection::NotFound(key.clone())),
-        (Expect::Version(version), Some(have)) if have == version => Ok(()),
-        (Expect::Version(_), Some(have)) => Err(Rejection::Conflict {
-            key: key.clone(),
-            have,
-        }),
     }
 }

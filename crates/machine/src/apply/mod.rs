@@ -4,6 +4,8 @@
 
 mod cluster;
 mod config_map;
+mod domain_claim;
+mod domain_mapping;
 mod gc;
 mod member;
 mod ownership;
@@ -13,6 +15,7 @@ mod scale;
 mod service;
 mod session;
 mod token;
+mod write;
 
 use nihilo_types::id::{LogIndex, ShardId};
 use nihilo_types::time::rfc3339;
@@ -111,6 +114,11 @@ impl State {
             Command::CollectRevisions(collect) => self.collect_revisions(collect, context),
             Command::PutConfigMap(put) => self.put_config_map(put, context),
             Command::DeleteConfigMap(delete) => self.delete_config_map(delete, context),
+            Command::PutDomainMapping(put) => self.put_domain_mapping(put, context),
+            Command::DeleteDomainMapping(delete) => self.delete_domain_mapping(delete, context),
+            Command::RecordDomainMapping(record) => self.record_domain_mapping(record, context),
+            Command::PutDomainClaim(put) => self.put_domain_claim(put, context),
+            Command::DeleteDomainClaim(delete) => self.delete_domain_claim(delete, context),
             Command::RecordScale(record) => self.record_scale(record, context),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession(close) => self.close_session(close, context),

@@ -15,8 +15,9 @@ use nihilo_types::shard::shard_of;
 use nihilo_types::template::RevisionTemplate;
 use nihilo_types::{defaults, validate};
 
+use super::write::{check_expectation, next_meta, same_for_the_user, stamp_user};
 use super::{Context, MAX_REVISIONS_PER_SERVICE, MAX_SERVICES, Result, check_shard, event_kind};
-use crate::command::{DeleteService, Expect, PutService, RecordService, Uids};
+use crate::command::{DeleteService, PutService, RecordService, Uids};
 use crate::reply::{Change, Outcome, Rejection};
 use crate::rows::{self, tag};
 use crate::state::{EventKind, ObjectChange, State};
@@ -30,7 +31,8 @@ impl State {
         defaults::service(&mut wanted);
         let key = wanted.metadata.key();
         let stored = self.services.get(&key);
-        check_expectation(&key, stored.as_deref(), put.expect)?;
+        let have = stored.as_ref().map(|stored| stored.metadata.version());
+        check_expectation(&key, have, put.expect)?;
         validate::service(&wanted).map_err(|invalid| Rejection::Invalid(invalid.to_string()))?;
         if let Some(stored) = &stored {
             validate::update(stored, &wanted)
@@ -73,6 +75,7 @@ impl State {
         };
         self.store_configuration(&key, configuration, &revision, context);
         let service = self.store_service(&key, service, &revision, context);
+        self.refresh_domains_of(&key, context);
         Ok(Outcome::Service {
             service: Box::new(service),
             change,
@@ -251,7 +254,7 @@ impl State {
         let Some(stored) = self.services.get(key) else {
             return Err(Rejection::NotFound(key.clone()));
         };
-        check_expectation(key, Some(&stored), delete.expect)?;
+        check_expectation(key, Some(stored.metadata.version()), delete.expect)?;
         for revision in self.revisions_of.remove_all(key) {
             self.remove_revision(&revision, context);
         }
@@ -282,6 +285,7 @@ impl State {
             object,
             change: EventKind::Deleted,
         });
+        self.refresh_domains_of(key, context);
         let service = Box::new(stored.as_ref().clone());
         Ok(Outcome::Service {
             service,
@@ -361,35 +365,9 @@ pub(super) fn assert_all(conditions: &mut Conditions, assertions: &[Assertion], 
     }
 }
 
-fn check_expectation(key: &ObjectKey, stored: Option<&Service>, expect: Expect) -> Result<()> {
-    match (expect, stored) {
-        (Expect::Any, _) | (Expect::Absent, None) | (Expect::Present, Some(_)) => Ok(()),
-        (Expect::Absent, Some(_)) => Err(Rejection::AlreadyExists(key.clone())),
-        (Expect::Version(_) | Expect::Present, None) => Err(Rejection::NotFound(key.clone())),
-        (Expect::Version(version), Some(stored)) => {
-            let have = stored.metadata.version();
-            if have == version {
-                return Ok(());
-            }
-            Err(Rejection::Conflict {
-                key: key.clone(),
-                have,
-            })
-        }
-    }
-}
-
 /// Whether an update would change nothing a user can set.
 fn says_the_same(stored: &Service, wanted: &Service) -> bool {
-    let user_annotations = |meta: &ObjectMeta| {
-        let mut annotations = meta.annotations.clone();
-        annotations.remove(keys::CREATOR);
-        annotations.remove(keys::LAST_MODIFIER);
-        annotations
-    };
-    stored.spec == wanted.spec
-        && stored.metadata.labels == wanted.metadata.labels
-        && user_annotations(&stored.metadata) == user_annotations(&wanted.metadata)
+    stored.spec == wanted.spec && same_for_the_user(&stored.metadata, &wanted.metadata)
 }
 
 /// The stored Service with the wanted spec, labels and annotations, its counters moved on.
@@ -401,30 +379,13 @@ fn next_service(
 ) -> Service {
     let mut service = wanted.clone();
     let modified = stored.is_none_or(|stored| stored.spec != wanted.spec);
-    let previous = |key: &str| {
-        stored
-            .and_then(|s| s.metadata.annotation(key))
-            .map(str::to_owned)
-    };
-    let creator = previous(keys::CREATOR).unwrap_or_else(|| put.user.clone());
-    let modifier = match previous(keys::LAST_MODIFIER) {
-        Some(last) if !modified => last,
-        _ => put.user.clone(),
-    };
-    let annotations = &mut service.metadata.annotations;
-    annotations.insert(keys::CREATOR.into(), creator);
-    annotations.insert(keys::LAST_MODIFIER.into(), modifier);
+    let known = stored.map(|stored| &stored.metadata);
+    stamp_user(&mut service.metadata, known, &put.user, modified);
+    let uid = &put.uids.service;
+    next_meta(&mut service.metadata, known, modified, uid, context);
     match stored {
-        Some(stored) => {
-            service.metadata.uid = stored.metadata.uid.clone();
-            service.metadata.creation_timestamp = stored.metadata.creation_timestamp.clone();
-            service.metadata.generation = stored.metadata.generation + u64::from(modified);
-            service.status = stored.status.clone();
-        }
+        Some(stored) => service.status = stored.status.clone(),
         None => {
-            service.metadata.uid = put.uids.service.clone();
-            service.metadata.creation_timestamp = context.now.clone();
-            service.metadata.generation = 1;
             service.status = ServiceStatus::default();
             for kind in [
                 types::READY,

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 
 use nihilo_machine::command::{
     AdvanceRollout, CloseSession, CollectRevisions, DeleteConfigMap, DownCause, Expect, NodeDown,
-    PromoteNode, PutConfigMap, Reassign, RemoveNode, RevokeToken, SetClusterVersion,
+    PromoteNode, PutConfigMap, Reassign, RecordDomainMapping, RemoveNode, RevokeToken,
+    SetClusterVersion,
 };
 use nihilo_machine::{Command, Rejection, Reply};
+use nihilo_types::condition::{Assertion, types};
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use nihilo_types::quantity::Quantity;
 use nihilo_types::route::TrafficTarget;
 
+use crate::domains::{HOST, autocreate, claim, map, mapping, put_mapping, unclaim, unmap};
 use crate::members::{add, create, founders};
 use crate::world::{
     World, delete, digest, fenced, init, key, open, put, put_service, service, step,
@@ -109,6 +112,22 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
                 expect: Expect::Any,
             }),
         ),
+        (
+            "PutDomainMapping",
+            put_mapping(mapping("default", HOST, "hello"), Expect::Absent),
+        ),
+        ("DeleteDomainMapping", unmap("default")),
+        (
+            "RecordDomainMapping",
+            Command::RecordDomainMapping(RecordDomainMapping {
+                fence: world.assign("hello", Vec::new()).fence,
+                key: key(HOST),
+                version: LogIndex(5),
+                assertions: vec![Assertion::truth(types::INGRESS_READY)],
+            }),
+        ),
+        ("PutDomainClaim", claim("default")),
+        ("DeleteDomainClaim", unclaim()),
         (
             "SetClusterVersion",
             Command::SetClusterVersion(SetClusterVersion { version: 3 }),
@@ -218,6 +237,8 @@ fn furnished() -> World {
     world.state.apply(LogIndex(world.index), &entry);
     world.must(founders(&[1]));
     world.must(create("a1", true));
+    world.must(autocreate(true));
+    world.must(map("default", "hello"));
     world
 }
 
@@ -282,5 +303,5 @@ fn what_was_written_is_read_back_as_the_same() {
         assert_eq!(again.unwrap(), json, "{what}");
         n_read += 1;
     }
-    assert!(n_read >= 85, "only {n_read} lines were read");
+    assert!(n_read >= 95, "only {n_read} lines were read");
 }

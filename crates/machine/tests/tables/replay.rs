@@ -3,12 +3,14 @@
 use nihilo_machine::command::{CloseSession, Envelope, Expect, Reassign, RequestKey};
 use nihilo_machine::ownership::next_moves;
 use nihilo_machine::{Command, State};
+use nihilo_types::condition::types;
 use nihilo_types::id::{LogIndex, ObjectKey, SessionId};
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::shard::shard_of;
 use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
 
+use crate::domains::{HOST, autocreate, claim, map, served, unclaim, unmap};
 use crate::world::{
     World, delete, digest, envelope, key, open, put, put_named, put_service, service,
 };
@@ -30,7 +32,15 @@ enum Ask {
     Open(u64, u8),
     Close(u64),
     Rebalance,
+    Map(usize, usize),
+    Unmap(usize),
+    Claim(usize),
+    Unclaim,
+    Autocreate(bool),
+    Served(usize),
 }
+
+const NAMESPACES: [&str; 3] = ["default", "other", "third"];
 
 fn ask() -> impl Strategy<Value = Ask> {
     let which = || 0..SERVICES.len();
@@ -46,6 +56,12 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => (1u64..4, 0u8..3).prop_map(|(node, boot)| Ask::Open(node, boot)),
         1 => (1u64..4).prop_map(Ask::Close),
         2 => Just(Ask::Rebalance),
+        3 => (0..NAMESPACES.len(), which()).prop_map(|(n, s)| Ask::Map(n, s)),
+        1 => (0..NAMESPACES.len()).prop_map(Ask::Unmap),
+        1 => (0..NAMESPACES.len()).prop_map(Ask::Claim),
+        1 => Just(Ask::Unclaim),
+        1 => any::<bool>().prop_map(Ask::Autocreate),
+        2 => (0..NAMESPACES.len()).prop_map(Ask::Served),
     ]
 }
 
@@ -110,6 +126,12 @@ fn command(world: &World, ask: &Ask) -> Option<Command> {
                 moves: Vec::new(),
             })
         }
+        Ask::Map(n, s) => map(NAMESPACES[*n], name(s)),
+        Ask::Unmap(n) => unmap(NAMESPACES[*n]),
+        Ask::Claim(n) => claim(NAMESPACES[*n]),
+        Ask::Unclaim => unclaim(),
+        Ask::Autocreate(is_on) => autocreate(*is_on),
+        Ask::Served(n) => served(world, NAMESPACES[*n])?,
         Ask::Rebalance => Command::Reassign(Reassign {
             moves: next_moves(&world.state),
         }),
@@ -162,6 +184,14 @@ fn indexes(state: &State) -> Vec<String> {
         state.services_in(shard).count()
     });
     all.push(format!("{}", n_in_shards.sum::<usize>()));
+    for mapping in state.domain_mappings() {
+        let (key, route) = (mapping.metadata.key(), mapping.route());
+        let mut of_route = state.domain_mappings_of(&route);
+        let is_of_route = of_route.any(|other| other == mapping);
+        let mut awaited = state.domain_mappings_awaited_in(shard_of(&route));
+        let is_awaited = awaited.any(|other| other == mapping);
+        all.push(format!("{key}: {is_of_route} {is_awaited}"));
+    }
     all
 }
 
@@ -188,9 +218,35 @@ fn check_invariants(state: &State) -> Result<(), TestCaseError> {
     nodes.sort();
     nodes.dedup();
     prop_assert_eq!(n_open, nodes.len(), "a node has two sessions");
+    check_domains(state)?;
     for (shard, owner) in state.owners() {
         let valid = owner.session == SessionId(0) || state.session(owner.session).is_some();
         prop_assert!(valid, "shard {shard} belongs to a closed session");
+    }
+    Ok(())
+}
+
+/// A host has one holder at most, and each mapping says what the state says of it.
+fn check_domains(state: &State) -> Result<(), TestCaseError> {
+    let claim = state.domain_claim(HOST);
+    for mapping in state.domain_mappings() {
+        let (meta, conditions) = (&mapping.metadata, &mapping.status.conditions);
+        let is_its = claim.is_some_and(|claim| claim.spec.namespace == meta.namespace);
+        let is_there = state.route(&mapping.route()).is_some();
+        prop_assert_eq!(conditions.is_true(types::DOMAIN_CLAIMED), is_its);
+        prop_assert_eq!(conditions.is_true(types::REFERENCE_RESOLVED), is_there);
+        prop_assert_eq!(mapping.status.assigned_at > 0, is_its && is_there);
+        let is_served = conditions.is_true(types::INGRESS_READY);
+        prop_assert_eq!(
+            conditions.is_true(types::READY),
+            is_served && is_its && is_there
+        );
+        let waits = claim.is_none() && state.settings().network.autocreate_domain_claims;
+        prop_assert!(
+            !waits,
+            "nobody has the host, and {} waits for it",
+            meta.namespace
+        );
     }
     Ok(())
 }

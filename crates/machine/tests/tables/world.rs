@@ -20,6 +20,8 @@ use nihilo_types::shard::shard_of;
 pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) index: u64,
+    /// What watchers have seen, in order.
+    pub(crate) changes: Vec<ObjectChange>,
 }
 
 impl World {
@@ -45,8 +47,11 @@ impl World {
 
     pub(crate) fn apply(&mut self, command: Command) -> Applied {
         self.index += 1;
-        self.state
-            .apply(LogIndex(self.index), &envelope(self.index, command))
+        let entry = envelope(self.index, command);
+        let applied = self.state.apply(LogIndex(self.index), &entry);
+        let changes = applied.events.iter().map(|event| event.object.clone());
+        self.changes.extend(changes);
+        applied
     }
 
     pub(crate) fn must(&mut self, command: Command) -> Applied {
@@ -269,6 +274,15 @@ fn outcome_text(outcome: &Outcome) -> String {
         Outcome::ConfigMap { config_map, change } => {
             format!("{} {}", change_text(*change), config_map.metadata.name)
         }
+        Outcome::DomainMapping {
+            domain_mapping,
+            change,
+        } => {
+            format!("{} {}", change_text(*change), domain_mapping.metadata.name)
+        }
+        Outcome::DomainClaim { claim, change } => {
+            format!("{} {}", change_text(*change), claim.metadata.name)
+        }
         Outcome::Scales { refused } => {
             let refused: Vec<_> = refused.iter().map(|key| key.name.to_string()).collect();
             format!("scales, refused [{}]", refused.join(" "))
@@ -307,6 +321,12 @@ pub(crate) fn events_of(applied: &Applied) -> Vec<String> {
             ObjectChange::Route { object, change } => text("route", *change, &object.metadata.name),
             ObjectChange::ConfigMap { object, change } => {
                 text("configmap", *change, &object.metadata.name)
+            }
+            ObjectChange::DomainMapping { object, change } => {
+                text("domainmapping", *change, &object.metadata.name)
+            }
+            ObjectChange::DomainClaim { object, change } => {
+                text("domainclaim", *change, &object.metadata.name)
             }
             ObjectChange::Scale { revision } => format!("Modified scale {}", revision.name),
         }

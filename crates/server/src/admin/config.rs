@@ -1,10 +1,8 @@
 //! `nihilo.serving.v1.ConfigService`: ConfigMaps, the cluster's own settings among them.
 
-use std::time::Duration;
-
 use nihilo_machine::command::{DeleteConfigMap, Expect, PutConfigMap, RequestKey};
 use nihilo_machine::reply::Change;
-use nihilo_machine::{Command, Outcome, Reply};
+use nihilo_machine::{Command, Outcome};
 use nihilo_raft::RaftNode;
 use nihilo_scale::config::unknown_keys;
 use nihilo_types::config_map::{CONFIG_AUTOSCALER, ConfigMap, SYSTEM_NAMESPACE};
@@ -14,29 +12,14 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::read::{self, Level};
-use super::serving::decode;
+use super::write::{decode, propose};
 use super::{error, names};
 
 const PLURAL: &str = "configmaps";
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct ConfigApi {
     pub raft: RaftNode,
-}
-
-impl ConfigApi {
-    async fn propose(&self, command: Command, once: RequestKey) -> Result<Reply, Status> {
-        if once.id.is_empty() && command.needs_request_id() {
-            let text = "a write needs a `request_id` or an `etag`: without one it could be \
-                        applied twice";
-            return Err(error::invalid("MALFORMED", text));
-        }
-        self.raft
-            .propose(command, once, WRITE_LIMIT)
-            .await
-            .map_err(|failure| error::not_proposed(&failure))
-    }
 }
 
 /// Keys of the autoscaler's settings that nothing reads.
@@ -104,7 +87,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
             uid: uuid::Uuid::now_v7().to_string(),
         };
         let command = Command::PutConfigMap(Box::new(put));
-        let reply = self.propose(command, once).await?;
+        let reply = propose(&self.raft, command, once).await?;
         match reply.result {
             Ok(Outcome::ConfigMap { config_map, change }) => {
                 Ok(Response::new(pb::ApplyConfigMapResponse {
@@ -135,7 +118,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
             None => Expect::Any,
         };
         let command = Command::DeleteConfigMap(DeleteConfigMap { key, expect });
-        let reply = self.propose(command, once).await?;
+        let reply = propose(&self.raft, command, once).await?;
         match reply.result {
             Ok(_) => Ok(Response::new(pb::DeleteResponse {
                 index: reply.index.0,

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod cluster;
 pub mod config;
+pub mod domain;
 pub mod error;
 pub mod members;
 pub(crate) mod metrics;
@@ -11,3 +12,4 @@ pub mod observe;
 pub mod read;
 pub mod serving;
 pub mod watch;
+mod write;

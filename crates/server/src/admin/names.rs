@@ -24,6 +24,24 @@ pub fn parse(name: &str, plural: &str) -> Result<ObjectKey, Status> {
     }
 }
 
+/// Reads the name of what belongs to the whole cluster, `{plural}/{name}`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` that shows the form wanted.
+pub fn parse_global<'a>(name: &'a str, plural: &str) -> Result<&'a str, Status> {
+    match name.split_once('/') {
+        Some((collection, name))
+            if collection == plural && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(name)
+        }
+        _ => {
+            let text = format!("name `{name}`, expected `{plural}/NAME`");
+            Err(error::invalid("MALFORMED", text))
+        }
+    }
+}
+
 /// Reads a parent, `namespaces/{ns}`; `None` = all namespaces.
 ///
 /// # Errors
@@ -69,6 +87,14 @@ mod tests {
         assert!(parse("namespaces/default/revisions/hello", "services").is_err());
         assert!(parse("services/hello", "services").is_err());
         assert!(parse("namespaces//services/hello", "services").is_err());
+    }
+
+    #[test]
+    fn names_of_the_whole_cluster_have_no_namespace() {
+        assert_eq!(parse_global("claims/a.b", "claims").unwrap(), "a.b");
+        for bad in ["claims/", "claims", "others/a", "namespaces/x/claims/a"] {
+            assert!(parse_global(bad, "claims").is_err(), "{bad}");
+        }
     }
 
     #[test]

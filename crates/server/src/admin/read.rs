@@ -71,6 +71,12 @@ pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Objec
         Kind::ConfigMap => state
             .config_map(key)
             .map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::DomainMapping => state
+            .domain_mapping(key)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::ClusterDomainClaim => state
+            .domain_claim(&key.name)
+            .map(|object| shown(object.as_ref(), &object.metadata)),
     })
 }
 
@@ -120,6 +126,18 @@ fn list_of(state: &State, kind: Kind, namespace: Option<&str>, service: &str) ->
         Kind::ConfigMap => state
             .config_maps()
             .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+        Kind::DomainMapping => state
+            .domain_mappings()
+            .filter(|object| {
+                let belongs = service.is_empty() || object.spec.reference.name == service;
+                belongs && is_near(&object.metadata.key())
+            })
+            .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+        Kind::ClusterDomainClaim => state
+            .domain_claims()
             .map(|object| shown(object.as_ref(), &object.metadata))
             .collect(),
         Kind::Route => state

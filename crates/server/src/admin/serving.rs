@@ -1,10 +1,7 @@
 //! `nihilo.serving.v1.ServingService`.
 
-use std::time::Duration;
-
 use nihilo_machine::command::{DeleteService, Expect, PutService, RequestKey, Uids};
-use nihilo_machine::reply::Change;
-use nihilo_machine::{Command, Outcome, Reply};
+use nihilo_machine::{Command, Outcome};
 use nihilo_raft::RaftNode;
 use nihilo_scale::config::validate_annotations;
 use nihilo_types::id::{Kind, LogIndex, ObjectKey};
@@ -17,12 +14,8 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::read::{self, Level};
+use super::write::{ANONYMOUS, change_to, decode, expectation, propose};
 use super::{error, names, watch};
-
-/// Bound of a write, forwarding and waiting for a leader included.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// Who writes, until there is authentication.
-const ANONYMOUS: &str = "anonymous";
 
 #[derive(Debug, Clone)]
 pub struct ServingApi {
@@ -74,7 +67,7 @@ impl ServingApi {
         let mut service: Service = decode(&request.json)?;
         defaults::service(&mut service);
         self.check(&service)?;
-        let expect = expectation(&request.etag, &service, if_unnamed)?;
+        let expect = expectation(&request.etag, &service.metadata, if_unnamed)?;
         if request.validate_only {
             let object = Some(read::shown(&service, &service.metadata));
             return Ok(Response::new(pb::WriteResponse {
@@ -119,9 +112,8 @@ impl ServingApi {
             uids: draw_uids(),
             user: ANONYMOUS.into(),
         };
-        let reply = self
-            .propose(Command::PutService(Box::new(put)), once)
-            .await?;
+        let command = Command::PutService(Box::new(put));
+        let reply = propose(&self.raft, command, once).await?;
         match reply.result {
             Ok(Outcome::Service { service, change }) => Ok(Response::new(pb::WriteResponse {
                 object: Some(read::shown(service.as_ref(), &service.metadata)),
@@ -132,32 +124,6 @@ impl ServingApi {
             Err(rejection) => Err(error::rejected(&rejection)),
         }
     }
-
-    async fn propose(&self, command: Command, once: RequestKey) -> Result<Reply, Status> {
-        if once.id.is_empty() && command.needs_request_id() {
-            let text = "a write needs a `request_id` or an `etag`: without one it could be \
-                        applied twice";
-            return Err(error::invalid("MALFORMED", text));
-        }
-        self.raft
-            .propose(command, once, WRITE_LIMIT)
-            .await
-            .map_err(|failure| error::not_proposed(&failure))
-    }
-}
-
-pub(super) fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
-    serde_json::from_slice(json).map_err(|failure| error::invalid("MALFORMED", failure.to_string()))
-}
-
-fn expectation(etag: &str, service: &Service, if_unnamed: Expect) -> Result<Expect, Status> {
-    if let Some(version) = names::parse_etag(etag)? {
-        return Ok(Expect::Version(LogIndex(version)));
-    }
-    match service.metadata.version() {
-        LogIndex(0) => Ok(if_unnamed),
-        version => Ok(Expect::Version(version)),
-    }
 }
 
 fn draw_uids() -> Uids {
@@ -167,14 +133,6 @@ fn draw_uids() -> Uids {
         configuration: uid(),
         route: uid(),
         revision: uid(),
-    }
-}
-
-fn change_to(change: Change) -> pb::write_response::Change {
-    match change {
-        Change::Created => pb::write_response::Change::Created,
-        Change::Updated | Change::Deleted => pb::write_response::Change::Updated,
-        Change::Unchanged => pb::write_response::Change::Unchanged,
     }
 }
 
@@ -229,7 +187,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
             None => Expect::Any,
         };
         let command = Command::DeleteService(DeleteService { key, expect });
-        let reply = self.propose(command, once).await?;
+        let reply = propose(&self.raft, command, once).await?;
         match reply.result {
             Ok(_) => Ok(Response::new(pb::DeleteResponse {
                 index: reply.index.0,
@@ -256,7 +214,7 @@ impl pb::serving_service_server::ServingService for ServingApi {
         defaults::service(&mut service);
         self.check(&service)?;
         // Made on this version: a concurrent change is a conflict, not a lost update.
-        let expect = expectation(&request.etag, &service, Expect::Present)?;
+        let expect = expectation(&request.etag, &service.metadata, Expect::Present)?;
         self.put(service, expect, once).await
     }
 

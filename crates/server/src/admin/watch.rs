@@ -168,6 +168,10 @@ fn message(event: &ObjectEvent) -> Option<pb::WatchEvent> {
         ObjectChange::Revision { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Route { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::ConfigMap { object, change } => (change, json(serde_json::to_vec(object))),
+        ObjectChange::DomainMapping { object, change } => {
+            (change, json(serde_json::to_vec(object)))
+        }
+        ObjectChange::DomainClaim { object, change } => (change, json(serde_json::to_vec(object))),
         ObjectChange::Scale { .. } => return None,
     };
     let kind = match change {

@@ -14,9 +14,14 @@ pub(crate) fn of(command: &mut Command) -> Option<&mut Fence> {
         Command::RecordRoute(record) => Some(&mut record.fence),
         Command::AdvanceRollout(advance) => Some(&mut advance.fence),
         Command::CollectRevisions(collect) => Some(&mut collect.fence),
+        Command::RecordDomainMapping(record) => Some(&mut record.fence),
         Command::InitCluster(_)
         | Command::PutConfigMap(_)
         | Command::DeleteConfigMap(_)
+        | Command::PutDomainMapping(_)
+        | Command::DeleteDomainMapping(_)
+        | Command::PutDomainClaim(_)
+        | Command::DeleteDomainClaim(_)
         | Command::PutService(_)
         | Command::DeleteService(_)
         | Command::RecordScale(_)

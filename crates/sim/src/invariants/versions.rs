@@ -49,6 +49,12 @@ fn parts(change: &ObjectChange) -> Option<(Kind, &ObjectMeta, EventKind)> {
         ObjectChange::ConfigMap { object, change } => {
             Some((Kind::ConfigMap, &object.metadata, *change))
         }
+        ObjectChange::DomainMapping { object, change } => {
+            Some((Kind::DomainMapping, &object.metadata, *change))
+        }
+        ObjectChange::DomainClaim { object, change } => {
+            Some((Kind::ClusterDomainClaim, &object.metadata, *change))
+        }
         ObjectChange::Scale { .. } => None,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nihilo_entity::EntityKey;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::liveness::Roll;
+use nihilo_entity::reconcile;
 use nihilo_machine::Command;
 use nihilo_machine::command::{OpenSession, RecordScale, RequestKey, Roles, ScaleUpdate};
 use nihilo_machine::state::Session;
@@ -376,14 +377,11 @@ impl World {
         for (shard, epoch) in self.nodes[n].control.owned.clone() {
             self.acknowledge(n, shard, epoch);
             let state = &self.nodes[n].replica.state;
-            let unready = state.services_in(shard).filter(|key| {
-                let facts = state.route_facts(key);
-                facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
-            });
-            waiting.extend(unready.map(|key| (shard, epoch, key.clone())));
+            let keys = reconcile::waiting_for_gateways(state, shard, table);
+            waiting.extend(keys.into_iter().map(|key| (shard, epoch, key)));
         }
         for (shard, epoch, key) in waiting {
-            self.mark_dirty(n, shard, epoch, &EntityKey::Route(key));
+            self.mark_dirty(n, shard, epoch, &key);
         }
     }
 

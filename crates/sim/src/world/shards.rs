@@ -7,7 +7,7 @@ use nihilo_entity::keeper::Keeper;
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_machine::State;
-use nihilo_machine::route_table;
+use nihilo_machine::route_table::{self, Changed};
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
 use nihilo_types::id::{Epoch, LogIndex, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
@@ -69,13 +69,13 @@ impl World {
         let state = &node.replica.state;
         let next = match changes {
             Some(changes) => {
-                let routes = changed_routes(changes);
-                match routes.is_empty() {
+                let changed = Changed::of(changes.iter().map(|change| &change.object));
+                match changed.is_empty() {
                     true => None,
                     false => Some(route_table::update(
                         &node.control.table,
                         state,
-                        &routes,
+                        &changed,
                         applied,
                     )),
                 }
@@ -337,24 +337,14 @@ impl World {
     }
 }
 
-fn changed_routes(changes: &[ObjectEvent]) -> Vec<ObjectKey> {
-    let mut routes: Vec<_> = changes
-        .iter()
-        .filter(|change| matches!(change.object, ObjectChange::Route { .. }))
-        .map(|change| change.object.key())
-        .collect();
-    routes.sort();
-    routes.dedup();
-    routes
-}
-
 fn shard_of_change(state: &State, change: &ObjectChange) -> Option<ShardId> {
     match change {
         ObjectChange::Service { .. }
         | ObjectChange::Configuration { .. }
         | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
         ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
-        ObjectChange::ConfigMap { .. } => None,
+        ObjectChange::DomainMapping { object, .. } => Some(shard_of(&object.route())),
+        ObjectChange::ConfigMap { .. } | ObjectChange::DomainClaim { .. } => None,
         ObjectChange::Scale { revision } => state
             .revision(revision)
             .map(|revision| shard_of(&revision.root())),

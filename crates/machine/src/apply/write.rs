@@ -1,0 +1,79 @@
+//! What every user's write of an object has in common: its precondition, and what becomes of the
+//! metadata that is not the user's.
+
+use nihilo_types::id::{LogIndex, ObjectKey};
+use nihilo_types::meta::{ObjectMeta, keys};
+
+use super::{Context, Result};
+use crate::command::Expect;
+use crate::reply::Rejection;
+
+/// `have` = version of the stored object.
+pub(super) fn check_expectation(
+    key: &ObjectKey,
+    have: Option<LogIndex>,
+    expect: Expect,
+) -> Result<()> {
+    match (expect, have) {
+        (Expect::Any, _) | (Expect::Absent, None) | (Expect::Present, Some(_)) => Ok(()),
+        (Expect::Absent, Some(_)) => Err(Rejection::AlreadyExists(key.clone())),
+        (Expect::Version(_) | Expect::Present, None) => Err(Rejection::NotFound(key.clone())),
+        (Expect::Version(version), Some(have)) if have == version => Ok(()),
+        (Expect::Version(_), Some(have)) => Err(Rejection::Conflict {
+            key: key.clone(),
+            have,
+        }),
+    }
+}
+
+/// Labels and annotations are equal, but for the system's stamps.
+pub(super) fn same_for_the_user(stored: &ObjectMeta, wanted: &ObjectMeta) -> bool {
+    let user_annotations = |meta: &ObjectMeta| {
+        let mut annotations = meta.annotations.clone();
+        annotations.remove(keys::CREATOR);
+        annotations.remove(keys::LAST_MODIFIER);
+        annotations
+    };
+    stored.labels == wanted.labels && user_annotations(stored) == user_annotations(wanted)
+}
+
+/// Stamps who made the object, and who modified its spec last.
+pub(super) fn stamp_user(
+    meta: &mut ObjectMeta,
+    stored: Option<&ObjectMeta>,
+    user: &str,
+    modified: bool,
+) {
+    let previous = |key: &str| stored.and_then(|stored| stored.annotation(key));
+    let creator = previous(keys::CREATOR).unwrap_or(user);
+    let modifier = match previous(keys::LAST_MODIFIER) {
+        Some(last) if !modified => last,
+        _ => user,
+    };
+    for (key, who) in [(keys::CREATOR, creator), (keys::LAST_MODIFIER, modifier)] {
+        meta.annotations.insert(key.into(), who.into());
+    }
+}
+
+/// Carries identity and counters on from the stored object; a new one gets `uid`.
+pub(super) fn next_meta(
+    meta: &mut ObjectMeta,
+    stored: Option<&ObjectMeta>,
+    modified: bool,
+    uid: &str,
+    context: &Context,
+) {
+    match stored {
+        Some(stored) => {
+            meta.uid.clone_from(&stored.uid);
+            meta.creation_timestamp
+                .clone_from(&stored.creation_timestamp);
+            meta.generation = stored.generation + u64::from(modified);
+        }
+        None => {
+            meta.uid = uid.into();
+            meta.creation_timestamp.clone_from(&context.now);
+            meta.generation = 1;
+        }
+    }
+}
