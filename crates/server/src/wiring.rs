@@ -124,15 +124,15 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
 /// A node that was removed while it was away has no owner who would stop what outlived it.
 fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
     if let Some(StartError::Removed(_)) = error.downcast_ref() {
-        let ended = nihilo_runtime::process::end_everything(&agent_dir(config));
+        let ended = nihilo_runtime::process::end_everything(&agent_dir(&config.data_dir));
         if let Err(error) = ended {
             warn!(%error, "instances of this removed node may still run");
         }
     }
 }
 
-fn agent_dir(config: &NodeConfig) -> PathBuf {
-    config.data_dir.join("agent")
+pub(crate) fn agent_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent")
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
@@ -512,7 +512,7 @@ fn start_agent(
     (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
 ) -> anyhow::Result<Agent> {
-    let dir = agent_dir(config);
+    let dir = agent_dir(&config.data_dir);
     let agent = AgentConfig {
         node_name: config.name.clone(),
         executable: std::env::current_exe()?,
