@@ -151,7 +151,9 @@ fn judge(groups: &Groups) -> Finding {
         Some(systemd) if systemd < FIRST_WITH_SUBGROUPS && groups.one.is_empty() => Finding::warn(
             CHECK,
             format!("{version}, but systemd {systemd} restarts no node beside instances in groups"),
-            format!("use systemd {FIRST_WITH_SUBGROUPS} or newer, or turn groups off in node.yaml"),
+            format!(
+                "use systemd {FIRST_WITH_SUBGROUPS} or newer, or `process: {cgroups: false}` in node.yaml"
+            ),
         ),
         None | Some(_) => Finding::ok(CHECK, format!("{}; {version}", WANTED.join(", "))),
     }
