@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, autoscaler, cluster, configmap, demo, domain, health, instance, logs, node, ps,
-    revision, route, service, traffic, why,
+    apply, autoscaler, cluster, completion, configmap, demo, doctor, domain, health, instance,
+    internal, logs, man, node, ps, revision, route, service, traffic, why,
 };
 use crate::dev;
 
@@ -87,13 +87,22 @@ pub(crate) enum Command {
     /// The cluster itself.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
-    /// Whether a node works, as an exit code; for container health checks.
+    /// Whether a node works, as an exit code; for health checks of containers and balancers.
     Health(health::HealthArgs),
+    /// What this machine lacks to be a node, and how to mend it.
+    Doctor(doctor::DoctorArgs),
     /// One node of a cluster.
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Print the version.
     Version,
+    /// Print the completions of a shell.
+    Completion(completion::CompletionArgs),
+    /// Write the manual's pages.
+    Man(man::ManArgs),
+    /// What the packaging calls.
+    #[command(subcommand, hide = true)]
+    Internal(internal::InternalCommand),
     /// Run an app that is built into the binary.
     #[command(hide = true)]
     DemoApp { name: String },
@@ -117,6 +126,21 @@ mod tests {
     #[test]
     fn the_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Commands below `command` that do not say what they are for.
+    fn silent(command: &clap::Command) -> Vec<String> {
+        let below = command.get_subcommands().filter(|c| !c.is_hide_set());
+        let all = below.flat_map(|c| {
+            let own = c.get_about().is_none().then(|| c.get_name().to_owned());
+            own.into_iter().chain(silent(c))
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for() {
+        assert_eq!(silent(&Cli::command()), Vec::<String>::new());
     }
 
     #[test]

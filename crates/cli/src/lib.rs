@@ -60,6 +60,8 @@ pub enum Offline {
     Inspect { data_dir: PathBuf },
     /// Makes a one-voter cluster of a node whose majority is lost for good.
     Recover { data_dir: PathBuf, place: Place },
+    /// Ends every program that a node left running.
+    Sweep { data_dir: PathBuf },
 }
 
 /// How a node is reached.

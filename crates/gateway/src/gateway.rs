@@ -264,6 +264,13 @@ impl Gateway {
         });
     }
 
+    /// Returns once clients are answered, or were.
+    pub async fn opened(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is this handle's own: it cannot have gone.
+        drop(phase.wait_for(|phase| *phase != Phase::Closed).await);
+    }
+
     /// Lets the health answer fall, and returns once those who look at it have had their time to go
     /// elsewhere: a part of `grace`, or none where nobody has looked lately (05-gateway §18).
     pub async fn announce_end(&self, grace: Duration) {

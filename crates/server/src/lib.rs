@@ -10,4 +10,5 @@ pub mod offline;
 mod on_node_exit;
 pub mod peer;
 pub mod ports;
+mod service_manager;
 pub mod wiring;

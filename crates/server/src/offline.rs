@@ -5,6 +5,8 @@ use std::path::Path;
 use nihilo_cli::{BackupHead, Done, Offline, Place, Remains};
 use nihilo_raft::{Identity, anew, backup};
 
+use crate::wiring;
+
 /// Does it.
 ///
 /// # Errors
@@ -39,6 +41,7 @@ pub fn run(task: Offline) -> anyhow::Result<Done> {
         } => restore(&file, &data_dir, place),
         Offline::Inspect { data_dir } => inspect(&data_dir).map(Done::Remains),
         Offline::Recover { data_dir, place } => recover(&data_dir, place),
+        Offline::Sweep { data_dir } => sweep(&data_dir).map(|()| Done::Nothing),
     }
 }
 
@@ -55,6 +58,17 @@ fn create(dir: &Path, identity: &Identity) -> anyhow::Result<()> {
 fn new_cluster_id(old: &str) -> String {
     let name = old.split('+').next().unwrap_or(old);
     format!("{name}+{:08x}", rand::random::<u32>())
+}
+
+fn sweep(dir: &Path) -> anyhow::Result<()> {
+    let agent = wiring::agent_dir(dir);
+    // No node has been here yet.
+    if !agent.is_dir() {
+        return Ok(());
+    }
+    nihilo_raft::check_unused(dir)?;
+    nihilo_runtime::process::end_everything(&agent).map(drop)?;
+    Ok(())
 }
 
 fn place_of(place: Place) -> anew::Place {

@@ -53,6 +53,7 @@ use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
 };
+use crate::service_manager::{self, Parts, ServiceManager};
 
 /// Largest admin message (02-store §2.2).
 const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
@@ -83,6 +84,16 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
 }
 
 fn run(config: NodeConfig) -> anyhow::Result<()> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(live(&config))
+}
+
+fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
         .unwrap_or_else(|_| "info,openraft=warn".into());
     // A second subscriber in one process is a test's business.
@@ -90,51 +101,55 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            // A journal shows colours as binary data.
+            .with_ansi(!service_manager::journal_reads_stderr())
             // Its own complaint would panic where the log cannot be written: on a full disk.
             .log_internal_errors(false)
             .try_init(),
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let started = Node::start(config.clone(), Ground::default()).await;
-        let node = started.inspect_err(|error| end_what_nobody_owns(error, &config))?;
-        let mut removal = node.raft.removal();
-        // A node that may not take part serves nothing either. Any may come first; all end in the
-        // same good order.
-        let ended = tokio::select! {
-            biased;
-            signal = stop_signal() => signal,
-            words = removal.wait_for(Option::is_some) => {
-                let words = words.ok().and_then(|words| words.clone());
-                let words = words.unwrap_or_default().to_string();
-                Err(anyhow::Error::new(StartError::Removed(words)))
-            }
-            Err(refused) = node.found(&config) => Err(refused),
-        };
-        if let Err(why) = &ended {
-            error!("{why}");
+}
+
+/// A node from its start to its end, which the service manager hears of.
+async fn live(config: &NodeConfig) -> anyhow::Result<()> {
+    let started = Node::start(config.clone(), Ground::default()).await;
+    let node = started.inspect_err(|error| end_what_nobody_owns(error, config))?;
+    let manager = ServiceManager::of_environment();
+    let following = manager.map(|manager| manager.follow(node.parts()));
+    let mut removal = node.raft.removal();
+    // A node that may not take part serves nothing either. Any may come first; all end in the
+    // same good order.
+    let ended = tokio::select! {
+        biased;
+        signal = stop_signal() => signal,
+        words = removal.wait_for(Option::is_some) => {
+            let words = words.ok().and_then(|words| words.clone());
+            let words = words.unwrap_or_default().to_string();
+            Err(anyhow::Error::new(StartError::Removed(words)))
         }
-        node.stop().await;
-        ended
-    })
+        Err(refused) = node.found(config) => Err(refused),
+    };
+    if let Err(why) = &ended {
+        error!("{why}");
+    }
+    if let Some(following) = following {
+        following.node_stops();
+    }
+    node.stop().await;
+    ended
 }
 
 /// A node that was removed while it was away has no owner who would stop what outlived it.
 fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
     if let Some(StartError::Removed(_)) = error.downcast_ref() {
-        let ended = nihilo_runtime::process::end_everything(&agent_dir(config));
+        let ended = nihilo_runtime::process::end_everything(&agent_dir(&config.data_dir));
         if let Err(error) = ended {
             warn!(%error, "instances of this removed node may still run");
         }
     }
 }
 
-fn agent_dir(config: &NodeConfig) -> PathBuf {
-    config.data_dir.join("agent")
+pub(crate) fn agent_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent")
 }
 
 async fn stop_signal() -> anyhow::Result<()> {
@@ -260,6 +275,14 @@ impl Node {
 
     pub fn raft(&self) -> &RaftNode {
         &self.raft
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            raft: self.raft.clone(),
+            control: self.control.clone(),
+            gateway: self.gateway.clone(),
+        }
     }
 
     pub fn agent(&self) -> &Agent {
@@ -520,7 +543,7 @@ fn start_agent(
     (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
 ) -> anyhow::Result<Agent> {
-    let dir = agent_dir(config);
+    let dir = agent_dir(&config.data_dir);
     let agent = AgentConfig {
         node_name: config.name.clone(),
         executable: std::env::current_exe()?,

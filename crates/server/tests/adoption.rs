@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, get, is_alive, kill, must, wait_for};
+use common::{Cluster, get, is_alive, kill, must, run, text, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long owners wait for a node that was lost (03-actors §10).
@@ -167,4 +167,25 @@ fn a_node_that_is_back_in_time_goes_on_with_its_instance_and_nobody_else_starts_
     }
     must(nodes.0.cli(&["service", "delete", "kept"]));
     nodes.until_no_process_is_left();
+}
+
+#[test]
+fn what_a_stopped_node_left_is_swept_and_what_a_crashed_one_left_is_not() {
+    let node = Adopting::start(Cluster::start_one(54), 1);
+    node.create_service();
+    let (_, instance) = node.only_instance();
+    let config = node.0.config(0);
+    let sweep = |result| {
+        let file = config.to_str().unwrap();
+        run(&["internal", "sweep", "--config", file, "--result", result])
+    };
+    let refused = sweep("success");
+    assert!(!refused.status.success(), "a node runs: {}", text(&refused));
+    assert!(is_alive(instance));
+
+    node.kill_node(0);
+    must(sweep("signal"));
+    assert!(is_alive(instance));
+    must(sweep("timeout"));
+    node.until_no_process_is_left();
 }

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask help`.
 
 mod bench;
+mod deb;
 mod deps;
 mod image;
 mod jepsen;
@@ -37,6 +38,8 @@ enum Command {
     Deps,
     /// Builds the container image out of the local binary; needs Docker, but no registry.
     Image(image::ImageArgs),
+    /// Builds the Debian package; needs dpkg-deb.
+    Deb(deb::DebArgs),
     /// Runs simulated clusters: many seeds, or one.
     Sim {
         /// Only this seed.
@@ -90,6 +93,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Jepsen { arguments } => jepsen::jepsen(&arguments),
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
+        Command::Deb(args) => deb::run(&args),
         Command::Sim {
             seed,
             seeds,

@@ -29,9 +29,8 @@ pub(crate) enum ConfigMapCommand {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         values: Vec<String>,
     },
-    Delete {
-        name: String,
-    },
+    /// Remove one; the cluster's own go back to their defaults.
+    Delete { name: String },
 }
 
 pub(crate) async fn run(context: &Context, command: ConfigMapCommand) -> Result<()> {

@@ -7,12 +7,16 @@ use nihilo_wire::cluster::{NodeStatus, StatusResponse};
 
 use crate::args::Global;
 use crate::failure::{Failure, Result, exit};
+use crate::http::HttpClient;
 use crate::output;
 
 /// All of a check: less than the 2 s that health checks of containers are usually given.
 const LIMIT: Duration = Duration::from_millis(1_500);
 
-#[derive(Debug, Clone, Copy, clap::Args)]
+/// What the gateway answers to itself on its public port, whatever the host (05-gateway §5).
+const GATEWAY_PATH: &str = "/.well-known/nihilo/gateway";
+
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HealthArgs {
     /// It answers, its store works, it has a role in the cluster. This is the default.
     #[arg(long, conflicts_with = "ready")]
@@ -20,6 +24,13 @@ pub(crate) struct HealthArgs {
     /// Live, joined, in touch with the leader, and the leader with a majority.
     #[arg(long)]
     ready: bool,
+    /// Its gateway wants traffic, which needs no majority: for whatever sends clients to one of
+    /// several nodes.
+    #[arg(long, conflicts_with_all = ["live", "ready"])]
+    gateway: bool,
+    /// The gateway's own address, for --gateway.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    gateway_address: String,
     /// Admin port of the node on this machine, unless --server names another.
     #[arg(
         long,
@@ -33,15 +44,32 @@ pub(crate) struct HealthArgs {
 /// # Errors
 /// Exit 1: the first node that is not well, and why.
 pub(crate) async fn run(global: &Global, args: HealthArgs) -> Result<()> {
+    let limit = global.request_timeout.min(LIMIT);
+    if args.gateway {
+        return check_gateway(args.gateway_address, limit).await;
+    }
     let servers = match global.server.as_slice() {
         [] => vec![format!("127.0.0.1:{}", args.admin_port)],
         named => named.to_vec(),
     };
-    let limit = global.request_timeout.min(LIMIT);
     for server in servers {
         let client = Client::connect_lazy(vec![server])?.with_timeout(limit);
         check(&client, args.ready).await?;
     }
+    Ok(())
+}
+
+async fn check_gateway(address: String, limit: Duration) -> Result<()> {
+    let client = HttpClient::new([address.clone()], limit);
+    let answer = client.get(&address, GATEWAY_PATH).await;
+    let answer = answer.map_err(|why| Failure::new(exit::OTHER, why))?;
+    let said = String::from_utf8_lossy(&answer.body);
+    let (status, said) = (answer.status.as_u16(), said.trim());
+    if status != 200 {
+        let why = format!("gateway {address} wants no traffic: {status} {said}");
+        return Err(Failure::new(exit::OTHER, why));
+    }
+    output::data(&format!("gateway {address} is {said}"));
     Ok(())
 }
 
@@ -89,6 +117,9 @@ fn not_ready(node: &NodeStatus, all: &StatusResponse) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn node() -> NodeStatus {
@@ -145,6 +176,41 @@ mod tests {
         };
         let why = not_ready(&cut, &cluster(true));
         assert_eq!(why.as_deref(), Some("it is out of touch with the leader"));
+    }
+
+    /// A gateway of one answer; returns its address.
+    async fn gateway(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let n = stream.read(&mut head).await.unwrap();
+            assert!(head[..n].starts_with(format!("GET {GATEWAY_PATH} ").as_bytes()));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_drains_is_exit_1_and_says_so() {
+        let limit = Duration::from_secs(5);
+        let open = gateway("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n").await;
+        assert_eq!(check_gateway(open, limit).await, Ok(()));
+        let draining = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 9\r\n\r\ndraining\n";
+        let refused = check_gateway(gateway(draining).await, limit).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, 1);
+        assert!(refused.to_string().contains("503 draining"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn no_gateway_at_all_is_exit_1() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let failure = check_gateway(free, Duration::from_secs(5)).await;
+        assert_eq!(failure.unwrap_err().code, 1);
     }
 
     #[tokio::test]

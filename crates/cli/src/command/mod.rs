@@ -4,14 +4,18 @@ pub(crate) mod apply;
 pub(crate) mod autoscaler;
 pub(crate) mod backup;
 pub(crate) mod cluster;
+pub(crate) mod completion;
 pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod digests;
+pub(crate) mod doctor;
 pub(crate) mod domain;
 pub(crate) mod health;
 pub(crate) mod instance;
+pub(crate) mod internal;
 pub(crate) mod join;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod members;
 pub(crate) mod node;
 pub(crate) mod ps;
@@ -44,11 +48,18 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
         }
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
         Command::Autoscaler(command) => autoscaler::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
+        Command::Completion(args) => {
+            completion::run(args);
+            Ok(())
+        }
+        Command::Man(args) => man::run(&args),
+        Command::Internal(command) => internal::run(command, hooks),
         Command::Demo(args) => {
             let data_dir = args.data_dir.clone();
             talk(global, &data_dir, async |context| {
@@ -81,8 +92,12 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         | Command::Autoscaler(_)
         | Command::Node(_)
         | Command::Health(_)
+        | Command::Doctor(_)
         | Command::DemoApp { .. }
-        | Command::Version => unreachable!("dispatched before"),
+        | Command::Version
+        | Command::Completion(_)
+        | Command::Man(_)
+        | Command::Internal(_) => unreachable!("dispatched before"),
     }
 }
 

@@ -50,9 +50,6 @@ impl ClusterApi {
             .filter(|(report, _)| report.state.is_counted())
             .count();
         let session = *self.control.session().borrow();
-        // A leader needs no contact with itself, but with a majority.
-        let in_touch = self.raft.leads_with_quorum()
-            || matches!(self.control.leader_contact_age_ms(), Some(age) if age <= MAX_SILENCE_MS);
         let role = match failure {
             Some(_) => STORE_FAILED,
             None => status.role.as_str(),
@@ -68,7 +65,7 @@ impl ClusterApi {
             store: failure.map_or_else(|| "ok".into(), |cause| cause.to_string()),
             roles: vec!["control".into(), "gateway".into(), "agent".into()],
             started_ms_ago: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            table_stale: session == SessionId(0) || !in_touch,
+            table_stale: is_stale(&self.raft, &self.control),
             limits: self.agent.limits(),
             ..self.me.clone()
         }
@@ -151,6 +148,14 @@ impl ClusterApi {
         }
         join_all(self.members().iter().map(|member| self.ask(member))).await
     }
+}
+
+/// Whether the cluster may be on another route table than this node by now.
+pub(crate) fn is_stale(raft: &RaftNode, control: &Control) -> bool {
+    // A leader needs no contact with itself, but with a majority.
+    let in_touch = raft.leads_with_quorum()
+        || matches!(control.leader_contact_age_ms(), Some(age) if age <= MAX_SILENCE_MS);
+    *control.session().borrow() == SessionId(0) || !in_touch
 }
 
 #[tonic::async_trait]

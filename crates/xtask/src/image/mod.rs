@@ -3,9 +3,9 @@
 //! One root tree for both ways to an image: this command imports it, `cluster/Dockerfile` unpacks
 //! it. The image's metadata is read from the Dockerfile, so that the two cannot differ.
 
-mod binary;
+pub(crate) mod binary;
 mod dockerfile;
-mod libraries;
+pub(crate) mod libraries;
 mod rootfs;
 
 use std::path::{Path, PathBuf};
