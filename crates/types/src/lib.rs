@@ -22,6 +22,8 @@ pub mod meta;
 pub mod names;
 pub mod node_config;
 pub mod node_env;
+pub mod probe;
+pub mod probe_paths;
 pub mod quantity;
 pub mod revision;
 pub mod rollout;

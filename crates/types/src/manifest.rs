@@ -13,7 +13,7 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
-const FIELDS: [&str; 46] = [
+const FIELDS: [&str; 63] = [
     "apiVersion",
     "kind",
     "metadata",
@@ -44,6 +44,23 @@ const FIELDS: [&str; 46] = [
     "securityContext",
     "runAsUser",
     "runAsGroup",
+    "readinessProbe",
+    "livenessProbe",
+    "startupProbe",
+    "exec",
+    "grpc",
+    "httpGet",
+    "tcpSocket",
+    "path",
+    "port",
+    "host",
+    "scheme",
+    "httpHeaders",
+    "service",
+    "initialDelaySeconds",
+    "periodSeconds",
+    "successThreshold",
+    "failureThreshold",
     "ports",
     "containerPort",
     "protocol",
