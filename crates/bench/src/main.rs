@@ -19,6 +19,7 @@ mod peers;
 mod prefilled;
 mod proc;
 mod quorumloss;
+mod readiness;
 mod report;
 mod restart;
 mod rollout;
@@ -72,6 +73,8 @@ enum Bench {
     Cold(cold::ColdArgs),
     /// A request that wakes a container, beside create and start of the same image.
     Container(container::ContainerArgs),
+    /// From an app's `listen()` to the node that sees it, and to the request that waits for it.
+    Readiness(readiness::ReadinessArgs),
     /// Cold requests per second to a simulated sandbox.
     Coldrate(coldrate::ColdRateArgs),
     /// Decisions of the autoscaler per core-second.
@@ -133,6 +136,7 @@ async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
         Bench::Lease(args) => lease::run(common, args).await?,
         Bench::Cold(args) => cold::run(common, args).await?,
         Bench::Container(args) => container::run(common, args).await?,
+        Bench::Readiness(args) => readiness::run(common, args).await?,
         Bench::Coldrate(args) => coldrate::run(common, args).await?,
         Bench::Autoscaler(args) => autoscaler::run(common, args)?,
         Bench::Idle(args) => idle::run(common, args).await?,

@@ -376,8 +376,8 @@ fn boot_message(instance: &pb::Instance) -> Option<String> {
         "Booting" => {
             let port = instance.address.rsplit(':').next().unwrap_or_default();
             Some(format!(
-                "Instance {id}: runs on {node} for {seconds} s and does not listen on $PORT ({port}) \
-                 yet."
+                "Instance {id}: runs on {node} for {seconds} s and is not ready yet: it does not \
+                 listen on $PORT ({port}), or a probe of it does not pass."
             ))
         }
         _ => None,
@@ -529,8 +529,8 @@ mod tests {
             age_ms: 5_400,
             ..pb::Instance::default()
         };
-        let want = "Instance hello-00001-a-1: runs on node2 for 5 s and does not listen on $PORT \
-                    (20017) yet.";
+        let want = "Instance hello-00001-a-1: runs on node2 for 5 s and is not ready yet: it does \
+                    not listen on $PORT (20017), or a probe of it does not pass.";
         assert_eq!(boot_message(&instance).unwrap(), want);
         let ready = pb::Instance {
             state: "Ready".into(),

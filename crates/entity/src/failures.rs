@@ -182,9 +182,12 @@ impl Failures {
 
 /// As a stop ends that was ordered before this actor was loaded: by the signal, by the app's own
 /// clean exit, or by a shell's or a JVM's way to pass the signal on.
-/// The agent itself stops what never became ready.
+/// The agent itself stops what never became ready, and what failed a probe for good.
 fn gave_up(exit: &Exit) -> bool {
-    matches!(exit, Exit::NeverReady { .. } | Exit::StartFailed { .. })
+    matches!(
+        exit,
+        Exit::NeverReady { .. } | Exit::StartFailed { .. } | Exit::Unhealthy { .. }
+    )
 }
 
 fn ended_well(exit: &Exit, report: &InstanceReport) -> bool {
@@ -230,6 +233,7 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
             "ContainerMissing".into(),
             format!("Unable to fetch image {image:?}: {cause}"),
         ),
+        Exit::Unhealthy { cause, .. } => healthy("ProbeFailed".into(), after(cause, &output)),
         Exit::NeverReady { after_ms } => Failure {
             kind: types::RESOURCES_AVAILABLE,
             reason: "ProgressDeadlineExceeded".into(),

@@ -235,13 +235,21 @@ impl Keeper {
 }
 
 /// Answers and events come by different ways: a life only goes forward, but for a drain that was
-/// called off.
+/// called off, and for one that was ready and is not any more. The last goes and comes, so that only
+/// the report's own age tells which word is the newer one.
 fn is_overtaken(row: &InstanceRow, report: &InstanceReport) -> bool {
     let RowState::Reported(known) = &row.state else {
         return false;
     };
-    let reopened = known.state == InstanceState::Draining && report.state == InstanceState::Ready;
-    report.state < known.state && !reopened
+    let is_older = report.age_ms < known.age_ms;
+    match (known.state, report.state) {
+        (InstanceState::Draining, InstanceState::Ready) => false,
+        (InstanceState::Ready | InstanceState::Draining, InstanceState::Booting) => {
+            report.ready_after_ms == 0 || is_older
+        }
+        (InstanceState::Booting, InstanceState::Ready) => known.ready_after_ms > 0 && is_older,
+        (known, reported) => reported < known,
+    }
 }
 
 fn is_finished(row: &InstanceRow) -> bool {
@@ -326,6 +334,37 @@ mod tests {
             panic!("not reported")
         };
         assert_eq!(known.state, InstanceState::Ready);
+    }
+
+    #[test]
+    fn one_that_is_not_ready_any_more_is_told_from_a_late_word_of_its_boot() {
+        let told = |state, ready_after_ms, age_ms| InstanceReport {
+            ready_after_ms,
+            age_ms,
+            ..report(state)
+        };
+        let (booting, ready) = (InstanceState::Booting, InstanceState::Ready);
+        let mut keeper = keeper();
+        for (what, report, want) in [
+            ("ready at last", told(ready, 30, 30), ready),
+            ("its boot, late", told(booting, 0, 10), ready),
+            ("not any more", told(booting, 30, 500), booting),
+            ("from before that, late", told(ready, 30, 400), booting),
+            ("again", told(ready, 30, 900), ready),
+            ("from before that, late", told(booting, 30, 600), ready),
+            (
+                "told to go",
+                told(InstanceState::Draining, 30, 950),
+                InstanceState::Draining,
+            ),
+            ("called off, not ready", told(booting, 30, 990), booting),
+        ] {
+            keeper.reported(FROM, report, 1);
+            let RowState::Reported(known) = state_of(&keeper) else {
+                panic!("not reported")
+            };
+            assert_eq!(known.state, want, "{what}");
+        }
     }
 
     #[test]

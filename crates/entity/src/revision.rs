@@ -11,11 +11,12 @@ use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
-use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, RunAs};
+use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, Probes, RunAs};
 use nihilo_types::meta::keys;
+use nihilo_types::probe::Probe;
 use nihilo_types::quantity::Quantity;
 use nihilo_types::revision::Revision;
-use nihilo_types::template::Resources;
+use nihilo_types::template::{Container, Resources};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::effect::{Effect, Outputs, StopReason};
@@ -30,8 +31,10 @@ use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
 const TERMINATION_GRACE_MS: u64 = 10_000;
-/// Bound of one boot, unless the revision names a progress deadline.
+/// Bound of one boot, unless the revision names a progress deadline; longer where its probes are
+/// more patient, up to upstream's.
 const BOOT_DEADLINE_MS: u64 = 60_000;
+const MAX_BOOT_DEADLINE_MS: u64 = 600_000;
 const BACKOFF: &str = "backoff";
 /// Until gateways are told of a revision without instances, while agents are still to answer.
 const PUSH_LATER_MS: u64 = 100;
@@ -377,6 +380,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         .annotation(keys::PROGRESS_DEADLINE)
         .and_then(parse_go_duration_ms);
     let port = container.ports.first().and_then(|port| port.container_port);
+    let boot_deadline_ms = progress.unwrap_or_else(|| boot_deadline_ms(&container));
     InstanceSpec {
         id,
         revision: revision.metadata.key(),
@@ -394,7 +398,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
-        boot_deadline_ms: progress.unwrap_or(BOOT_DEADLINE_MS),
+        boot_deadline_ms,
         drain_deadline_ms: u64::from(revision.spec.timeout()) * 1000,
         termination_grace_ms: grace.unwrap_or(TERMINATION_GRACE_MS),
         pull_policy: container.image_pull_policy,
@@ -404,7 +408,24 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             user: container.security_context.run_as_user,
             group: container.security_context.run_as_group,
         },
+        probes: Probes {
+            readiness: container.readiness_probe,
+            liveness: container.liveness_probe,
+            startup: container.startup_probe,
+        },
     }
+}
+
+/// One that waits for its probes is not given up before they have: as long as startup may fail, and
+/// then as long as readiness waits and may fail.
+fn boot_deadline_ms(container: &Container) -> u64 {
+    let patience = |probe: &Option<Box<Probe>>| {
+        let probe = probe.as_deref();
+        probe.map_or(0, Probe::patience_seconds)
+    };
+    let seconds = patience(&container.startup_probe) + patience(&container.readiness_probe);
+    let ms = seconds.saturating_mul(1_000);
+    BOOT_DEADLINE_MS.max(ms.min(MAX_BOOT_DEADLINE_MS))
 }
 
 /// Validation has seen that each is a quantity.
@@ -414,5 +435,38 @@ fn limits(resources: &Resources) -> Limits {
         cpu_milli: milli(&resources.limits.cpu),
         cpu_request_milli: milli(&resources.requests.cpu),
         memory_bytes: resources.limits.memory.as_ref().and_then(Quantity::units),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_given_the_time_that_its_probes_may_fail() {
+        let probe = |initial, period, n_failures| {
+            Some(Box::new(Probe {
+                initial_delay_seconds: Some(initial),
+                period_seconds: Some(period),
+                timeout_seconds: Some(1),
+                failure_threshold: Some(n_failures),
+                ..Probe::default()
+            }))
+        };
+        for (startup, readiness, want_ms) in [
+            (None, None, 60_000),
+            (None, Some(Box::default()), 60_000),
+            (probe(0, 10, 3), None, 60_000),
+            (probe(0, 10, 30), None, 300_000),
+            (probe(10, 5, 20), probe(20, 10, 3), 160_000),
+            (probe(0, 100, 100), None, 600_000),
+        ] {
+            let container = Container {
+                startup_probe: startup,
+                readiness_probe: readiness,
+                ..Container::default()
+            };
+            assert_eq!(boot_deadline_ms(&container), want_ms, "{container:?}");
+        }
     }
 }

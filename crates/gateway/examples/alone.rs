@@ -85,6 +85,7 @@ fn entry(n: usize) -> HostEntry {
         h2c: false,
         queue_depth: 0,
         max_scale: 0,
+        probe_paths: Default::default(),
     };
     HostEntry {
         route: ObjectKey::new("default", &*service),

@@ -17,7 +17,7 @@ use crate::tunnel::{self, Tunnel, TunnelLimits};
 
 const REVISION: HeaderName = HeaderName::from_static("nihilo-revision");
 const INSTANCE: HeaderName = HeaderName::from_static("nihilo-instance");
-const START: HeaderName = HeaderName::from_static("nihilo-start");
+pub(crate) const START: HeaderName = HeaderName::from_static("nihilo-start");
 
 impl Plane {
     /// Makes the client's answer of the instance's.

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Destination};
+use crate::asleep::ProbeAgents;
 use crate::connection::ClientLimits;
 use crate::health::Watched;
 use crate::limiter::LocalInstances;
@@ -60,6 +61,7 @@ pub struct GatewayConfig {
     pub node_name: String,
     /// Names this cluster in `Via`.
     pub cluster: String,
+    pub probe_agents: ProbeAgents,
 }
 
 impl GatewayConfig {
@@ -75,6 +77,7 @@ impl GatewayConfig {
             node,
             node_name: node_name.to_owned(),
             cluster: "nihilo".to_owned(),
+            probe_agents: ProbeAgents::default(),
         }
     }
 }
@@ -394,6 +397,7 @@ fn plane(
         mesh: Mesh::new(net.clone()),
         log: Arc::new(log),
         limits: config.client_limits,
+        probe_agents: config.probe_agents.clone(),
         watched: Watched::default(),
         leaving,
         alive,

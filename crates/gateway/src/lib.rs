@@ -4,6 +4,7 @@
 //! capacity in exactly one place, the line of its revision.
 
 pub mod access_log;
+pub mod asleep;
 pub mod body;
 pub mod connection;
 mod finish;

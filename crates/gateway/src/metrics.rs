@@ -105,6 +105,7 @@ struct Families {
     admissions: Family<AdmissionLabels, Counter>,
     connections: Family<ListenerLabels, Gauge>,
     dropped_lines: Counter,
+    probe_answers: Counter,
     table_index: Gauge,
     /// Of every revision that has some.
     series: Mutex<HashMap<ObjectKey, Series>>,
@@ -188,6 +189,7 @@ impl Default for Metrics {
             admissions: Family::default(),
             connections: Family::default(),
             dropped_lines: Counter::default(),
+            probe_answers: Counter::default(),
             table_index: Gauge::default(),
             series: Mutex::default(),
         };
@@ -257,6 +259,11 @@ impl Families {
             self.dropped_lines.clone(),
         );
         r.register(
+            "nihilo_probe_answers",
+            "Health probes answered for services that sleep",
+            self.probe_answers.clone(),
+        );
+        r.register(
             "nihilo_route_table_index",
             "Index of the table in use",
             self.table_index.clone(),
@@ -307,6 +314,10 @@ impl Metrics {
     pub fn told(&self, answer: &'static str) {
         let labels = AdmissionLabels { answer };
         self.0.admissions.get_or_create_owned(&labels).inc();
+    }
+
+    pub fn probe_answered(&self) {
+        self.0.probe_answers.inc();
     }
 
     pub fn line_dropped(&self) {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
+use crate::asleep::ProbeAgents;
 use crate::body::{ClientBody, RequestBody, ResponseBody};
 use crate::connection::{Client, ClientLimits};
 use crate::health::Watched;
@@ -56,6 +57,7 @@ pub struct Plane {
     pub mesh: Mesh,
     pub log: Arc<AccessLog>,
     pub limits: ClientLimits,
+    pub probe_agents: ProbeAgents,
     /// Who looks whether this gateway wants traffic.
     pub(crate) watched: Watched,
     /// Turns true when tunnels are to close.
@@ -188,7 +190,9 @@ impl Plane {
         target: Arc<RevisionTarget>,
     ) -> (Exchange, Request<RequestBody>) {
         let line = self.line(&target);
-        record.counted = Some(line.count());
+        let is_probe = self.probe_agents.is_probe(&request, &target);
+        // What only asks how a service is keeps it neither up nor awake.
+        record.counted = (!is_probe).then(|| line.count());
         record.line = Some(line.clone());
         record.target = Some(target.clone());
         let tunnel = Wanted::of(&mut request);
@@ -198,6 +202,7 @@ impl Plane {
             source: client.source,
             n_bytes: head_bytes(&request),
             is_back: false,
+            is_probe,
         };
         let has_body = tunnel.is_none() && !request.body().is_end_stream();
         let is_idempotent = rules::is_idempotent(request.method()) && tunnel.is_none();
@@ -310,6 +315,8 @@ fn refusal(error: LineError) -> Cause {
         LineError::Overloaded { retry_after } => Cause::Overloaded { retry_after },
         LineError::Deadline { last_failure } => Cause::QueueDeadline { last_failure },
         LineError::OutOfReach { retry_after } => Cause::OwnerUnreachable { retry_after },
+        LineError::Asleep => Cause::Asleep,
+        LineError::Broken => Cause::NotReady,
     }
 }
 

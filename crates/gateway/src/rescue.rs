@@ -2,10 +2,11 @@
 //!
 //! Bodies are short, fixed, and reflect nothing of the request.
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
+use crate::finish::START;
 
 const REASON: HeaderName = HeaderName::from_static("nihilo-reason");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -41,6 +42,10 @@ pub enum Cause {
     OwnerUnreachable {
         retry_after: u32,
     },
+    /// A probe of a service that sleeps, and is well as far as anybody knows.
+    Asleep,
+    /// A probe of a service that does not start.
+    NotReady,
     ConnectFailed,
     UpstreamError,
     InstanceTerminated,
@@ -120,6 +125,13 @@ impl Cause {
                 14,
                 "no instance is ready, and the node that starts them cannot be reached",
             ),
+            Cause::Asleep => fixed(S::OK, "asleep", 14, ""),
+            Cause::NotReady => fixed(
+                S::SERVICE_UNAVAILABLE,
+                "not_ready",
+                14,
+                "revision not ready",
+            ),
             Cause::ConnectFailed => fixed(
                 S::BAD_GATEWAY,
                 "connect_failed",
@@ -192,6 +204,9 @@ impl Cause {
         if tongue == Tongue::Grpc {
             return self.grpc_answer(reason, grpc, &text);
         }
+        if *self == Cause::Asleep {
+            return asleep();
+        }
         let mut response = Response::new(ResponseBody::text(format!("{text}\n")));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -227,6 +242,15 @@ impl Cause {
         }
         response
     }
+}
+
+/// As the service would answer, which nobody asked: no body, and nobody keeps it.
+fn asleep() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(START, HeaderValue::from_static("asleep"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn said(last_failure: &str) -> String {

@@ -18,5 +18,6 @@ pub(crate) fn target(name: &str) -> RevisionTarget {
         h2c: false,
         queue_depth: 0,
         max_scale: 0,
+        probe_paths: Default::default(),
     }
 }

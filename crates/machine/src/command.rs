@@ -94,7 +94,7 @@ impl Command {
     /// The cluster version from which on every node can apply this command.
     pub fn since(&self) -> u32 {
         match self {
-            Command::PutService(put) if put.service.spec.template.spec.is_of_version_2() => 2,
+            Command::PutService(put) if put.service.is_of_version_2() => 2,
             Command::InitCluster(_)
             | Command::PutService(_)
             | Command::DeleteService(_)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nihilo_types::id::{LogIndex, ObjectKey};
 use nihilo_types::meta::keys;
+use nihilo_types::probe_paths::ProbePaths;
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
 use nihilo_types::route_table::{HostEntry, Hosts, RevisionTarget, RouteTable, Share, Visibility};
@@ -268,6 +269,12 @@ fn max_scale(revision: &Revision) -> u32 {
     annotation.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
+fn probe_paths(revision: &Revision) -> ProbePaths {
+    let annotation = revision.metadata.annotations.get(keys::PROBE_PATHS);
+    let paths = annotation.and_then(|paths| ProbePaths::parse(paths));
+    paths.unwrap_or_default()
+}
+
 fn target(root: &ObjectKey, key: &ObjectKey, revision: &Revision) -> RevisionTarget {
     let spec = &revision.spec;
     let total_ms = u64::from(spec.timeout()) * 1000;
@@ -287,5 +294,6 @@ fn target(root: &ObjectKey, key: &ObjectKey, revision: &Revision) -> RevisionTar
             .is_some_and(|container| container.ports.iter().any(|port| port.name == "h2c")),
         queue_depth: queue_depth(revision, max_scale(revision)),
         max_scale: max_scale(revision),
+        probe_paths: probe_paths(revision),
     }
 }

@@ -13,7 +13,7 @@ use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
 use nihilo_types::node_config::{DockerSettings, ProcessSettings};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -25,6 +25,7 @@ use crate::handle::{Handles, Record};
 use crate::life::{self, Order};
 use crate::logs::Output;
 use crate::ports::Admission;
+use crate::probe::look::Looks;
 use crate::process::ProcessDriver;
 use crate::startstop::StartStopLog;
 use crate::{recovery, sweep};
@@ -121,8 +122,7 @@ pub(crate) struct Inner {
     /// Container images go to it, where programs are run and not simulated.
     docker: Option<Arc<DockerDriver>>,
     pub(crate) admission: Arc<dyn Admission>,
-    /// See [`life::MAX_FINE_LOOKS`].
-    pub(crate) fine_looks: Arc<Semaphore>,
+    pub(crate) looks: Looks,
     pub(crate) host: Host,
     handles: Handles,
     startstop: StartStopLog,
@@ -168,7 +168,7 @@ impl Agent {
             driver,
             docker,
             admission,
-            fine_looks: Arc::new(Semaphore::new(life::MAX_FINE_LOOKS)),
+            looks: Looks::default(),
             handles,
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
             table: Mutex::new(Table {

@@ -2,7 +2,7 @@
 //! images, `fake` simulates them; one conformance suite holds for all.
 //!
 //! A driver knows nothing of epochs, states or drains: the agent decides, the driver does. Whether
-//! an instance is ready is seen by the agent alone, by dialling its address, whatever runs it.
+//! an instance is ready is seen by the agent alone ([`crate::probe`]), whatever runs it.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,6 +25,9 @@ pub trait Driver: Send + Sync + 'static {
     /// What the driver needs to go on with a started instance.
     type Handle: Send + Sync + 'static;
 
+    /// What it needs to run a command inside one, while somebody waits for its end.
+    type Inside: Send + Sync + 'static;
+
     /// Starts an instance whose output goes to `output`; returns before it is ready.
     ///
     /// # Errors
@@ -37,6 +40,20 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Returns how the instance ended, once it has. May be dropped and called again.
     fn wait(&self, handle: &mut Self::Handle) -> impl Future<Output = Exit> + Send;
+
+    fn inside(&self, handle: &Self::Handle) -> Self::Inside;
+
+    /// Runs a command inside a running instance, under its limits, to its end. One that is not
+    /// waited for any more is ended, where the driver can.
+    ///
+    /// # Errors
+    /// Why it was not run, in words for people.
+    fn exec(
+        &self,
+        inside: &Self::Inside,
+        spec: &InstanceSpec,
+        command: &[String],
+    ) -> impl Future<Output = Result<Ended, String>> + Send;
 
     /// Asks the instance to end, and kills it when it has not after `grace`.
     fn stop(&self, handle: &mut Self::Handle, grace: Duration)
@@ -62,6 +79,16 @@ pub trait Driver: Send + Sync + 'static {
         output: &Output,
     ) -> Option<Started<Self::Handle>>;
 }
+
+/// How a command inside an instance ended, and the first [`MAX_SAID`] bytes of what it printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub exit: Exit,
+    pub said: String,
+}
+
+/// Bytes of a command's output that are kept.
+pub(crate) const MAX_SAID: usize = 4096;
 
 /// A started instance, not yet ready.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use nihilo_types::node_config::BootDelay;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::driver::{Driver, StartError, Started, Trace};
+use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 
 /// Connections that the kernel queues for one instance.
@@ -110,6 +110,7 @@ impl FakeDriver {
 
 impl Driver for FakeDriver {
     type Handle = FakeInstance;
+    type Inside = ();
 
     async fn start(
         &self,
@@ -157,6 +158,16 @@ impl Driver for FakeDriver {
             .output
             .push(true, b"DATABASE_URL is not set".to_vec());
         Exit::Code(1)
+    }
+
+    fn inside(&self, _: &FakeInstance) -> Self::Inside {}
+
+    /// A simulated command: nothing runs, and it ends well.
+    async fn exec(&self, _: &(), _: &InstanceSpec, _: &[String]) -> Result<Ended, String> {
+        Ok(Ended {
+            exit: Exit::Code(0),
+            said: String::new(),
+        })
     }
 
     async fn stop(&self, handle: &mut FakeInstance, grace: Duration) -> Exit {

@@ -173,33 +173,39 @@ fn decode(bytes: &[u8]) -> Result<Record, HandleError> {
 }
 
 #[cfg(test)]
+pub(crate) fn specification() -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId::from("r-1-1"),
+        revision: nihilo_types::id::ObjectKey::new("default", "r"),
+        revision_uid: "u".into(),
+        service: "s".into(),
+        configuration: "s".into(),
+        image: "demo/hello".into(),
+        pull_policy: Default::default(),
+        container_port: 8_080,
+        limits: Default::default(),
+        run_as: Default::default(),
+        command: Vec::new(),
+        args: vec!["two\nlines".into()],
+        env: vec![("KEY".into(), "value".into())],
+        working_dir: String::new(),
+        h2c: false,
+        container_concurrency: 1,
+        boot_deadline_ms: 1,
+        drain_deadline_ms: 2,
+        termination_grace_ms: 3,
+        probes: Default::default(),
+    }
+}
+
+#[cfg(test)]
 mod tests {
-    use nihilo_types::id::{Epoch, ObjectKey, ShardId};
+    use nihilo_types::id::{Epoch, ShardId};
 
     use super::*;
 
     fn record() -> Record {
-        let spec = InstanceSpec {
-            id: InstanceId::from("r-1-1"),
-            revision: ObjectKey::new("default", "r"),
-            revision_uid: "u".into(),
-            service: "s".into(),
-            configuration: "s".into(),
-            image: "demo/hello".into(),
-            pull_policy: Default::default(),
-            container_port: 8_080,
-            limits: Default::default(),
-            run_as: Default::default(),
-            command: Vec::new(),
-            args: vec!["two\nlines".into()],
-            env: vec![("KEY".into(), "value".into())],
-            working_dir: String::new(),
-            h2c: false,
-            container_concurrency: 1,
-            boot_deadline_ms: 1,
-            drain_deadline_ms: 2,
-            termination_grace_ms: 3,
-        };
+        let spec = specification();
         Record {
             report: spec.accepted(ShardId(7), Epoch(11)),
             spec,

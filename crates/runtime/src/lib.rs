@@ -16,6 +16,7 @@ pub mod life;
 mod log_rate;
 pub mod logs;
 pub mod ports;
+mod probe;
 pub mod process;
 mod recovery;
 pub mod startstop;

@@ -1,32 +1,23 @@
 //! One instance from spawn to destroyed.
 //!
 //! Starting => Booting => Ready <=> Draining => Stopping => Exited => Destroyed
+//!
+//! One that is not ready any more is Booting again, with its admission closed, until it is.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_failpoint::{Bug, Point, hit, planted};
-use nihilo_host::Net;
 use nihilo_types::instance::{Exit, InstanceSpec, InstanceState};
-use tokio::sync::{Semaphore, watch};
+use nihilo_types::probe::ProbeKind;
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::agent::Inner;
 use crate::driver::{Driver, StartError, StartOutcome, Started};
+use crate::probe::{Prober, Subject, Turn};
 
-/// Shortest and longest pause between two looks at whether the app listens.
-const LOOK_MIN: Duration = Duration::from_micros(100);
-const LOOK_MAX: Duration = Duration::from_millis(10);
-/// A pause is this part of the time that the boot has taken so far, which bounds what is added to it.
-const LOOK_PART: u32 = 10;
-/// Looks are this fine only so long: tokio's clock, whose tick is a millisecond, does from then on.
-const FINE_LOOKS: Duration = Duration::from_millis(20);
-/// Boots that are looked at so closely at once, each by a thread.
-pub(crate) const MAX_FINE_LOOKS: usize = 16;
-/// A loopback dial is answered at once, unless the app's backlog is full.
-const LOOK_LIMIT: Duration = Duration::from_millis(10);
 const LAST_LINES: usize = 5;
 
 /// What the owner, or the node's end, wants of an instance.
@@ -45,7 +36,25 @@ enum End {
     Exited(Exit),
     /// Stop it now: ordered, drained or overdue.
     Stop,
-    NeverReady,
+    /// Not in time; what is known about why.
+    NeverReady(Vec<String>),
+    /// Stop it now: it failed a probe for good.
+    Unhealthy {
+        probe: ProbeKind,
+        cause: String,
+    },
+}
+
+/// How far an instance had come when this process of the node began to lead it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Started,
+    /// By an earlier process, and never seen ready.
+    Booting,
+    /// By an earlier process, which has seen it ready.
+    WasReady,
+    /// By an earlier process, and on its way out.
+    Stopping,
 }
 
 /// Leads one instance through its whole life.
@@ -66,31 +75,17 @@ pub(crate) async fn run<D: Driver>(
     hit(Point::InstanceSpawned);
     inner.log("spawned", &spec.id, started.pid);
     inner.booting(&spec.id, &started);
-    to_its_end(inner, driver, spec, started, orders, None).await;
+    go_on(inner, driver, spec, started, Found::Started, orders).await;
 }
 
-/// Leads an instance on that an earlier process of this node has started; `stops` = it was on its
-/// way out already.
+/// Leads an instance on from how it was found, until nothing is left of it.
 pub(crate) async fn go_on<D: Driver>(
     inner: Arc<Inner>,
     driver: Arc<D>,
     spec: InstanceSpec,
     started: Started<D::Handle>,
-    stops: bool,
-    orders: watch::Receiver<Order>,
-) {
-    let end = stops.then_some(End::Stop);
-    to_its_end(inner, driver, spec, started, orders, end).await;
-}
-
-/// From booting until nothing is left of it; or from `end` on, if that has come already.
-async fn to_its_end<D: Driver>(
-    inner: Arc<Inner>,
-    driver: Arc<D>,
-    spec: InstanceSpec,
-    started: Started<D::Handle>,
+    found: Found,
     mut orders: watch::Receiver<Order>,
-    end: Option<End>,
 ) {
     let Started {
         mut handle,
@@ -99,31 +94,62 @@ async fn to_its_end<D: Driver>(
         trace: _,
     } = started;
     let driver = driver.as_ref();
-    let end = match end {
-        Some(end) => end,
-        None => lead(&inner, driver, &mut handle, &spec, address, &mut orders).await,
-    };
-    let mut remark = None;
-    let exit = match end {
-        End::Exited(exit) => exit,
-        End::Stop => stop(&inner, driver, &mut handle, &spec, &mut orders).await,
-        End::NeverReady => {
-            remark = driver.explain_not_ready(&handle);
-            stop(&inner, driver, &mut handle, &spec, &mut orders).await;
-            Exit::NeverReady {
-                after_ms: spec.boot_deadline_ms,
-            }
+    let end = match found {
+        Found::Stopping => End::Stop,
+        Found::Started | Found::Booting | Found::WasReady => {
+            let inside = driver.inside(&handle);
+            let subject = Subject {
+                inner: &inner,
+                driver,
+                inside: &inside,
+                spec: &spec,
+                address,
+            };
+            let prober = Prober::new(subject, found == Found::WasReady);
+            lead(subject, prober, &mut handle, &mut orders).await
         }
     };
+    let (exit, remarks) = ended(&inner, driver, &mut handle, &spec, &mut orders, end).await;
     hit(Point::InstanceExited);
     inner.admission.forget(&spec.id);
     inner.log("exit", &spec.id, pid);
     let output = inner.output(&spec.id);
     let exit = driver.destroy(handle, exit).await;
     let mut lines = output.last_lines(LAST_LINES);
-    lines.extend(remark);
+    lines.extend(remarks);
     inner.exited(&spec.id, exit, lines);
     inner.enter(&spec.id, InstanceState::Destroyed);
+}
+
+/// Stops it where it has not ended by itself; how it ended, and what is to be said beside its own
+/// last words.
+async fn ended<D: Driver>(
+    inner: &Inner,
+    driver: &D,
+    handle: &mut D::Handle,
+    spec: &InstanceSpec,
+    orders: &mut watch::Receiver<Order>,
+    end: End,
+) -> (Exit, Vec<String>) {
+    let after_ms = spec.boot_deadline_ms;
+    match end {
+        End::Exited(exit) => (exit, Vec::new()),
+        End::Stop => {
+            let exit = stop(inner, driver, handle, spec, orders).await;
+            (exit, Vec::new())
+        }
+        End::NeverReady(remarks) => {
+            stop(inner, driver, handle, spec, orders).await;
+            (Exit::NeverReady { after_ms }, remarks)
+        }
+        End::Unhealthy { probe, cause } => {
+            warn!(instance = %spec.id, probe = probe.as_str(), cause, "stopped, and to be replaced");
+            // Nothing new is sent to it while it goes.
+            inner.admission.close(&spec.id);
+            stop(inner, driver, handle, spec, orders).await;
+            (Exit::Unhealthy { probe, cause }, Vec::new())
+        }
+    }
 }
 
 async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, error: StartError) {
@@ -139,67 +165,153 @@ async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, 
 
 /// From booting until the instance has to end.
 async fn lead<D: Driver>(
-    inner: &Inner,
-    driver: &D,
+    subject: Subject<'_, D>,
+    mut prober: Prober<'_, D>,
     handle: &mut D::Handle,
-    spec: &InstanceSpec,
-    address: SocketAddr,
     orders: &mut watch::Receiver<Order>,
 ) -> End {
-    let boot = Duration::from_millis(spec.boot_deadline_ms);
-    // An exit first: a dead app never becomes ready.
-    tokio::select! {
-        biased;
-        exit = driver.wait(handle) => return End::Exited(exit),
-        _ = ordered(orders, |order| order != Order::Run) => return End::Stop,
-        ready = tokio::time::timeout(boot, listening(&inner.host.net, &inner.fine_looks, address)) => {
-            if ready.is_err() {
-                return End::NeverReady;
-            }
-        }
+    let Subject { inner, spec, .. } = subject;
+    if let Some(end) = boot(subject, &mut prober, handle, orders).await {
+        return end;
     }
     hit(Point::InstanceReady);
-    inner.admission.open(spec, address);
+    inner.admission.open(spec, subject.address);
     loop {
-        inner.enter(&spec.id, InstanceState::Ready);
-        tokio::select! {
-            biased;
-            exit = driver.wait(handle) => return End::Exited(exit),
-            _ = ordered(orders, |order| order != Order::Run) => {}
+        if let Some(end) = serve(subject, &mut prober, handle, orders).await {
+            return end;
         }
         inner.admission.close(&spec.id);
-        let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
-        if *orders.borrow() == Order::Drain {
-            inner.enter(&spec.id, InstanceState::Draining);
-            hit(Point::InstanceDraining);
-            if planted(Bug::DrainCutsRequests) {
-                return End::Stop;
-            }
-            // A call-off before the drain's end: the same moment must not stop what is wanted.
-            tokio::select! {
-                biased;
-                exit = driver.wait(handle) => return End::Exited(exit),
-                _ = ordered(orders, |order| order != Order::Drain) => {
-                    if *orders.borrow() == Order::Run {
-                        hit(Point::InstanceReopened);
-                        inner.admission.reopen(&spec.id);
-                        continue;
-                    }
-                }
-                () = inner.admission.drained(&spec.id) => return End::Stop,
-                () = tokio::time::sleep_until(deadline) => return End::Stop,
-            }
+        if let Some(end) = drain(subject, handle, orders).await {
+            return end;
         }
-        // Seen as on its way out: owners count it, replace it and never open it again.
-        inner.enter(&spec.id, InstanceState::Stopping);
-        tokio::select! {
-            biased;
-            exit = driver.wait(handle) => return End::Exited(exit),
-            _ = ordered(orders, |order| order == Order::Kill) => return End::Stop,
-            () = inner.admission.drained(&spec.id) => return End::Stop,
-            () = tokio::time::sleep_until(deadline) => return End::Stop,
+        hit(Point::InstanceReopened);
+        prober.resume();
+        if prober.is_ready() {
+            inner.admission.reopen(&spec.id);
         }
     }
+}
+
+/// Until it is ready for the first time; otherwise how it ends.
+async fn boot<D: Driver>(
+    subject: Subject<'_, D>,
+    prober: &mut Prober<'_, D>,
+    handle: &mut D::Handle,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<End> {
+    let Subject { driver, spec, .. } = subject;
+    let limit = Duration::from_millis(spec.boot_deadline_ms);
+    // An exit first: a dead app never becomes ready.
+    let turn = tokio::select! {
+        biased;
+        exit = driver.wait(handle) => return Some(End::Exited(exit)),
+        _ = ordered(orders, |order| order != Order::Run) => return Some(End::Stop),
+        turn = tokio::time::timeout(limit, prober.next()) => turn,
+    };
+    match turn {
+        // Nothing is not ready any more that has never been.
+        Ok(Turn::Ready | Turn::NotReady) => None,
+        Ok(Turn::Restart(probe)) => Some(unhealthy(prober, probe)),
+        Err(_) => {
+            let seen = driver.explain_not_ready(handle);
+            Some(End::NeverReady(prober.explain(seen)))
+        }
+    }
+}
+
+/// In and out of routing as its probes say, until something else is ordered (`None`).
+// Ready => (Booting | Draining | Stopping), Booting => (Ready | Draining | Stopping)
+async fn serve<D: Driver>(
+    subject: Subject<'_, D>,
+    prober: &mut Prober<'_, D>,
+    handle: &mut D::Handle,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<End> {
+    let Subject {
+        inner,
+        driver,
+        spec,
+        ..
+    } = subject;
+    loop {
+        let state = match prober.is_ready() {
+            true => InstanceState::Ready,
+            false => InstanceState::Booting,
+        };
+        inner.enter(&spec.id, state);
+        let turn = tokio::select! {
+            biased;
+            exit = driver.wait(handle) => return Some(End::Exited(exit)),
+            _ = ordered(orders, |order| order != Order::Run) => return None,
+            turn = prober.next() => turn,
+        };
+        match turn {
+            Turn::Ready => {
+                info!(instance = %spec.id, "ready again");
+                inner.admission.reopen(&spec.id);
+            }
+            Turn::NotReady => {
+                // Before anybody is told: what comes meanwhile is sent elsewhere, or waits.
+                inner.admission.close(&spec.id);
+                let why = prober.said_of(ProbeKind::Readiness).unwrap_or_default();
+                info!(instance = %spec.id, why, "not ready any more");
+            }
+            Turn::Restart(probe) => return Some(unhealthy(prober, probe)),
+        }
+    }
+}
+
+fn unhealthy<D: Driver>(prober: &Prober<'_, D>, probe: ProbeKind) -> End {
+    let cause = prober.said_of(probe).unwrap_or_default();
+    End::Unhealthy { probe, cause }
+}
+
+/// With its admission closed, until nothing is in flight or the drain is overdue; `None` = called
+/// off.
+async fn drain<D: Driver>(
+    subject: Subject<'_, D>,
+    handle: &mut D::Handle,
+    orders: &mut watch::Receiver<Order>,
+) -> Option<End> {
+    let Subject {
+        inner,
+        driver,
+        spec,
+        ..
+    } = subject;
+    let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
+    let order = *orders.borrow();
+    if order == Order::Run {
+        return None;
+    }
+    if order == Order::Drain {
+        inner.enter(&spec.id, InstanceState::Draining);
+        hit(Point::InstanceDraining);
+        if planted(Bug::DrainCutsRequests) {
+            return Some(End::Stop);
+        }
+        // A call-off before the drain's end: the same moment must not stop what is wanted.
+        tokio::select! {
+            biased;
+            exit = driver.wait(handle) => return Some(End::Exited(exit)),
+            _ = ordered(orders, |order| order != Order::Drain) => {
+                if *orders.borrow() == Order::Run {
+                    return None;
+                }
+            }
+            () = inner.admission.drained(&spec.id) => return Some(End::Stop),
+            () = tokio::time::sleep_until(deadline) => return Some(End::Stop),
+        }
+    }
+    // Seen as on its way out: owners count it, replace it and never open it again.
+    inner.enter(&spec.id, InstanceState::Stopping);
+    Some(tokio::select! {
+        biased;
+        exit = driver.wait(handle) => End::Exited(exit),
+        _ = ordered(orders, |order| order == Order::Kill) => End::Stop,
+        () = inner.admission.drained(&spec.id) => End::Stop,
+        () = tokio::time::sleep_until(deadline) => End::Stop,
+    })
 }
 
 /// Resolves when what is wanted fits; never if the agent is gone.
@@ -207,43 +319,6 @@ async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bo
     if orders.wait_for(|order| fits(*order)).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// Resolves once something accepts on the port.
-async fn listening(net: &Net, fine_looks: &Arc<Semaphore>, address: SocketAddr) {
-    let started = Instant::now();
-    // Finer than tokio's clock means a thread, and so the system's own network.
-    if net.is_system()
-        && let Ok(permit) = fine_looks.clone().try_acquire_owned()
-    {
-        let seen = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            is_listening_soon(address)
-        });
-        if matches!(seen.await, Ok(true)) {
-            return;
-        }
-    }
-    let address = address.to_string();
-    while net.dial(&address).await.is_err() {
-        tokio::time::sleep(pause_after(started.elapsed())).await;
-    }
-}
-
-/// Looks closely for [`FINE_LOOKS`]; an asker that is gone leaves it to end by itself.
-fn is_listening_soon(address: SocketAddr) -> bool {
-    let started = std::time::Instant::now();
-    while started.elapsed() < FINE_LOOKS {
-        if std::net::TcpStream::connect_timeout(&address, LOOK_LIMIT).is_ok() {
-            return true;
-        }
-        std::thread::sleep(pause_after(started.elapsed()));
-    }
-    false
-}
-
-fn pause_after(elapsed: Duration) -> Duration {
-    (elapsed / LOOK_PART).clamp(LOOK_MIN, LOOK_MAX)
 }
 
 async fn stop<D: Driver>(

@@ -14,13 +14,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nihilo_types::id::InstanceId;
-use nihilo_types::instance::{Exit, InstanceState};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceState};
 use tracing::{info, warn};
 
 use crate::agent::Inner;
 use crate::driver::{Driver, Started};
 use crate::handle::{Left, Record};
-use crate::life;
+use crate::life::{self, Found};
 use crate::logs::Output;
 use crate::process::{Process, ProcessDriver};
 
@@ -63,10 +63,10 @@ fn take_in(
     let trace = record.trace;
     let found: Option<Started<Process>> =
         trace.and_then(|trace| driver.recover(&spec, &trace, &output));
-    let stops = record.report.state == InstanceState::Stopping;
-    record.report.state = match found {
-        Some(_) if !stops => InstanceState::Booting,
-        _ => InstanceState::Stopping,
+    let how = how_found(&record.report);
+    record.report.state = match (&found, how) {
+        (None, _) | (_, Found::Stopping) => InstanceState::Stopping,
+        (Some(_), _) => InstanceState::Booting,
     };
     let pid = record.report.pid;
     let orders = inner.insert(record, output);
@@ -82,10 +82,18 @@ fn take_in(
         driver.clone(),
         spec,
         started,
-        stops,
+        how,
         orders,
     ));
     true
+}
+
+fn how_found(report: &InstanceReport) -> Found {
+    match report.state {
+        InstanceState::Stopping => Found::Stopping,
+        _ if report.ready_after_ms > 0 => Found::WasReady,
+        _ => Found::Booting,
+    }
 }
 
 /// Its program is gone, or nobody knows which process it is.

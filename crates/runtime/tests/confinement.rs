@@ -11,7 +11,7 @@ use nihilo_runtime::driver::{Driver, StartError, Started};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::{Process, ProcessDriver};
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
-use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, RunAs};
+use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, Probes, RunAs};
 use nihilo_types::node_config::{ProcessSettings, RunAsSetting};
 use nihilo_types::template::PullPolicy;
 
@@ -166,6 +166,7 @@ fn shell(script: &str) -> InstanceSpec {
         container_port: DEFAULT_PORT,
         limits: Limits::default(),
         run_as: RunAs::default(),
+        probes: Probes::default(),
     }
 }
 

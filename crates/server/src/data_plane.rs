@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context;
 use nihilo_control::Control;
 use nihilo_gateway::access_log::Destination;
+use nihilo_gateway::asleep::ProbeAgents;
 use nihilo_gateway::listener::Trust;
 use nihilo_gateway::rules::Cidr;
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
@@ -56,6 +57,7 @@ fn settings(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
             AccessLogTo::File => Destination::File(config.data_dir.join("access.log")),
         },
         cluster: config.cluster.clone(),
+        probe_agents: ProbeAgents::new(given.probe_user_agents()),
         ..GatewayConfig::plain(listen, NodeId(config.node_id), &config.name)
     })
 }

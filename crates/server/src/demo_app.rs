@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
@@ -22,13 +22,18 @@ use crate::demo_ledger::{ANSWERED_BY, Ledger, NONCE, Noted};
 /// Requests that are still running after SIGTERM get this long.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// Names a file whose content says what an app does wrong from now on: [`NEVER_READY`] or
-/// [`IGNORE_TERM`]. A trial writes it while its instances run.
+/// Names a file whose content says what an app does wrong from now on: one of the words below. A trial
+/// writes it while its instances run.
 const FAULT_FILE: &str = "NIHILO_DEMO_FAULT";
 /// An instance that starts does not listen.
 const NEVER_READY: &str = "never-ready";
 /// An instance that is told to end goes on.
 const IGNORE_TERM: &str = "ignore-term";
+
+/// `/readyz` answers 503.
+const UNREADY: &str = "unready";
+/// `/healthz` answers 503.
+const UNHEALTHY: &str = "unhealthy";
 
 /// `?bytes=` asks for at most so many.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -155,6 +160,11 @@ async fn noted(
 }
 
 async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
+    match request.uri().path() {
+        "/readyz" => return probed(UNREADY),
+        "/healthz" => return probed(UNHEALTHY),
+        _ => {}
+    }
     let n = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
     let query = |key: &str| {
         let pairs = request.uri().query().unwrap_or_default().split('&');
@@ -181,6 +191,19 @@ async fn answer(app: &str, request: Request<Incoming>) -> Response<Body> {
             text(format!("Hello {target}!\n"))
         }
     }
+}
+
+fn probed(fault: &str) -> Response<Body> {
+    let is_well = !has_fault(fault);
+    let mut answer = text(if is_well {
+        "ok\n".into()
+    } else {
+        format!("{fault}\n")
+    });
+    if !is_well {
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    answer
 }
 
 fn text(text: String) -> Response<Body> {

@@ -1,9 +1,10 @@
 //! Defaults: filled in by the proposer for its answer and in `apply` for safety. Idempotent.
 
 use crate::meta::{API_VERSION, DEFAULT_NAMESPACE};
+use crate::probe::{Probe, TcpSocketAction};
 use crate::route::TrafficTarget;
 use crate::service::Service;
-use crate::template::{RevisionSpec, RevisionTemplate};
+use crate::template::{Container, RevisionSpec, RevisionTemplate};
 
 pub const DEFAULT_CONTAINER_NAME: &str = "user-container";
 
@@ -32,5 +33,39 @@ fn template(template: &mut RevisionTemplate) {
         if container.name.is_empty() {
             container.name = DEFAULT_CONTAINER_NAME.into();
         }
+        probes(container);
+    }
+}
+
+/// Of those that are written: one that is not stays absent, so that a service without probes is the
+/// object that builds before them know.
+fn probes(container: &mut Container) {
+    if let Some(readiness) = &mut container.readiness_probe {
+        if readiness.actions().is_empty() {
+            readiness.tcp_socket = Some(TcpSocketAction::default());
+        }
+        set(&mut readiness.success_threshold, 1);
+        if !readiness.is_aggressive() {
+            patience(readiness);
+        }
+    }
+    for probe in [&mut container.liveness_probe, &mut container.startup_probe] {
+        let Some(probe) = probe else { continue };
+        set(&mut probe.period_seconds, Probe::DEFAULT_PERIOD_SECONDS);
+        set(&mut probe.success_threshold, 1);
+        patience(probe);
+    }
+}
+
+fn patience(probe: &mut Probe) {
+    set(&mut probe.timeout_seconds, Probe::DEFAULT_TIMEOUT_SECONDS);
+    let n_failures = Probe::DEFAULT_FAILURE_THRESHOLD;
+    set(&mut probe.failure_threshold, n_failures);
+}
+
+/// As Kubernetes, where 0 is what was not given.
+fn set(field: &mut Option<u32>, default: u32) {
+    if matches!(field, None | Some(0)) {
+        *field = Some(default);
     }
 }

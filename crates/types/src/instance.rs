@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
+use crate::probe::{Probe, ProbeKind};
+use crate::service::is_default;
 use crate::template::PullPolicy;
 
 /// Life of an instance (06-runtime §1.2).
@@ -13,6 +15,7 @@ use crate::template::PullPolicy;
 pub enum InstanceState {
     Preparing,
     Starting,
+    /// Its process is up and not ready: not yet, or, with `ready_after_ms` set, not any more.
     Booting,
     Ready,
     /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent.
@@ -49,6 +52,11 @@ pub enum Exit {
     /// It ran but never became ready within the boot deadline.
     NeverReady {
         after_ms: u64,
+    },
+    /// It failed a probe so often that it was stopped; only of those that the template has.
+    Unhealthy {
+        probe: ProbeKind,
+        cause: String,
     },
 }
 
@@ -108,6 +116,20 @@ pub struct InstanceSpec {
     pub limits: Limits,
     #[serde(default)]
     pub run_as: RunAs,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub probes: Probes,
+}
+
+/// The template's probes, with every default filled in. Without one for readiness an instance is
+/// ready as soon as something listens on its port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Box<Probe>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Box<Probe>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Box<Probe>>,
 }
 
 /// Knative's, where the template names none.

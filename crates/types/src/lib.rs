@@ -23,6 +23,8 @@ pub mod meta;
 pub mod names;
 pub mod node_config;
 pub mod node_env;
+pub mod probe;
+pub mod probe_paths;
 pub mod quantity;
 pub mod revision;
 pub mod rollout;

@@ -35,6 +35,8 @@ pub mod keys {
     pub const CLUSTER_LOCAL: &str = "cluster-local";
     /// Requests of a revision that may wait at one gateway.
     pub const QUEUE_DEPTH: &str = "nihilo.dev/queue-depth";
+    /// Paths by which others ask how a service is, without waking it.
+    pub const PROBE_PATHS: &str = "nihilo.dev/probe-paths";
     pub const OURS_PREFIX: &str = "nihilo.dev/";
 }
 

@@ -136,6 +136,42 @@ pub struct GatewaySettings {
     /// `off`, `stdout` or `file`: `access.log` in the data directory. Default `file`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub access_log: AccessLogTo,
+    /// Parts of user agents that tell a prober, for services whose `nihilo.dev/probe-paths` is `*`; at
+    /// most 64. Default: `kube-probe/`, `GoogleHC/`, `ELB-HealthChecker/`, `Consul Health Check`,
+    /// `Uptime-Kuma/`, `UptimeRobot/`, `Blackbox`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_user_agents: Option<Vec<String>>,
+}
+
+const PROBERS: [&str; 7] = [
+    "kube-probe/",
+    "GoogleHC/",
+    "ELB-HealthChecker/",
+    "Consul Health Check",
+    "Uptime-Kuma/",
+    "UptimeRobot/",
+    "Blackbox",
+];
+const MAX_PROBERS: usize = 64;
+
+impl GatewaySettings {
+    pub fn probe_user_agents(&self) -> Vec<String> {
+        let known = || PROBERS.map(str::to_owned).to_vec();
+        self.probe_user_agents.clone().unwrap_or_else(known)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.tls_listen.is_some() != self.certificates.is_some() {
+            return Err("gateway: `tls-listen` and `certificates` go together".into());
+        }
+        let probers = self.probe_user_agents.as_deref().unwrap_or_default();
+        if probers.len() > MAX_PROBERS || probers.iter().any(String::is_empty) {
+            return Err(format!(
+                "gateway: probe-user-agents, must be at most `{MAX_PROBERS}`, and none empty"
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,10 +348,7 @@ impl NodeConfig {
                 self.capacity
             ));
         }
-        let has_tls = self.gateway.tls_listen.is_some();
-        if has_tls != self.gateway.certificates.is_some() {
-            return Err("gateway: `tls-listen` and `certificates` go together".into());
-        }
+        self.gateway.check()?;
         if self.driver == DriverKind::Fake && self.on_node_exit == Some(OnNodeExit::Adopt) {
             return Err("on-node-exit = `adopt` needs `driver: process`".into());
         }
@@ -477,6 +510,9 @@ mod tests {
         let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
         let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
         assert!(tls.contains("`certificates`"), "{tls}");
+        let agents = format!("{TEXT}gateway: {{probe-user-agents: ['']}}\n");
+        let agents = NodeConfig::parse(&agents, "node.yaml").unwrap_err().0;
+        assert!(agents.contains("probe-user-agents"), "{agents}");
         let foreign = NodeConfig::parse(&TEXT.replace("node-id: 1", "node-id: 4"), "node.yaml");
         assert!(foreign.unwrap_err().0.contains("node-id = `4`"));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub use hosts::Hosts;
 
 use crate::id::{LogIndex, ObjectKey, ShardId};
+use crate::probe_paths::ProbePaths;
 
 /// Hosts to revisions as of one [`LogIndex`]. A change of it costs what has changed: see [`Hosts`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,4 +79,6 @@ pub struct RevisionTarget {
     pub queue_depth: u32,
     /// 0 = no limit.
     pub max_scale: u32,
+    /// Requests that only ask how it is.
+    pub probe_paths: ProbePaths,
 }

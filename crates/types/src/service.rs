@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Conditions;
 use crate::configuration::ConfigurationSpec;
-use crate::meta::{ObjectMeta, is_zero};
+use crate::meta::{ObjectMeta, is_zero, keys};
 use crate::route::TrafficTarget;
 use crate::template::RevisionTemplate;
 
@@ -27,6 +27,14 @@ pub struct ServiceSpec {
     /// Empty on input = 100 % to the latest ready revision.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficTarget>,
+}
+
+impl Service {
+    /// Whether it says anything that builds before cluster version 2 do not know.
+    pub fn is_of_version_2(&self) -> bool {
+        let is_newer = self.metadata.annotations.contains_key(keys::PROBE_PATHS);
+        is_newer || self.spec.template.is_of_version_2()
+    }
 }
 
 impl ServiceSpec {

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
+use crate::meta::keys;
+use crate::probe::Probe;
 use crate::quantity::Quantity;
 use crate::service::is_default;
 
@@ -30,6 +32,13 @@ pub struct TemplateMeta {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl RevisionTemplate {
+    /// Whether it says anything that builds before cluster version 2 do not know.
+    pub fn is_of_version_2(&self) -> bool {
+        self.metadata.annotations.contains_key(keys::PROBE_PATHS) || self.spec.is_of_version_2()
+    }
 }
 
 impl TemplateMeta {
@@ -71,13 +80,13 @@ impl RevisionSpec {
         }
     }
 
-    /// Whether it says anything that builds before cluster version 2 do not know.
-    pub fn is_of_version_2(&self) -> bool {
+    fn is_of_version_2(&self) -> bool {
         let is_newer = |container: &Container| {
             Image::is_container(&container.image)
                 || !is_default(&container.image_pull_policy)
                 || !is_default(&container.resources)
                 || !is_default(&container.security_context)
+                || container.probes().next().is_some()
         };
         self.containers.iter().any(is_newer)
     }
@@ -115,6 +124,25 @@ pub struct Container {
     pub resources: Resources,
     #[serde(default, skip_serializing_if = "is_default")]
     pub security_context: SecurityContext,
+    /// Absent = ready as soon as something listens on the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<Box<Probe>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness_probe: Option<Box<Probe>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_probe: Option<Box<Probe>>,
+}
+
+impl Container {
+    /// What is written of them.
+    pub fn probes(&self) -> impl Iterator<Item = &Probe> {
+        let all = [
+            &self.readiness_probe,
+            &self.liveness_probe,
+            &self.startup_probe,
+        ];
+        all.into_iter().filter_map(|probe| probe.as_deref())
+    }
 }
 
 /// What an instance may use, and what it is weighed by where others want the same.

@@ -1,6 +1,7 @@
 //! Validation in Knative's words: all errors are reported, `message: path`, sorted.
 
 mod domain;
+mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,11 +11,14 @@ pub use domain::{domain_claim, domain_mapping};
 use crate::image::Image;
 use crate::meta::{ObjectMeta, keys};
 use crate::names::{MAX_LABEL, check_dns1035, check_dns1123, nearest};
+use crate::probe_paths::ProbePaths;
 use crate::quantity::Quantity;
 use crate::route::TrafficTarget;
 use crate::service::Service;
 use crate::template::{Container, MIN_MEMORY_BYTES, Resources, RevisionSpec, RevisionTemplate};
 use crate::time::{parse_go_duration_ms, parse_go_duration_ns};
+
+pub use probes::MAX_PROBE_HEADERS;
 
 pub const MAX_TRAFFIC_TARGETS: usize = 100;
 pub const MAX_ENV: usize = 1_000;
@@ -27,10 +31,11 @@ pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
-const OUR_KEYS: [&str; 5] = [
+const OUR_KEYS: [&str; 6] = [
     "nihilo.dev/fast-scale",
     "nihilo.dev/max-scale-on-partition",
     keys::QUEUE_DEPTH,
+    keys::PROBE_PATHS,
     "nihilo.dev/ramp",
     "nihilo.dev/termination-grace-period",
 ];
@@ -214,6 +219,7 @@ fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
             .parse::<u32>()
             .is_ok_and(|depth| (1..=MAX_QUEUE_DEPTH).contains(&depth)),
         keys::RAMP => check_dns1035(value).is_ok(),
+        keys::PROBE_PATHS => ProbePaths::parse(value).is_some(),
         unknown => {
             let hint = nearest(unknown, OUR_KEYS).map(|near| format!("did you mean `{near}`?"));
             let text = format!("invalid key name {unknown:?}");
@@ -310,6 +316,7 @@ fn container(container: &Container, path: &str, invalid: &mut Invalid) {
     }
     ports(container, path, invalid);
     resources(&container.resources, &format!("{path}.resources"), invalid);
+    probes::probes(container, path, invalid);
     let ids = &container.security_context;
     for (id, field) in [
         (ids.run_as_user, "runAsUser"),

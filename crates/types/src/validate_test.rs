@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::defaults;
+use crate::probe::{ExecAction, HttpGetAction, HttpHeader, Probe, ProbePort, TcpSocketAction};
 use crate::template::{Amounts, ContainerPort, EnvVar};
 
 fn good() -> Service {
@@ -219,4 +220,205 @@ fn every_form_of_a_bad_name_is_refused_where_it_stands() {
         let text = super::service(&service).unwrap_err().to_string();
         assert!(text.contains(": metadata.namespace"), "{text}");
     }
+}
+
+type ChangeOfContainer = fn(&mut Container);
+
+fn http(change: impl FnOnce(&mut HttpGetAction)) -> Option<Box<Probe>> {
+    let mut http = HttpGetAction::default();
+    change(&mut http);
+    Some(Box::new(Probe {
+        http_get: Some(http),
+        ..Probe::default()
+    }))
+}
+
+fn tcp(port: ProbePort) -> Option<Box<Probe>> {
+    let tcp = TcpSocketAction {
+        port: Some(port),
+        ..TcpSocketAction::default()
+    };
+    Some(Box::new(Probe {
+        tcp_socket: Some(tcp),
+        ..Probe::default()
+    }))
+}
+
+fn exec(words: &[&str]) -> ExecAction {
+    ExecAction {
+        command: words.iter().map(|word| (*word).to_owned()).collect(),
+    }
+}
+
+/// What is said of a container after defaulting, with `PATH` for the path of it.
+fn said_of(change: ChangeOfContainer) -> String {
+    let mut service = good();
+    change(&mut service.spec.template.spec.containers[0]);
+    defaults::service(&mut service);
+    match super::service(&service) {
+        Ok(()) => String::new(),
+        Err(invalid) => invalid
+            .to_string()
+            .replace("spec.template.spec.containers[0]", "PATH"),
+    }
+}
+
+#[test]
+fn each_mistake_in_a_probe_is_named_with_its_path() {
+    let cases: &[(ChangeOfContainer, &str)] = &[
+        (
+            |c| c.liveness_probe = Some(Box::default()),
+            "expected exactly one, got neither: PATH.livenessProbe.exec, PATH.livenessProbe.grpc, \
+             PATH.livenessProbe.httpGet, PATH.livenessProbe.tcpSocket",
+        ),
+        (
+            |c| {
+                c.readiness_probe = http(|_| {});
+                c.readiness_probe.as_mut().unwrap().exec = Some(exec(&["true"]));
+            },
+            "expected exactly one, got both: PATH.readinessProbe.exec, PATH.readinessProbe.httpGet",
+        ),
+        (
+            |c| {
+                c.readiness_probe = http(|_| {});
+                c.readiness_probe.as_mut().unwrap().failure_threshold = Some(2);
+                c.readiness_probe.as_mut().unwrap().timeout_seconds = Some(2);
+            },
+            "failureThreshold is disallowed when periodSeconds is zero: \
+             PATH.readinessProbe.failureThreshold\n\
+             timeoutSeconds is disallowed when periodSeconds is zero: \
+             PATH.readinessProbe.timeoutSeconds",
+        ),
+        (
+            |c| {
+                c.startup_probe = http(|_| {});
+                c.startup_probe.as_mut().unwrap().success_threshold = Some(2);
+            },
+            "invalid value: 2: PATH.startupProbe.successThreshold\nmust be 1",
+        ),
+        (
+            |c| {
+                c.startup_probe = http(|_| {});
+                c.startup_probe.as_mut().unwrap().period_seconds = Some(2_147_483_648);
+            },
+            "expected 0 <= 2147483648 <= 2147483647: PATH.startupProbe.periodSeconds",
+        ),
+        (
+            |c| {
+                c.readiness_probe = Some(Box::default());
+                c.readiness_probe.as_mut().unwrap().exec = Some(exec(&[]));
+            },
+            "missing field(s): PATH.readinessProbe.exec.command",
+        ),
+        (
+            |c| c.liveness_probe = tcp(ProbePort::Name("imap".into())),
+            "invalid value: imap: PATH.livenessProbe.tcpSocket.port\n\
+             Probe port must match container port",
+        ),
+        (
+            |c| c.liveness_probe = tcp(ProbePort::Number(7_070)),
+            "invalid value: 7070: PATH.livenessProbe.tcpSocket.port\n\
+             Probe port must match container port, since a program has only the port that its node \
+             gives it as $PORT",
+        ),
+        (
+            |c| c.readiness_probe = http(|http| http.host = "10.0.0.1".into()),
+            "invalid value: 10.0.0.1: PATH.readinessProbe.httpGet.host\n\
+             Probes ask the instance itself; to send it another host, name `Host` in httpHeaders",
+        ),
+        (
+            |c| c.readiness_probe = http(|http| http.scheme = "HTTPS".into()),
+            "invalid value: HTTPS: PATH.readinessProbe.httpGet.scheme\n\
+             Instances are spoken to in plain HTTP",
+        ),
+        (
+            |c| c.readiness_probe = http(|http| http.path = "/a b".into()),
+            "invalid value: /a b: PATH.readinessProbe.httpGet.path",
+        ),
+        (
+            |c| {
+                c.readiness_probe = http(|http| {
+                    let (name, value) = ("X Y".into(), "a\nb".into());
+                    http.http_headers = vec![HttpHeader { name, value }];
+                });
+            },
+            "invalid value: \"a\\nb\": PATH.readinessProbe.httpGet.httpHeaders[0].value\n\
+             invalid value: X Y: PATH.readinessProbe.httpGet.httpHeaders[0].name",
+        ),
+        (
+            |c| {
+                c.readiness_probe = http(|http| {
+                    let (name, value) = ("a".into(), "b".into());
+                    http.http_headers = vec![HttpHeader { name, value }; 65];
+                });
+            },
+            "too many headers: found 65, at most 64: PATH.readinessProbe.httpGet.httpHeaders",
+        ),
+    ];
+    for (change, want) in cases {
+        assert_eq!(said_of(*change), *want);
+    }
+}
+
+#[test]
+fn probes_that_upstream_takes_are_taken() {
+    let cases: &[ChangeOfContainer] = &[
+        |c| c.readiness_probe = Some(Box::default()),
+        |c| c.readiness_probe = http(|http| http.port = Some(ProbePort::Number(0))),
+        |c| c.readiness_probe = http(|http| http.port = Some(ProbePort::Number(8_080))),
+        |c| {
+            c.readiness_probe = http(|http| http.port = Some(ProbePort::Name("h2c".into())));
+            c.ports = vec![ContainerPort {
+                name: "h2c".into(),
+                ..ContainerPort::default()
+            }];
+        },
+        |c| {
+            c.liveness_probe = tcp(ProbePort::Number(9_000));
+            c.ports = vec![ContainerPort {
+                container_port: Some(9_000),
+                ..ContainerPort::default()
+            }];
+        },
+        // A container's other port is its own all the same.
+        |c| {
+            c.liveness_probe = tcp(ProbePort::Number(9_000));
+            c.image = "registry.example/app:1".into();
+        },
+        |c| {
+            let mut probe = Probe {
+                exec: Some(exec(&["test", "-f", "/tmp/ready"])),
+                ..Probe::default()
+            };
+            (probe.period_seconds, probe.failure_threshold) = (Some(1), Some(5));
+            (c.readiness_probe, c.startup_probe) = (Some(probe.clone().into()), Some(probe.into()));
+        },
+    ];
+    for (n, change) in cases.iter().enumerate() {
+        assert_eq!(said_of(*change), "", "case {n}");
+    }
+}
+
+#[test]
+fn defaults_of_probes_are_filled_in_where_there_are_probes() {
+    let mut service = good();
+    defaults::service(&mut service);
+    let container = &mut service.spec.template.spec.containers[0];
+    assert_eq!(container.probes().count(), 0);
+    container.readiness_probe = Some(Box::default());
+    container.liveness_probe = http(|_| {});
+    container.startup_probe = http(|_| {});
+    container.startup_probe.as_mut().unwrap().period_seconds = Some(2);
+    defaults::service(&mut service);
+    let container = &service.spec.template.spec.containers[0];
+    let json = |probe: &Option<Box<Probe>>| serde_json::to_string(probe).unwrap();
+    let readiness = r#"{"tcpSocket":{},"successThreshold":1}"#;
+    assert_eq!(json(&container.readiness_probe), readiness);
+    let liveness = r#"{"httpGet":{},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3}"#;
+    assert_eq!(json(&container.liveness_probe), liveness);
+    let startup = liveness.replace("10", "2");
+    assert_eq!(json(&container.startup_probe), startup);
+    let once = service.clone();
+    defaults::service(&mut service);
+    assert_eq!(service, once);
 }

@@ -63,8 +63,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Builds everything optimised and runs a benchmark: lease, cold, coldrate, gateway, autoscaler,
-    /// idle, trace, rss, failover, restart, rollout, quorumloss, store.
+    /// Builds everything optimised and runs a benchmark: lease, cold, readiness, coldrate, gateway,
+    /// autoscaler, idle, trace, rss, failover, restart, rollout, quorumloss, store.
     Bench {
         /// Name and options, as `cargo xtask bench -- --help` and `bench cold --help` list them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -2,10 +2,13 @@
 //! connection, nothing but the standard library, so that it starts as fast as a program can.
 //!
 //! `PORT` and `HOST` say where it listens, `BODY_BYTES` how long its answer is (default 6). With
-//! `WEBSOCKET` it also answers the one key that benchmarks send, and echoes short messages.
+//! `WEBSOCKET` it also answers the one key that benchmarks send, and echoes short messages. With
+//! `BOOT_MS` it listens so much later, and its answers tell how long after that it was first dialled
+//! (`x-dialled-us`) and had this request (`x-served-us`).
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 /// Longest request head that is read; benchmarks send a few hundred bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -17,15 +20,40 @@ const CLOSE: u8 = 8;
 
 fn main() -> io::Result<()> {
     let host = std::env::var("HOST").unwrap_or_else(|_| "127.0.0.1".into());
+    let boots = std::env::var_os("BOOT_MS").is_some();
+    std::thread::sleep(Duration::from_millis(number("BOOT_MS", 0)));
     let listener = TcpListener::bind((host.as_str(), number("PORT", 8080)))?;
-    let answer = answer(number("BODY_BYTES", 6));
+    let listens = Instant::now();
+    let body_bytes = number("BODY_BYTES", 6);
     let talks_websocket = std::env::var_os("WEBSOCKET").is_some();
+    let mut dialled = None;
     for connection in listener.incoming() {
-        let (connection, answer) = (connection?, answer.clone());
+        let connection = connection?;
+        let dialled = *dialled.get_or_insert_with(|| listens.elapsed());
+        let times = boots.then_some(Times { listens, dialled });
+        let answer = Answer { body_bytes, times };
         // A client that leaves ends its thread, and nothing else.
         std::thread::spawn(move || drop(serve(connection, &answer, talks_websocket)));
     }
     Ok(())
+}
+
+struct Answer {
+    body_bytes: usize,
+    times: Option<Times>,
+}
+
+struct Times {
+    listens: Instant,
+    /// From then to the first connection.
+    dialled: Duration,
+}
+
+impl Times {
+    fn fields(&self) -> String {
+        let (dialled, served) = (self.dialled.as_micros(), self.listens.elapsed().as_micros());
+        format!("x-dialled-us: {dialled}\r\nx-served-us: {served}\r\n")
+    }
 }
 
 fn number<N: std::str::FromStr>(variable: &str, default: N) -> N {
@@ -35,17 +63,18 @@ fn number<N: std::str::FromStr>(variable: &str, default: N) -> N {
         .unwrap_or(default)
 }
 
-fn answer(body_bytes: usize) -> Vec<u8> {
+fn whole(body_bytes: usize, fields: &str) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {body_bytes}\r\n\r\n"
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {body_bytes}\r\n{fields}\r\n"
     );
     let mut answer = head.into_bytes();
     answer.extend(b"hello\n".iter().cycle().take(body_bytes));
     answer
 }
 
-fn serve(mut connection: TcpStream, answer: &[u8], talks_websocket: bool) -> io::Result<()> {
+fn serve(mut connection: TcpStream, answer: &Answer, talks_websocket: bool) -> io::Result<()> {
     connection.set_nodelay(true)?;
+    let same = whole(answer.body_bytes, "");
     let mut head = [0; MAX_HEAD];
     let mut n_read = 0;
     loop {
@@ -58,7 +87,12 @@ fn serve(mut connection: TcpStream, answer: &[u8], talks_websocket: bool) -> io:
             if talks_websocket && asks_to_switch(&head[..end]) {
                 return echo(connection);
             }
-            connection.write_all(answer)?;
+            match &answer.times {
+                None => connection.write_all(&same)?,
+                Some(times) => {
+                    connection.write_all(&whole(answer.body_bytes, &times.fields()))?;
+                }
+            }
             head.copy_within(end..n_read, 0);
             n_read -= end;
         }

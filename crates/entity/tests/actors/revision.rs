@@ -8,6 +8,7 @@ use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::ConditionStatus;
 use nihilo_types::id::{InstanceId, LogIndex, SessionId};
 use nihilo_types::instance::{Exit, InstanceState};
+use nihilo_types::probe::ProbeKind;
 
 use crate::stage::{ONE, Stage, TWO, key, orders, started, words};
 
@@ -484,6 +485,55 @@ fn what_is_on_its_way_out_does_not_come_back_by_a_reload() {
         let mut actor = load(&stage);
         assert_eq!(turn(&mut actor, &mut stage, Event::Changed), [""; 0]);
     }
+}
+
+#[test]
+fn one_that_is_not_ready_any_more_keeps_its_place_and_gets_no_requests() {
+    let mut stage = Stage::new(&[]);
+    stage.mark_ready("hello-00001");
+    stage.ready(1);
+    let mut actor = load(&stage);
+    let mut said = |stage: &Stage, event| {
+        let outputs = actor.turn(stage.view(), &event, stage.now_ms);
+        let all = words(&outputs).into_iter();
+        let known = ["push", "start", "stop"];
+        all.filter(|word| known.iter().any(|known| word.starts_with(known)))
+            .collect::<Vec<_>>()
+    };
+    let id = InstanceId::from("i1");
+    assert_eq!(said(&stage, desired(1)), ["push Proxy [i1]"]);
+    let mut not_ready = stage.report(&id, InstanceState::Booting);
+    (not_ready.ready_after_ms, not_ready.age_ms) = (1, 500);
+    stage.take(ONE, not_ready);
+    let out = said(&stage, Event::Changed);
+    assert_eq!(out, ["push Proxy []"], "nothing is started in its place");
+    let mut again = stage.report(&id, InstanceState::Ready);
+    again.age_ms = 900;
+    stage.take(ONE, again);
+    assert_eq!(said(&stage, Event::Changed), ["push Proxy [i1]"]);
+}
+
+#[test]
+fn one_that_failed_a_probe_is_replaced_as_it_goes_and_is_a_failure() {
+    let mut stage = Stage::new(&[]);
+    stage.ready(1);
+    let mut actor = load(&stage);
+    turn(&mut actor, &mut stage, desired(1));
+    let id = stage.instance("i1", ONE, InstanceState::Stopping);
+    let replaced = turn(&mut actor, &mut stage, Event::Changed);
+    assert!(
+        replaced.iter().any(|word| word.starts_with("start")),
+        "{replaced:?}"
+    );
+    let unhealthy = Exit::Unhealthy {
+        probe: ProbeKind::Liveness,
+        cause: "liveness probe: no answer within 1s".into(),
+    };
+    stage.exit(&id, unhealthy, true);
+    let outputs = actor.turn(stage.view(), &Event::Changed, stage.now_ms);
+    let said = words(&outputs).join(" ");
+    let reason = "Container failed with: liveness probe: no answer within 1s";
+    assert!(said.contains(reason), "{said}");
 }
 
 #[test]

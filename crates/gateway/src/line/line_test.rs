@@ -62,6 +62,7 @@ fn wish(limit: Duration) -> Wish {
         source: 0,
         n_bytes: 100,
         is_back: false,
+        is_probe: false,
     }
 }
 
@@ -186,8 +187,10 @@ async fn a_drain_that_was_called_off_unseen_does_not_strand_the_line() {
 #[tokio::test]
 async fn traffic_is_reported_and_then_once_more_as_zero() {
     let (line, _) = line();
-    assert!(line.report().is_some_and(|stat| stat.n_started == 0));
-    assert!(line.report().is_none());
+    assert!(
+        line.report().is_none(),
+        "not even zero, before there was any"
+    );
     let counted = line.count();
     assert!(
         line.report()
@@ -348,4 +351,35 @@ async fn who_waits_for_an_owner_out_of_reach_is_refused_and_so_is_who_comes_unti
         matches!(waited, Err(LineError::Deadline { .. })),
         "{waited:?}"
     );
+}
+
+#[tokio::test]
+async fn a_probe_wakes_nothing_and_is_served_like_any_where_something_runs() {
+    let (line, owner) = line();
+    let probe = Wish {
+        is_probe: true,
+        ..soon()
+    };
+    assert_eq!(line.take(&probe).await.unwrap_err(), LineError::Asleep);
+    assert!(owner.0.lock().is_empty());
+    line.update(EndpointTable {
+        last_failure: String::new(),
+        ..table(1, &["a"])
+    });
+    let held = line.take(&probe).await.unwrap();
+    // All places taken: it waits for one, without a word to the owner.
+    let waiting = tokio::spawn({
+        let line = line.clone();
+        async move { line.take(&probe).await }
+    });
+    queued(&line, 1).await;
+    drop(held);
+    drop(waiting.await.unwrap().unwrap());
+    assert!(owner.0.lock().is_empty());
+    // Gone again, after a start that failed: the truth.
+    line.update(table(2, &[]));
+    assert_eq!(line.take(&probe).await.unwrap_err(), LineError::Broken);
+    assert!(owner.0.lock().is_empty());
+    // Nothing of all this is in what is reported.
+    assert!(line.report().is_none());
 }

@@ -57,6 +57,10 @@ pub enum LineError {
     OutOfReach {
         retry_after: u32,
     },
+    /// Of probes: nothing serves it, and nothing is woken for them.
+    Asleep,
+    /// Of probes: nothing serves it, and its last start has failed.
+    Broken,
 }
 
 /// One request's claim.
@@ -70,6 +74,8 @@ pub struct Wish {
     pub n_bytes: usize,
     /// It was let in before, and what it was given refused it: it keeps its place.
     pub is_back: bool,
+    /// It only asks how the service is, and raises no demand.
+    pub is_probe: bool,
 }
 
 /// What all lines of a gateway share.
@@ -164,7 +170,8 @@ impl Line {
             retries: RetryBudget::new(Instant::now()),
             next_edge: 1,
             asked: Asked::default(),
-            reported_zero: false,
+            // Until a request has counted there is nothing to say: a probe alone says nothing.
+            reported_zero: true,
         };
         Self {
             meters: around.metrics.revision(&target),
@@ -214,6 +221,13 @@ impl Line {
             if let Some(endpoint) = endpoint {
                 return Ok(self.taken(endpoint, now, false));
             }
+            if wish.is_probe && inner.waiters.is_empty() && !inner.places.has_service(now) {
+                self.around.metrics.probe_answered();
+                return Err(match inner.last_failure.is_empty() {
+                    true => LineError::Asleep,
+                    false => LineError::Broken,
+                });
+            }
             if self.is_out_of_reach(&inner, now) {
                 drop(inner);
                 return Err(self.turn_away(now));
@@ -234,7 +248,9 @@ impl Line {
             woken,
         };
         hit(Point::RequestQueued);
-        self.raise_demand(false);
+        if !wish.is_probe {
+            self.raise_demand(false);
+        }
         // A place may be free that nobody was there to take.
         self.serve();
         match tokio::time::timeout_at(wish.deadline, &mut in_line.woken).await {

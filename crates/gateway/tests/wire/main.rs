@@ -15,6 +15,7 @@ mod h2;
 mod h2c_backend;
 mod listeners;
 mod mesh;
+mod probes;
 mod rig;
 mod ws_backend;
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nihilo_gateway::connection::ClientLimits;
@@ -10,6 +11,7 @@ use nihilo_host::Host;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{Epoch, InstanceId, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
+use nihilo_types::probe_paths::ProbePaths;
 use nihilo_types::route_table::{HostEntry, RevisionTarget, RouteTable, Share, Visibility};
 
 use crate::backend::{Backend, Manner};
@@ -17,10 +19,12 @@ use crate::{h2c_backend, ws_backend};
 
 /// The nothing beyond the data plane: instances stand ready, and no more come.
 #[derive(Debug)]
-struct NoOwner;
+struct NoOwner(Arc<AtomicUsize>);
 
 impl ScaleUp for NoOwner {
-    fn demand(&self, _signal: DemandSignal) {}
+    fn demand(&self, _signal: DemandSignal) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Pause of the services that make clients wait.
@@ -31,6 +35,8 @@ pub struct Rig {
     pub address: SocketAddr,
     pub echo: Backend,
     pub scripted: Backend,
+    /// How often more instances were asked for.
+    pub n_demands: Arc<AtomicUsize>,
 }
 
 struct Service {
@@ -40,6 +46,7 @@ struct Service {
     timeout_ms: u64,
     response_start_ms: u64,
     idle_ms: u64,
+    probe_paths: &'static str,
 }
 
 impl Rig {
@@ -76,6 +83,7 @@ impl Rig {
             timeout_ms: 20_000,
             response_start_ms: 0,
             idle_ms: 0,
+            probe_paths: "",
         };
         let services = [
             service("echo", Some(echo.address)),
@@ -83,6 +91,14 @@ impl Rig {
             Service {
                 h2c: true,
                 ..service("h2c", Some(h2c_backend::start()))
+            },
+            Service {
+                probe_paths: "/up,*",
+                ..service("napping", None)
+            },
+            Service {
+                probe_paths: "/up",
+                ..service("watched", Some(echo.address))
             },
             service("ws", Some(ws_backend::start())),
             service("pausing", Some(slow.address)),
@@ -111,8 +127,13 @@ impl Rig {
         let mut config = GatewayConfig::plain(listen, NodeId(1), "node1");
         change(&mut config);
         let instances = LocalInstances::default();
-        let host = Host::default();
-        let gateway = Gateway::start(&config, &host, instances.clone(), Arc::new(NoOwner));
+        let (host, n_demands) = (Host::default(), Arc::new(AtomicUsize::new(0)));
+        let gateway = Gateway::start(
+            &config,
+            &host,
+            instances.clone(),
+            Arc::new(NoOwner(n_demands.clone())),
+        );
         // It binds here, and serves on a thread of its own.
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let gateway = runtime.block_on(gateway).expect("a gateway");
@@ -150,6 +171,7 @@ impl Rig {
             gateway,
             echo,
             scripted,
+            n_demands,
         }
     }
 
@@ -158,6 +180,16 @@ impl Rig {
             "scripted" => &self.scripted,
             _ => &self.echo,
         }
+    }
+}
+
+/// The owner's word that a service has no instance, because its last start failed.
+pub fn failed(name: &str) -> EndpointTable {
+    EndpointTable {
+        seq: 2,
+        instances: Vec::new(),
+        last_failure: "it broke".into(),
+        ..endpoints(name, &InstanceId::from(name))
     }
 }
 
@@ -194,6 +226,7 @@ impl Service {
             h2c: self.h2c,
             queue_depth: 0,
             max_scale: 0,
+            probe_paths: ProbePaths::parse(self.probe_paths).unwrap_or_default(),
         });
         HostEntry {
             route: ObjectKey::new("default", self.name),

@@ -171,6 +171,21 @@ fn limits_of_a_service_need_a_version_that_knows_them() {
     assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), limited);
 }
 
+/// As of cluster version 2 too.
+#[test]
+fn probes_of_a_service_need_a_version_that_knows_them() {
+    let mut service = service("hello", "demo/hello");
+    let container = &mut service.spec.template.spec.containers[0];
+    let written = r#"{"httpGet":{"path":"/readyz","port":8080},"periodSeconds":2}"#;
+    container.readiness_probe = Some(serde_json::from_str(written).unwrap());
+    let probed = put_service(service, Expect::Version(LogIndex(5)));
+    assert_eq!(probed.since(), 2);
+    let json = serde_json::to_string(&probed).unwrap();
+    let container = format!(r#"{{"image":"demo/hello","readinessProbe":{written}}}"#);
+    assert!(json.contains(&container), "{json}");
+    assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), probed);
+}
+
 fn replies(world: &World) -> Vec<(&'static str, Reply)> {
     let mut all: Vec<_> = commands(world)
         .into_iter()

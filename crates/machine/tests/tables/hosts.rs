@@ -7,6 +7,7 @@ use nihilo_machine::route_table::{Changed, build, update};
 use nihilo_machine::{Command, State};
 use nihilo_types::id::LogIndex;
 use nihilo_types::meta::keys;
+use nihilo_types::probe_paths::Listed;
 use nihilo_types::route::TrafficTarget;
 use nihilo_types::route_table::{RouteTable, Visibility};
 use nihilo_types::shard::shard_of;
@@ -118,11 +119,14 @@ fn a_route_is_private_by_its_label_and_a_line_as_deep_as_its_revision_says() {
     let mut shallow = service("shallow", "demo/hello");
     let annotations = &mut shallow.spec.template.metadata.annotations;
     annotations.insert(keys::QUEUE_DEPTH.into(), "7".into());
+    annotations.insert(keys::PROBE_PATHS.into(), "/up".into());
     world.must(put_service(shallow, Expect::Absent));
     serve(&mut world, "shallow", &[]);
     let table = build(&world.state, LogIndex(9));
     let entry = &table.hosts["shallow.default.localhost"];
-    assert_eq!(entry.split[0].target.queue_depth, 7);
+    let target = &entry.split[0].target;
+    assert_eq!(target.queue_depth, 7);
+    assert_eq!(target.probe_paths.find("/up"), Listed::Yes);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! before the first container image is to run. Labels say whose a container is (decision 0077).
 
 mod engine;
+mod exec;
 mod explain;
 mod image;
 mod network;
@@ -27,7 +28,7 @@ use nihilo_types::node_config::DockerSettings;
 use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
-use crate::driver::{Driver, StartError, Started, Trace};
+use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
@@ -144,6 +145,23 @@ impl DockerDriver {
 
 impl Driver for DockerDriver {
     type Handle = Container;
+    /// The engine's id of it.
+    type Inside = String;
+
+    fn inside(&self, handle: &Container) -> String {
+        handle.id.clone()
+    }
+
+    async fn exec(
+        &self,
+        inside: &String,
+        _: &InstanceSpec,
+        command: &[String],
+    ) -> Result<Ended, String> {
+        let ready = self.engine.ready().await.map_err(|error| error.cause)?;
+        let ended = exec::run(&ready.docker, inside, command).await;
+        ended.map_err(|failed| failed.to_string())
+    }
 
     async fn start(
         &self,

@@ -135,6 +135,7 @@ fn host_config(network: &str, limits: &Limits) -> HostConfig {
 #[cfg(test)]
 mod tests {
     use nihilo_types::id::{Epoch, ObjectKey};
+    use nihilo_types::instance::Probes;
     use nihilo_types::template::PullPolicy;
 
     use super::*;
@@ -167,6 +168,7 @@ mod tests {
                 user: Some(65_532),
                 group: None,
             },
+            probes: Probes::default(),
         }
     }
 

@@ -45,6 +45,12 @@ pub(super) struct Confined {
     pub(super) plan: Plan,
 }
 
+impl Confined {
+    pub(super) fn group(&self) -> Group {
+        self.group.clone()
+    }
+}
+
 impl Confiner {
     /// Says in the log what this host offers.
     ///
@@ -122,14 +128,32 @@ impl Confiner {
             .map_err(|error| error.to_string())
             .flatten()
             .map_err(|why| StartError::not_started("cgroup", why))?;
-        let plan = Plan {
+        let dies_with = (!self.adopts).then(std::process::id);
+        let plan = self.plan(&group, ids, dies_with);
+        Ok(Confined { group, plan })
+    }
+
+    fn plan(&self, group: &Group, ids: Option<(u32, u32)>, dies_with: Option<u32>) -> Plan {
+        Plan {
             cgroups: group.doors(),
             open_files: Some(OPEN_FILES),
             processes: self.user_processes(ids),
-            dies_with: (!self.adopts).then(std::process::id),
+            dies_with,
             ids,
-        };
-        Ok(Confined { group, plan })
+        }
+    }
+
+    /// As the instance's own, but that a command outlives no process of the node, which waits for it.
+    ///
+    /// # Errors
+    /// It must not run as it is meant to.
+    pub(super) fn plan_of_command(
+        &self,
+        spec: &InstanceSpec,
+        group: &Group,
+    ) -> Result<Plan, String> {
+        let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)?;
+        Ok(self.plan(group, ids, Some(std::process::id())))
     }
 
     /// The kernel does not count root's.

@@ -106,7 +106,7 @@ pub(super) fn signal_group(pid: Option<u32>, signal: Signal) {
     }
 }
 
-fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
+pub(super) fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit {
     use std::os::unix::process::ExitStatusExt;
     match status {
         Ok(status) => match (status.code(), status.signal()) {

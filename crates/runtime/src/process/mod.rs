@@ -8,6 +8,7 @@
 
 pub(crate) mod cgroup;
 mod confine;
+mod exec;
 mod ids;
 mod launcher;
 mod leader;
@@ -36,10 +37,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::driver::{Driver, StartError, Started, Trace};
+use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK, Plan};
 use crate::logs::Output;
-use cgroup::Cgroups;
+use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
 use launcher::Launcher;
 use leader::{Adopted, Leader};
@@ -82,6 +83,13 @@ pub struct Process {
     output: Output,
     readers: Vec<JoinHandle<()>>,
     confined: Confined,
+}
+
+/// Where commands of one instance run.
+#[derive(Debug)]
+pub struct Inside {
+    address: SocketAddr,
+    group: Group,
 }
 
 /// Kills whatever was started from this directory, without an agent.
@@ -281,6 +289,23 @@ impl ProcessDriver {
 
 impl Driver for ProcessDriver {
     type Handle = Process;
+    type Inside = Inside;
+
+    fn inside(&self, handle: &Process) -> Inside {
+        Inside {
+            address: handle.address,
+            group: handle.confined.group(),
+        }
+    }
+
+    async fn exec(
+        &self,
+        inside: &Inside,
+        spec: &InstanceSpec,
+        command: &[String],
+    ) -> Result<Ended, String> {
+        self.run_inside(inside, spec, command).await
+    }
 
     async fn start(
         &self,

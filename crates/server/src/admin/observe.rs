@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
 use nihilo_machine::state::Session;
 use nihilo_raft::RaftNode;
-use nihilo_types::instance::InstanceReport;
+use nihilo_types::instance::{InstanceReport, InstanceState};
 use nihilo_types::shard::shard_of;
 use nihilo_wire::internal::{self, agent_client::AgentClient, owner_client::OwnerClient};
 use nihilo_wire::serving as pb;
@@ -178,13 +178,21 @@ fn line(record: Result<internal::LogRecord, Status>) -> Result<pb::LogLine, Stat
     })
 }
 
+/// One that was ready and is not any more boots, as far as owners go; people are told.
+fn state_for_people(report: &InstanceReport) -> String {
+    match report.state {
+        InstanceState::Booting if report.ready_after_ms > 0 => "NotReady".into(),
+        state => format!("{state:?}"),
+    }
+}
+
 fn instance(node: &str, report: InstanceReport) -> pb::Instance {
     pb::Instance {
         id: report.id.to_string(),
         namespace: report.revision.namespace.to_string(),
         revision: report.revision.name.to_string(),
         node: node.to_owned(),
-        state: format!("{:?}", report.state),
+        state: state_for_people(&report),
         address: report
             .address
             .map(|address| address.to_string())

@@ -7,6 +7,7 @@
 mod adoption;
 #[path = "../common/engine.rs"]
 mod engine;
+mod probes;
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -23,7 +24,9 @@ use nihilo_runtime::process::end_everything;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
-use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Limits, RunAs};
+use nihilo_types::instance::{
+    Exit, InstanceReport, InstanceSpec, InstanceState, Limits, Probes, RunAs,
+};
 use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
 use nihilo_types::template::PullPolicy;
 use tokio::sync::broadcast::Receiver;
@@ -215,6 +218,7 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         container_port: 8080,
         limits: Limits::default(),
         run_as: RunAs::default(),
+        probes: Probes::default(),
     }
 }
 
@@ -736,7 +740,7 @@ async fn one_that_listens_elsewhere_is_told_so() {
 type Check = fn(Harness) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// The suite above, and what is a container's own.
-const OF_CONTAINERS: [(&str, Check); 19] = [
+const OF_CONTAINERS: [(&str, Check); 20] = [
     ("starts, serves and stops", |h| {
         Box::pin(starts_serves_and_stops(h))
     }),
@@ -763,6 +767,7 @@ const OF_CONTAINERS: [(&str, Check); 19] = [
     }),
     ("listens elsewhere", |h| Box::pin(listens_elsewhere(h))),
     ("listens on loopback", |h| Box::pin(listens_on_loopback(h))),
+    ("its probes", |h| Box::pin(probes::of_a_container(h))),
     ("never pulled", |h| Box::pin(never_pulled(h))),
     ("removed by somebody", |h| Box::pin(removed_by_somebody(h))),
     ("output to the last byte", |h| {
