@@ -191,8 +191,7 @@ fn a_fork_bomb_takes_its_own_processes_only() {
     let house = House::new(41);
     house.neighbour_serves_while(|| {
         // A shell's bomb ends where it cannot fork; this one goes on.
-        let bomb =
-            serving_and("exec perl -e 'while (1) { defined fork or sleep 5 }'");
+        let bomb = serving_and("exec perl -e 'while (1) { defined fork or sleep 5 }'");
         house.let_in(&bomb, &[]);
         let limit = 1_024;
         let most = wait_for("flood of processes", || {

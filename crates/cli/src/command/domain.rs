@@ -40,17 +40,12 @@ pub(crate) enum DomainCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    Delete {
-        host: String,
-    },
+    /// Delete a domain: its host is answered with 404 then, and its name is free.
+    Delete { host: String },
     /// Say that a name is for the namespace.
-    Claim {
-        host: String,
-    },
+    Claim { host: String },
     /// Say that a name is for nobody.
-    Unclaim {
-        host: String,
-    },
+    Unclaim { host: String },
     /// Which name is for which namespace.
     Claims {
         #[command(flatten)]

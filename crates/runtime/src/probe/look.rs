@@ -149,13 +149,21 @@ impl Drop for Asker {
 fn listens_soon(address: SocketAddr, n_boots: &AtomicU32, is_gone: &AtomicBool) -> bool {
     let started = std::time::Instant::now();
     while started.elapsed() < FINE_LOOKS && !is_gone.load(Ordering::Relaxed) {
-        if TcpStream::connect_timeout(&address, LOOK_LIMIT).is_ok() {
+        if TcpStream::connect_timeout(&address, LOOK_LIMIT)
+            .is_ok_and(|stream| is_to_another(&stream))
+        {
             return true;
         }
         let n_boots = n_boots.load(Ordering::Relaxed);
         std::thread::sleep(pause_after(started.elapsed(), n_boots));
     }
     false
+}
+
+/// A dial of a port that nobody listens on, and that the kernel gives out, may be given that very
+/// port to dial from, and so reach itself.
+fn is_to_another(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(from), Ok(to)) if from != to)
 }
 
 fn pause_after(elapsed: Duration, n_boots: u32) -> Duration {

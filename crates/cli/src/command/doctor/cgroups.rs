@@ -156,7 +156,7 @@ fn judge(groups: &Groups) -> Finding {
             CHECK,
             format!("{version}, but systemd {systemd} restarts no node beside instances in groups"),
             format!(
-                "use systemd {FIRST_WITH_SUBGROUPS} or newer, or `process: {cgroups: false}` in node.yaml"
+                "use systemd {FIRST_WITH_SUBGROUPS} or newer, or `process: {{cgroups: false}}` in node.yaml"
             ),
         ),
         None | Some(_) => Finding::ok(CHECK, format!("{}; {version}", WANTED.join(", "))),
