@@ -6,7 +6,14 @@ use std::process::Command;
 
 fn main() {
     let out = PathBuf::from(variable("OUT_DIR")).join("launcher");
-    for file in ["launcher/main.rs", "src/launch.rs", "build.rs"] {
+    let files = [
+        "launcher/main.rs",
+        "src/launch.rs",
+        "src/launch/plan.rs",
+        "src/launch/steps.rs",
+        "build.rs",
+    ];
+    for file in files {
         println!("cargo:rerun-if-changed={file}");
     }
     println!("cargo:rerun-if-env-changed=RUSTC_LINKER");

@@ -1,7 +1,7 @@
 //! Start of a node whose store holds many services, until it answers a linearizable read.
 //!
-//! The store is copied for each start: what a node does once it serves changes nothing for the next
-//! one.
+//! A node has served from the store before, so that it holds what a node leaves behind, a snapshot
+//! too. It is copied for each start: what a node does once it serves changes nothing for the next one.
 
 use std::path::Path;
 use std::process::Command;
@@ -62,6 +62,8 @@ pub(crate) async fn run(common: &Common, args: &RestartArgs) -> anyhow::Result<R
     let (full, empty) = (dir.path().join("full"), dir.path().join("empty"));
     let config = prepare(&full, common, args.services, args.ready)?;
     let config_empty = prepare(&empty, common, 0, args.ready)?;
+    serve_once(&nihilo, &full, &config).await?;
+    serve_once(&nihilo, &empty, &config_empty).await?;
     let mut starts = Vec::new();
     for n in 1..=args.starts {
         let with = start(&nihilo, &full, dir.path(), &config).await?;
@@ -151,11 +153,33 @@ async fn start(
     if !copied.success() {
         bail!("cannot copy {}", from.display());
     }
+    let (running, lasted) = first_read(nihilo, dir.path(), config).await?;
+    let at_once = Memory::of(running.pid())?.rss;
+    tokio::time::sleep(REST).await;
+    let rested = Memory::of(running.pid())?.rss;
+    let kib = [at_once, rested];
+    Ok(Start { lasted, kib })
+}
+
+/// A first start from a store that was made makes a snapshot of it, as after `restore`: no later one does.
+async fn serve_once(nihilo: &Path, dir: &Path, config: &NodeConfig) -> anyhow::Result<()> {
+    let (running, lasted) = first_read(nihilo, dir, config).await?;
+    say(format!("first start of all: {lasted:?}"));
+    drop(running);
+    Ok(())
+}
+
+/// Starts a node, and waits until it answers a read; the time until then.
+async fn first_read(
+    nihilo: &Path,
+    dir: &Path,
+    config: &NodeConfig,
+) -> anyhow::Result<(Running, Duration)> {
     let config = NodeConfig {
-        data_dir: dir.path().to_owned(),
+        data_dir: dir.to_owned(),
         ..config.clone()
     };
-    let file = dir.path().join("node.yaml");
+    let file = dir.join("node.yaml");
     std::fs::write(&file, config.to_yaml())?;
     let mut command = Command::new(nihilo);
     command.args(["node", "start", "--config"]).arg(&file);
@@ -164,12 +188,7 @@ async fn start(
     let address = format!("http://{}", config.admin_address());
     loop {
         if read(&address).await {
-            let lasted = started.elapsed();
-            let at_once = Memory::of(running.pid())?.rss;
-            tokio::time::sleep(REST).await;
-            let rested = Memory::of(running.pid())?.rss;
-            let kib = [at_once, rested];
-            return Ok(Start { lasted, kib });
+            return Ok((running, started.elapsed()));
         }
         if running.has_ended() {
             bail!("the node has ended; its words are above");

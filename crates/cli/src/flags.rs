@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use nihilo_types::meta::API_VERSION;
+use nihilo_types::quantity::Quantity;
 use nihilo_types::service::Service;
-use nihilo_types::template::{Container, ContainerPort, EnvVar, PullPolicy, RevisionTemplate};
+use nihilo_types::template::{
+    Amounts, Container, ContainerPort, EnvVar, PullPolicy, RevisionTemplate,
+};
 
 use crate::failure::{Failure, Result};
 
@@ -41,6 +44,15 @@ pub(crate) struct ServiceFlags {
     /// Span that the autoscaler averages over, such as `60s`.
     #[arg(long, value_name = "DURATION")]
     pub scale_window: Option<String>,
+    /// What an instance may use at most: `cpu=500m`, `memory=128Mi`, or both; `cpu-` removes one.
+    #[arg(long, value_name = "KEY=QUANTITY", value_delimiter = ',')]
+    pub limit: Vec<String>,
+    /// What an instance is weighed by, keys as of --limit.
+    #[arg(long, value_name = "KEY=QUANTITY", value_delimiter = ',')]
+    pub request: Vec<String>,
+    /// User id that the program runs as; only nodes that run as root can.
+    #[arg(long, value_name = "UID")]
+    pub user: Option<u32>,
     /// Annotation of the revision template; `KEY-` removes it. May be repeated.
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub annotation: Vec<String>,
@@ -148,6 +160,11 @@ impl ServiceFlags {
         if !self.cmd.is_empty() {
             container.command.clone_from(&self.cmd);
         }
+        if self.user.is_some() {
+            container.security_context.run_as_user = self.user;
+        }
+        change_amounts(&self.limit, &mut container.resources.limits)?;
+        change_amounts(&self.request, &mut container.resources.requests)?;
         change_env(&self.env, &mut container.env)
     }
 }
@@ -180,6 +197,22 @@ fn change_env(changes: &[String], env: &mut Vec<EnvVar>) -> Result<()> {
                 value: value.into(),
             }),
         }
+    }
+    Ok(())
+}
+
+fn change_amounts(changes: &[String], amounts: &mut Amounts) -> Result<()> {
+    for change in changes {
+        let (key, value) = assignment(change)?;
+        let amount = match key {
+            "cpu" => &mut amounts.cpu,
+            "memory" => &mut amounts.memory,
+            other => {
+                let text = format!("`{other}`: a limit or request is of `cpu` or `memory`");
+                return Err(Failure::usage(text));
+            }
+        };
+        *amount = value.map(Quantity::new);
     }
     Ok(())
 }
@@ -264,6 +297,27 @@ mod tests {
         let service = flags(line).create("default", "hello").unwrap();
         let want = r#"{"apiVersion":"serving.knative.dev/v1","kind":"Service","metadata":{"name":"hello","namespace":"default"},"spec":{"template":{"metadata":{"name":"hello-one","annotations":{"autoscaling.knative.dev/max-scale":"5","autoscaling.knative.dev/min-scale":"0","autoscaling.knative.dev/target":"7","autoscaling.knative.dev/window":"6s","nihilo.dev/fast-scale":"true"}},"spec":{"containerConcurrency":10,"timeoutSeconds":20,"containers":[{"image":"demo/hello","command":["/bin/app"],"args":["--verbose"],"env":[{"name":"TARGET","value":"World"},{"name":"EMPTY","value":""}],"ports":[{"name":"h2c","containerPort":9000}]}]}}}}"#;
         assert_eq!(serde_json::to_string(&service).unwrap(), want);
+    }
+
+    #[test]
+    fn limits_and_user_are_set_one_by_one() {
+        let line = "--image demo/hello --limit cpu=500m,memory=64Mi --request cpu=0.1 --user 7";
+        let mut service = flags(line).create("default", "hello").unwrap();
+        flags("--limit cpu- --request memory=32Mi")
+            .change(&mut service)
+            .unwrap();
+        let container = serde_json::to_value(&service.spec.template.spec.containers[0]).unwrap();
+        let want = serde_json::json!({
+            "image": "demo/hello",
+            "resources": {
+                "limits": {"memory": "64Mi"},
+                "requests": {"cpu": "0.1", "memory": "32Mi"},
+            },
+            "securityContext": {"runAsUser": 7},
+        });
+        assert_eq!(container, want);
+        let disk = flags("--image x --limit disk=1Gi").create("default", "hello");
+        assert_eq!(disk.unwrap_err().code, 2);
     }
 
     #[test]

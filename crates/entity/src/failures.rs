@@ -23,6 +23,9 @@ const HEALTHY_MS: u64 = 10_000;
 /// So has time without a failure; longer than the longest pause, so that a loop stays slow.
 const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
 
+/// Stage of a start that an agent refused for whom it was to run as.
+const RUN_AS: &str = "run-as";
+
 /// One revision's ends and what follows from them.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
@@ -210,10 +213,19 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
         }
         Exit::Signal(signal) => healthy(
             format!("Signal{signal}"),
-            format!("Container failed with: {output}"),
+            after(format!("ended by {}", signal_name(*signal)), &output),
         ),
-        Exit::OutOfMemory => healthy("OOMKilled".into(), output),
-        Exit::Unknown => healthy("ExitUnknown".into(), output),
+        Exit::OutOfMemory => healthy(
+            "OOMKilled".into(),
+            after(
+                "killed for want of memory, see `resources.limits.memory`",
+                &output,
+            ),
+        ),
+        Exit::Unknown => healthy("ExitUnknown".into(), after("nobody saw how", &output)),
+        Exit::StartFailed { stage, cause } if stage == RUN_AS => {
+            healthy("RunAsUserForbidden".into(), cause.clone())
+        }
         Exit::StartFailed { cause, .. } => healthy(
             "ContainerMissing".into(),
             format!("Unable to fetch image {image:?}: {cause}"),
@@ -224,4 +236,35 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
             message: format!("not ready after {} s\n{output}", after_ms / 1_000),
         },
     }
+}
+
+/// Upstream's words, then what happened, then the evidence.
+fn after(what: impl std::fmt::Display, output: &str) -> String {
+    match output {
+        "" => format!("Container failed with: {what}; no output"),
+        output => format!("Container failed with: {what}\n{output}"),
+    }
+}
+
+/// As people know it, where it is one that ends programs by itself.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    format!("{name} (signal {signal})")
 }

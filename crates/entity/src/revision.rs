@@ -11,9 +11,11 @@ use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
-use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec};
+use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, RunAs};
 use nihilo_types::meta::keys;
+use nihilo_types::quantity::Quantity;
 use nihilo_types::revision::Revision;
+use nihilo_types::template::Resources;
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::effect::{Effect, Outputs, StopReason};
@@ -397,5 +399,20 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         termination_grace_ms: grace.unwrap_or(TERMINATION_GRACE_MS),
         pull_policy: container.image_pull_policy,
         container_port: port.unwrap_or(DEFAULT_PORT),
+        limits: limits(&container.resources),
+        run_as: RunAs {
+            user: container.security_context.run_as_user,
+            group: container.security_context.run_as_group,
+        },
+    }
+}
+
+/// Validation has seen that each is a quantity.
+fn limits(resources: &Resources) -> Limits {
+    let milli = |cpu: &Option<Quantity>| cpu.as_ref().and_then(Quantity::milli);
+    Limits {
+        cpu_milli: milli(&resources.limits.cpu),
+        cpu_request_milli: milli(&resources.requests.cpu),
+        memory_bytes: resources.limits.memory.as_ref().and_then(Quantity::units),
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
@@ -44,11 +46,17 @@ const MAX_LOST: usize = 64;
 pub struct Mesh {
     pub(crate) net: Net,
     peers: Mutex<HashMap<SessionId, Peer>>,
+    /// Those that are being made.
+    dials: Mutex<HashMap<SessionId, Dial>>,
     /// Sessions that were declared down: their streams end.
     lost: watch::Sender<Vec<SessionId>>,
 }
 
-#[derive(Debug)]
+/// One for all who wait for it: a place that was reserved by one connection is not found by another.
+/// If all of them leave, it rests until the next one comes, who may then find that its time is over.
+type Dial = Shared<BoxFuture<'static, Result<Peer, Arc<io::Error>>>>;
+
+#[derive(Debug, Clone)]
 struct Peer {
     sender: H2,
     heard: LastHeard,
@@ -130,28 +138,45 @@ impl Mesh {
         }
     }
 
-    async fn peer(&self, peer: &Arc<str>, session: SessionId) -> io::Result<H2> {
-        if let Some(known) = self
-            .peers
-            .lock()
-            .get(&session)
-            .filter(|peer| peer.is_there())
-        {
-            return Ok(known.sender.clone());
+    async fn peer(&self, peer: &Arc<str>, session: SessionId) -> Result<H2, Arc<io::Error>> {
+        if let Some(known) = self.known(session) {
+            return Ok(known);
         }
-        let mut stream = connect(&self.net, peer, MESH_CONNECT).await?;
-        stream.write_all(MESH_PREAMBLE).await?;
-        let heard = LastHeard::at(Instant::now());
-        let sender = handshake_h2(pinging(), Heard::new(stream, heard.clone())).await?;
-        let mut peers = self.peers.lock();
-        peers.retain(|_, peer| !peer.sender.is_closed());
-        let made = Peer {
-            sender: sender.clone(),
-            heard,
+        let dial = {
+            let mut dials = self.dials.lock();
+            // Made since, by a dial that has just ended.
+            if let Some(known) = self.known(session) {
+                return Ok(known);
+            }
+            let new = || dial(self.net.clone(), peer.clone()).boxed().shared();
+            dials.entry(session).or_insert_with(new).clone()
         };
-        peers.insert(session, made);
-        Ok(sender)
+        let made = dial.clone().await;
+        let mut dials = self.dials.lock();
+        if dials.get(&session).is_some_and(|last| last.ptr_eq(&dial)) {
+            dials.remove(&session);
+            if let Ok(made) = &made {
+                let mut peers = self.peers.lock();
+                peers.retain(|_, peer| !peer.sender.is_closed());
+                peers.insert(session, made.clone());
+            }
+        }
+        made.map(|made| made.sender)
     }
+
+    fn known(&self, session: SessionId) -> Option<H2> {
+        let peers = self.peers.lock();
+        let known = peers.get(&session).filter(|peer| peer.is_there())?;
+        Some(known.sender.clone())
+    }
+}
+
+async fn dial(net: Net, peer: Arc<str>) -> Result<Peer, Arc<io::Error>> {
+    let mut stream = connect(&net, &peer, MESH_CONNECT).await?;
+    stream.write_all(MESH_PREAMBLE).await?;
+    let heard = LastHeard::at(Instant::now());
+    let sender = handshake_h2(pinging(), Heard::new(stream, heard.clone())).await?;
+    Ok(Peer { sender, heard })
 }
 
 fn pinging() -> http2::Builder<TokioExecutor> {
@@ -186,6 +211,31 @@ mod tests {
             n_dialled, 3,
             "session 1, session 2, and 2 again after its end"
         );
+    }
+
+    #[tokio::test]
+    async fn who_come_at_once_share_one_connection() {
+        let (mesh, session) = (Arc::new(Mesh::default()), SessionId(1));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        let all = (0..8).map(|_| mesh.peer(&peer, session));
+        for made in futures_util::future::join_all(all).await {
+            made.unwrap();
+        }
+        listener.accept().await.unwrap();
+        let second = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(second.is_err(), "more than one connection was made");
+        assert!(mesh.dials.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_failed_is_not_remembered() {
+        let (mesh, session) = (Mesh::default(), SessionId(1));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        let nobody: Arc<str> = "127.0.0.1:1".into();
+        assert!(mesh.peer(&nobody, session).await.is_err());
+        assert!(mesh.peer(&peer, session).await.is_ok());
     }
 
     #[tokio::test]

@@ -69,6 +69,8 @@ impl Plane {
         let (mut response, lease) = match send_local(&self.mesh.net, &instance, request).await {
             Ok(answer) => answer,
             Err(SendError::Unsent(_)) if !has_body => return self.refuse(Refusal::Gone),
+            // Some of the body may have been taken out of the stream: who asks has it still, or not.
+            Err(SendError::Unsent(_)) => return lost(LOST_UNPROCESSED),
             Err(SendError::Stale) => return lost(LOST_STALE),
             Err(SendError::Unprocessed) => return lost(LOST_UNPROCESSED),
             Err(_) => return lost(LOST_UNANSWERED),

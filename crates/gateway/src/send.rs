@@ -26,7 +26,7 @@ pub(crate) const MESH_ANSWER: HeaderName = HeaderName::from_static("nihilo-mesh-
 /// may be repeated.
 pub(crate) const MESH_LOST: HeaderName = HeaderName::from_static("nihilo-mesh-lost");
 /// What [`MESH_LOST`] says: the instance fell silent; the connection was an old one; the instance
-/// says that it did nothing.
+/// did nothing, by its own word or since it was not reached.
 pub(crate) const LOST_UNANSWERED: &str = "unanswered";
 pub(crate) const LOST_STALE: &str = "stale";
 pub(crate) const LOST_UNPROCESSED: &str = "unprocessed";
@@ -48,7 +48,7 @@ pub(crate) enum Failed {
     /// Nothing was sent and the instance said why; back to the line.
     Refused(Refusal, Box<Request<RequestBody>>),
     Unsent(Trouble, Box<Request<RequestBody>>),
-    /// The instance itself says that it did nothing with it.
+    /// Some of it was sent, and the instance did nothing with it.
     Unprocessed,
     /// It may have been executed; the trouble is the endpoint's, if it is known to have one.
     Lost(Cause, Option<Trouble>),
@@ -180,7 +180,8 @@ impl Plane {
             Ok(answer) => match (refusal_in(&answer), again) {
                 (None, _) => Ok(answer),
                 (Some(refusal), Some(again)) => Err(Failed::Refused(refusal, Box::new(again))),
-                (Some(_), None) => Err(Failed::Lost(Cause::UpstreamError, None)),
+                // Its place was lost with the connection that had it; the instance saw nothing.
+                (Some(_), None) => Err(Failed::Unprocessed),
             },
             Err(SendError::Unsent(request)) => Err(Failed::Unsent(Trouble::Unreached, request)),
             Err(SendError::Unprocessed) => Err(Failed::Unprocessed),

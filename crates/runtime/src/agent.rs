@@ -11,7 +11,7 @@ use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
-use nihilo_types::node_config::DockerSettings;
+use nihilo_types::node_config::{DockerSettings, ProcessSettings};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
@@ -34,6 +34,7 @@ pub const EVENT_LAG: usize = 1024;
 /// Ended instances are remembered so long, and so many, for their output.
 const REMEMBER: Duration = Duration::from_secs(900);
 const MAX_REMEMBERED: usize = 200;
+const MAX_REMEMBERED_BYTES: u64 = 1024 * 1024 * 1024;
 /// The kernel needs a moment for what is killed, and the agent for its last words.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -67,6 +68,8 @@ pub enum DriverConfig {
     Process {
         /// Ports are given to programs from here on.
         first_port: u16,
+        /// How they are confined.
+        settings: ProcessSettings,
         /// What runs container images.
         docker: DockerSettings,
         /// Programs outlive this process, and the node's next one goes on with them; otherwise
@@ -187,6 +190,15 @@ impl Agent {
             ));
         }
         Ok(Self(inner))
+    }
+
+    /// What keeps instances within their limits on this node, in one line.
+    pub fn limits(&self) -> String {
+        match &self.0.driver {
+            AnyDriver::Process(driver) => driver.limits(),
+            AnyDriver::Docker(_) => "the engine's".into(),
+            AnyDriver::Fake(_) => "simulated".into(),
+        }
     }
 
     /// Orders are taken only while this node's session is open and applied here.
@@ -368,13 +380,17 @@ impl Agent {
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
         DriverConfig::Process {
-            first_port, adopts, ..
+            first_port,
+            settings,
+            adopts,
+            ..
         } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
             AnyDriver::Process(Arc::new(ProcessDriver::new(
                 executable,
                 name,
                 *first_port,
+                *settings,
                 &config.dir,
                 *adopts,
             )?))
@@ -466,20 +482,21 @@ impl Table {
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
-    /// Returns what was forgotten.
+    /// Keeps the newest of the ended ones, within bounds of number, age and disk; returns what was
+    /// forgotten.
     fn forget_old(&mut self) -> Vec<InstanceId> {
-        let mut ended: Vec<_> = self
-            .instances
-            .iter()
+        let ended = self.instances.iter();
+        let mut ended: Vec<_> = ended
             .filter_map(|(id, instance)| Some((instance.ended?, id.clone())))
             .collect();
         ended.sort();
-        let surplus = ended.len().saturating_sub(MAX_REMEMBERED);
-        let is_old = |i: usize, at: Instant| i < surplus || at.elapsed() > REMEMBER;
-        let old = (0..).zip(ended).filter(|(i, (at, _))| is_old(*i, *at));
-        let old: Vec<_> = old.map(|(_, (_, id))| id).collect();
-        for id in &old {
-            self.instances.remove(id);
+        let (mut n_bytes, mut old) = (0, Vec::new());
+        for (i, (at, id)) in ended.into_iter().rev().enumerate() {
+            n_bytes += self.instances[&id].output.disk_bytes();
+            if i >= MAX_REMEMBERED || at.elapsed() > REMEMBER || n_bytes > MAX_REMEMBERED_BYTES {
+                self.instances.remove(&id);
+                old.push(id);
+            }
         }
         old
     }

@@ -57,7 +57,7 @@ pub trait Driver: Send + Sync + 'static {
     /// its pid being another's by now included.
     fn recover(
         &self,
-        id: &InstanceId,
+        spec: &InstanceSpec,
         trace: &Trace,
         output: &Output,
     ) -> Option<Started<Self::Handle>>;
@@ -96,8 +96,8 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `image`, `working-dir`, `port`, `spawn`; of a container `image`,
-    /// `engine`, `create`, `network`, `exec`.
+    /// The step that failed: `image`, `run-as`, `cgroup`, `working-dir`, `port`, `output`, `spawn`; of
+    /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,
     outcome: StartOutcome,

@@ -189,7 +189,7 @@ impl Driver for FakeDriver {
     }
 
     /// They end with this process.
-    fn recover(&self, _: &InstanceId, _: &Trace, _: &Output) -> Option<Started<FakeInstance>> {
+    fn recover(&self, _: &InstanceSpec, _: &Trace, _: &Output) -> Option<Started<FakeInstance>> {
         None
     }
 }

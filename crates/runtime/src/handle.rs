@@ -188,6 +188,8 @@ mod tests {
             image: "demo/hello".into(),
             pull_policy: Default::default(),
             container_port: 8_080,
+            limits: Default::default(),
+            run_as: Default::default(),
             command: Vec::new(),
             args: vec!["two\nlines".into()],
             env: vec![("KEY".into(), "value".into())],

@@ -13,6 +13,7 @@ pub mod fake;
 mod handle;
 pub mod launch;
 pub mod life;
+mod log_rate;
 pub mod logs;
 pub mod ports;
 pub mod process;

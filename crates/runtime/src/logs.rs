@@ -1,15 +1,18 @@
-//! Output of instances: the newest in memory, more of it in a rotated file.
+//! Output of instances: the newest in memory, more of it in a rotated file, and never more of either
+//! than their bounds: what comes faster than [`crate::log_rate`] lets it is dropped and counted.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::broadcast;
+
+use crate::log_rate::Rate;
 
 /// Bytes of output kept in memory per instance.
 pub const RING_BYTES: usize = 64 * 1024;
@@ -17,6 +20,12 @@ pub const RING_BYTES: usize = 64 * 1024;
 pub const MAX_LINE: usize = 16 * 1024;
 /// A file grows to this, twice.
 pub const MAX_FILE_BYTES: u64 = 5 * 1024 * 1024;
+/// What a line costs beside its bytes; without it, empty lines would be free.
+const LINE_COST: usize = 32;
+/// So much is dropped at once, then the program waits this long: dropping costs the node's time, and
+/// a flood must not have all of it.
+const DROP_BATCH: u64 = 1024 * 1024;
+const DROP_PAUSE: Duration = Duration::from_millis(4);
 /// Lines a follower may lag behind.
 const FOLLOW_LAG: usize = 1024;
 const FILE: &str = "output.log";
@@ -40,6 +49,10 @@ struct Inner {
     dir: PathBuf,
     file: Option<File>,
     file_bytes: u64,
+    /// Of the file before this one.
+    old_bytes: u64,
+    rate: Rate,
+    since: Instant,
     followers: broadcast::Sender<LogLine>,
 }
 
@@ -48,12 +61,16 @@ impl Output {
     pub fn new(dir: PathBuf) -> Self {
         let file = open(&dir).ok();
         let metadata = file.as_ref().and_then(|file| file.metadata().ok());
+        let old_bytes = std::fs::metadata(dir.join(OLD_FILE)).map_or(0, |old| old.len());
         Self(Arc::new(Mutex::new(Inner {
             ring: VecDeque::new(),
             n_bytes: 0,
             dir,
             file,
             file_bytes: metadata.map_or(0, |metadata| metadata.len()),
+            old_bytes,
+            rate: Rate::new(Duration::ZERO),
+            since: Instant::now(),
             followers: broadcast::channel(FOLLOW_LAG).0,
         })))
     }
@@ -85,24 +102,33 @@ impl Output {
         inner.ring.iter().skip(skip).map(text).collect()
     }
 
+    /// Bytes of it on the disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let inner = self.0.lock();
+        inner.file_bytes + inner.old_bytes
+    }
+
+    /// Keeps a line, however much there was: for those that the node itself says.
     pub(crate) fn push(&self, stderr: bool, line: Vec<u8>) {
+        self.0.lock().keep(stderr, line);
+    }
+
+    /// Keeps a line of the program's, or counts it as dropped.
+    fn offer(&self, stderr: bool, line: Vec<u8>) {
         let mut inner = self.0.lock();
-        inner.write(&line);
-        let line = LogLine {
-            at_ms: wall_ms(),
-            stderr,
-            line,
-        };
-        inner.n_bytes += line.line.len();
-        inner.ring.push_back(line.clone());
-        while inner.n_bytes > RING_BYTES {
-            let Some(oldest) = inner.ring.pop_front() else {
-                break;
-            };
-            inner.n_bytes -= oldest.line.len();
+        let now = inner.since.elapsed();
+        let bytes = line.len() as u64;
+        if !inner.rate.admit(bytes + LINE_COST as u64, now) {
+            return inner.rate.drop_lines(1, bytes);
         }
-        // Nobody following is the usual state.
-        drop(inner.followers.send(line));
+        inner.tell_dropped(stderr);
+        inner.keep(stderr, line);
+    }
+
+    fn is_flooded(&self) -> bool {
+        let mut inner = self.0.lock();
+        let now = inner.since.elapsed();
+        inner.rate.is_empty(now)
     }
 
     /// Reads lines until the stream ends.
@@ -118,6 +144,7 @@ impl Output {
                 }
             };
             reader.consume(used);
+            lines.rest().await;
         }
         lines.end();
     }
@@ -128,48 +155,102 @@ impl Output {
             output: self.clone(),
             stderr,
             line: Vec::new(),
+            n_dropped: 0,
         }
     }
 }
 
-/// Cuts one stream of bytes into lines of an [`Output`].
+/// Cuts one stream of bytes into lines of an [`Output`], and drops what comes too fast.
 #[derive(Debug)]
 pub(crate) struct Lines {
     output: Output,
     stderr: bool,
     /// Begun, at most [`MAX_LINE`] of it.
     line: Vec<u8>,
+    /// Bytes dropped since the last rest.
+    n_dropped: u64,
 }
 
 impl Lines {
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.extend(&bytes[..end]);
-            self.output
-                .push(self.stderr, std::mem::take(&mut self.line));
-            bytes = &bytes[end + 1..];
+        while !bytes.is_empty() {
+            if self.output.is_flooded() {
+                return self.drop_all(bytes);
+            }
+            let used = self.take_line(bytes);
+            bytes = &bytes[used..];
         }
-        self.extend(bytes);
+    }
+
+    /// To be waited for after each piece: where much was dropped, whoever printed it waits too.
+    pub(crate) async fn rest(&mut self) {
+        if self.n_dropped >= DROP_BATCH {
+            self.n_dropped = 0;
+            tokio::time::sleep(DROP_PAUSE).await;
+        }
     }
 
     /// The stream has ended: a line without an end is one too.
     pub(crate) fn end(self) {
         if !self.line.is_empty() {
-            self.output.push(self.stderr, self.line);
+            self.output.offer(self.stderr, self.line);
         }
+        self.output.0.lock().tell_dropped(self.stderr);
     }
 
-    fn extend(&mut self, bytes: &[u8]) {
-        self.line.extend_from_slice(bytes);
+    /// Up to the first end of a line in `bytes`; returns how many were used.
+    fn take_line(&mut self, bytes: &[u8]) -> usize {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        self.line
+            .extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
         while self.line.len() > MAX_LINE {
             let rest = self.line.split_off(MAX_LINE);
             let full = std::mem::replace(&mut self.line, rest);
-            self.output.push(self.stderr, full);
+            self.output.offer(self.stderr, full);
         }
+        let Some(end) = end else { return bytes.len() };
+        let line = std::mem::take(&mut self.line);
+        self.output.offer(self.stderr, line);
+        end + 1
+    }
+
+    /// Without looking at each line: a flood of short ones costs as little as any other.
+    fn drop_all(&mut self, bytes: &[u8]) {
+        let n_lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        let n_bytes = (self.line.len() + bytes.len()) as u64;
+        self.line.clear();
+        self.n_dropped += n_bytes;
+        let mut inner = self.output.0.lock();
+        inner.rate.drop_lines(n_lines as u64, n_bytes);
     }
 }
 
 impl Inner {
+    fn tell_dropped(&mut self, stderr: bool) {
+        if let Some(dropped) = self.rate.take_dropped() {
+            self.keep(stderr, dropped.to_string().into_bytes());
+        }
+    }
+
+    fn keep(&mut self, stderr: bool, line: Vec<u8>) {
+        self.write(&line);
+        let line = LogLine {
+            at_ms: wall_ms(),
+            stderr,
+            line,
+        };
+        self.n_bytes += line.line.len() + LINE_COST;
+        self.ring.push_back(line.clone());
+        while self.n_bytes > RING_BYTES {
+            let Some(oldest) = self.ring.pop_front() else {
+                break;
+            };
+            self.n_bytes -= oldest.line.len() + LINE_COST;
+        }
+        // Nobody following is the usual state.
+        drop(self.followers.send(line));
+    }
+
     /// The file is a convenience: a full disk costs output, never the instance.
     fn write(&mut self, line: &[u8]) {
         let Some(file) = &mut self.file else { return };
@@ -185,7 +266,7 @@ impl Inner {
         if self.file_bytes >= MAX_FILE_BYTES {
             let rotated = std::fs::rename(self.dir.join(FILE), self.dir.join(OLD_FILE));
             self.file = rotated.and_then(|()| open(&self.dir)).ok();
-            self.file_bytes = 0;
+            self.old_bytes = std::mem::take(&mut self.file_bytes);
         }
     }
 }
@@ -204,7 +285,9 @@ pub(crate) fn wall_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -223,5 +306,49 @@ mod tests {
             .map(|line| line.line.len())
             .collect();
         assert_eq!(lengths, [MAX_LINE, MAX_LINE, 100, 5, 4]);
+    }
+
+    /// Lines of this length, as fast as they are read.
+    async fn flooded(dir: &Path, n_bytes: u64, line: &[u8]) -> Output {
+        let output = Output::new(dir.into());
+        let (source, mut sink) = tokio::io::duplex(MAX_LINE);
+        let line = line.repeat(MAX_LINE / line.len());
+        let writer = tokio::spawn(async move {
+            for _ in 0..n_bytes / line.len() as u64 {
+                sink.write_all(&line).await.unwrap();
+            }
+        });
+        output.clone().read(source, false).await;
+        writer.await.unwrap();
+        output
+    }
+
+    #[tokio::test]
+    async fn a_flood_leaves_what_the_bounds_allow_and_says_what_it_cost() {
+        let n_bytes = 64 * 1024 * 1024;
+        for line in [&b"\n"[..], b"yes\n", &[b'z'; 1000]] {
+            let dir = tempfile::tempdir().unwrap();
+            let output = flooded(dir.path(), n_bytes, line).await;
+            let (kept, _) = output.follow();
+            let memory: usize = kept
+                .iter()
+                .map(|line| size_of_val(line) + line.line.len())
+                .sum();
+            assert!(memory <= 4 * RING_BYTES, "{memory} bytes in memory");
+            let files = std::fs::read_dir(dir.path()).unwrap();
+            let disk: u64 = files
+                .map(|file| file.unwrap().metadata().unwrap().len())
+                .sum();
+            assert!(
+                disk <= 2 * MAX_FILE_BYTES + MAX_LINE as u64 + 100,
+                "{disk} bytes on disk"
+            );
+            let noted = output.disk_bytes();
+            assert_eq!(noted, disk);
+            let next = Output::new(dir.path().into());
+            assert_eq!(next.disk_bytes(), disk, "by the node's next process");
+            let told = output.last_lines(1).join("");
+            assert!(told.starts_with("(dropped "), "{told}");
+        }
     }
 }

@@ -62,7 +62,7 @@ fn take_in(
     let output = Output::new(inner.handles().dir_of(&spec.id));
     let trace = record.trace;
     let found: Option<Started<Process>> =
-        trace.and_then(|trace| driver.recover(&spec.id, &trace, &output));
+        trace.and_then(|trace| driver.recover(&spec, &trace, &output));
     let stops = record.report.state == InstanceState::Stopping;
     record.report.state = match found {
         Some(_) if !stops => InstanceState::Booting,

@@ -544,6 +544,7 @@ fn start_agent(
         driver: match config.driver {
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
+                settings: config.process,
                 docker: config.docker.clone(),
                 adopts,
             },

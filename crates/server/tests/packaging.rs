@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use common::{NIHILO, run, text};
-use nihilo_types::node_config::{DockerSettings, GatewaySettings, NodeConfig};
+use nihilo_types::node_config::{DockerSettings, GatewaySettings, NodeConfig, ProcessSettings};
 use serde::de::DeserializeOwned;
 
 const UNIT: &str = include_str!("../../../packaging/nihilo.service");
@@ -68,6 +68,7 @@ fn the_example_shows_every_key() {
         keys::<NodeConfig>(),
         keys::<DockerSettings>(),
         keys::<GatewaySettings>(),
+        keys::<ProcessSettings>(),
     ];
     assert!(all.iter().all(|keys| keys.len() > 1), "{all:?}");
     for key in all.iter().flatten() {

@@ -13,7 +13,7 @@ use nihilo_server::wiring::{Ground, Node};
 use nihilo_sim::checker::single_owner::AgentCommand;
 use nihilo_sim::history::ledger::{InstanceRecord, InstanceStep};
 use nihilo_types::node_config::{
-    BootDelay, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig,
+    BootDelay, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, ProcessSettings,
 };
 use parking_lot::Mutex;
 
@@ -180,6 +180,7 @@ impl Site {
             on_node_exit: None,
             instance_ports: 20_000,
             docker: DockerSettings::default(),
+            process: ProcessSettings::default(),
             shutdown_grace: 30,
             gateway: GatewaySettings::default(),
         }

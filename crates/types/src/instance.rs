@@ -104,6 +104,10 @@ pub struct InstanceSpec {
     /// Where a container is to listen; programs of the host get a port of their own.
     #[serde(default = "default_port")]
     pub container_port: u16,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub run_as: RunAs,
 }
 
 /// Knative's, where the template names none.
@@ -111,6 +115,23 @@ pub const DEFAULT_PORT: u16 = 8080;
 
 fn default_port() -> u16 {
     DEFAULT_PORT
+}
+
+/// What an instance may use of its host; `None` = as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_milli: Option<u64>,
+    /// Thousandths of a core that it is weighed by where cpu is short.
+    pub cpu_request_milli: Option<u64>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// As whom an instance runs; `None` = the node's choice, and for a group the user's own number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAs {
+    pub user: Option<u32>,
+    pub group: Option<u32>,
 }
 
 impl InstanceSpec {

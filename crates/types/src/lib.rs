@@ -22,6 +22,7 @@ pub mod meta;
 pub mod names;
 pub mod node_config;
 pub mod node_env;
+pub mod quantity;
 pub mod revision;
 pub mod rollout;
 pub mod route;

@@ -13,7 +13,7 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1_000;
 
 /// Every field name a manifest may hold, for suggestions.
-const FIELDS: [&str; 38] = [
+const FIELDS: [&str; 46] = [
     "apiVersion",
     "kind",
     "metadata",
@@ -36,6 +36,14 @@ const FIELDS: [&str; 38] = [
     "env",
     "value",
     "workingDir",
+    "resources",
+    "limits",
+    "requests",
+    "cpu",
+    "memory",
+    "securityContext",
+    "runAsUser",
+    "runAsGroup",
     "ports",
     "containerPort",
     "protocol",

@@ -79,6 +79,9 @@ pub struct NodeConfig {
     /// The engine that runs container images; asked only once there is one to run.
     #[serde(default, skip_serializing_if = "is_default")]
     pub docker: DockerSettings,
+    /// How programs of the process driver are confined.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub process: ProcessSettings,
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
@@ -206,6 +209,42 @@ impl Default for BootDelay {
     }
 }
 
+/// How the process driver confines programs. What a service asks for itself goes before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ProcessSettings {
+    /// Control groups keep limits where this host has them; without them, memory and processes are
+    /// looked at twice a second, and cpu is not limited. Default true.
+    pub cgroups: bool,
+    /// Processes and threads of one instance at most, 16 to 1,000,000. Default 1024.
+    pub max_processes: u32,
+    /// As whom programs run; only a node that runs as root can have this. Default: as the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_as: Option<RunAsSetting>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RunAsSetting {
+    pub user: u32,
+    /// Default: the user's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+}
+
+/// Fewer are not enough for a shell and what it starts, more are nobody's bound.
+const PROCESSES: std::ops::RangeInclusive<u32> = 16..=1_000_000;
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            cgroups: true,
+            max_processes: 1_024,
+            run_as: None,
+        }
+    }
+}
+
 /// A configuration that cannot be used, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -280,6 +319,14 @@ impl NodeConfig {
         if self.driver == DriverKind::Fake && self.on_node_exit == Some(OnNodeExit::Adopt) {
             return Err("on-node-exit = `adopt` needs `driver: process`".into());
         }
+        let processes = self.process.max_processes;
+        if !PROCESSES.contains(&processes) {
+            return Err(format!(
+                "process: max-processes = `{processes}`, must be in [`{}`, `{}`]",
+                PROCESSES.start(),
+                PROCESSES.end()
+            ));
+        }
         self.check_fake_boot()
     }
 
@@ -324,6 +371,7 @@ impl NodeConfig {
             on_node_exit: None,
             instance_ports: instance_ports(),
             docker: DockerSettings::default(),
+            process: ProcessSettings::default(),
             shutdown_grace: shutdown_grace(),
             gateway: GatewaySettings::default(),
         }
@@ -423,6 +471,9 @@ mod tests {
         let adopt = format!("{TEXT}driver: fake\non-node-exit: adopt\n");
         let adopt = NodeConfig::parse(&adopt, "node.yaml").unwrap_err().0;
         assert!(adopt.contains("needs `driver: process`"), "{adopt}");
+        let bomb = format!("{TEXT}process: {{max-processes: 4}}\n");
+        let bomb = NodeConfig::parse(&bomb, "node.yaml").unwrap_err().0;
+        assert!(bomb.contains("max-processes = `4`"), "{bomb}");
         let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
         let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
         assert!(tls.contains("`certificates`"), "{tls}");

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::node_config::{ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, Profile};
+use crate::node_config::{
+    ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, ProcessSettings, Profile,
+};
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
 /// file.
@@ -75,6 +77,10 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         docker: DockerSettings {
             socket: variables.or("DOCKER_SOCKET", defaults.docker.socket)?,
             network: variables.parsed("DOCKER_NETWORK")?,
+        },
+        process: ProcessSettings {
+            max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
+            ..defaults.process
         },
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         gateway: defaults.gateway,

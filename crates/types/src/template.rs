@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
+use crate::quantity::Quantity;
 use crate::service::is_default;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,10 @@ impl RevisionSpec {
     /// Whether it says anything that builds before cluster version 2 do not know.
     pub fn is_of_version_2(&self) -> bool {
         let is_newer = |container: &Container| {
-            Image::is_container(&container.image) || !is_default(&container.image_pull_policy)
+            Image::is_container(&container.image)
+                || !is_default(&container.image_pull_policy)
+                || !is_default(&container.resources)
+                || !is_default(&container.security_context)
         };
         self.containers.iter().any(is_newer)
     }
@@ -106,6 +110,49 @@ pub struct Container {
     pub working_dir: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,
+    /// Since cluster version 2, as what follows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resources: Resources,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub security_context: SecurityContext,
+}
+
+/// What an instance may use, and what it is weighed by where others want the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    /// Never more than this.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Amounts,
+    /// At most `limits` each. That of cpu is a share under contention; that of memory is only kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub requests: Amounts,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Amounts {
+    /// Cores, such as `500m` or `2`. Absent = no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Bytes, such as `128Mi`; a limit is at least [`MIN_MEMORY_BYTES`]. Absent = no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+}
+
+/// Less than this holds no program: the start itself would be killed.
+pub const MIN_MEMORY_BYTES: u64 = 4 * 1024 * 1024;
+
+/// As whom an instance runs; what a node cannot do fails the start there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecurityContext {
+    /// 0..=2147483647. Absent = the node's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as_user: Option<u32>,
+    /// 0..=2147483647. Absent = the same number as the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as_group: Option<u32>,
 }
 
 /// When a container image is fetched from its registry.

@@ -6,15 +6,18 @@ use std::fmt;
 use crate::image::Image;
 use crate::meta::{ObjectMeta, keys};
 use crate::names::{MAX_LABEL, check_dns1035, check_dns1123, nearest};
+use crate::quantity::Quantity;
 use crate::route::TrafficTarget;
 use crate::service::Service;
-use crate::template::{Container, RevisionSpec, RevisionTemplate};
+use crate::template::{Container, MIN_MEMORY_BYTES, Resources, RevisionSpec, RevisionTemplate};
 use crate::time::{parse_go_duration_ms, parse_go_duration_ns};
 
 pub const MAX_TRAFFIC_TARGETS: usize = 100;
 pub const MAX_ENV: usize = 1_000;
 pub const MAX_CONCURRENCY: u32 = 1_000;
 pub const MAX_TIMEOUT_SECONDS: u32 = 600;
+/// As upstream.
+pub const MAX_USER_ID: u32 = 2_147_483_647;
 pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 
 const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
@@ -302,6 +305,63 @@ fn container(container: &Container, path: &str, invalid: &mut Invalid) {
         }
     }
     ports(container, path, invalid);
+    resources(&container.resources, &format!("{path}.resources"), invalid);
+    let ids = &container.security_context;
+    for (id, field) in [
+        (ids.run_as_user, "runAsUser"),
+        (ids.run_as_group, "runAsGroup"),
+    ] {
+        if let Some(id) = id.filter(|id| *id > MAX_USER_ID) {
+            let text = format!("expected 0 <= {id} <= {MAX_USER_ID}");
+            invalid.add(text, format!("{path}.securityContext.{field}"));
+        }
+    }
+}
+
+/// Every quantity is one, none of a limit is too small to run in, and no request is above its limit.
+fn resources(resources: &Resources, path: &str, invalid: &mut Invalid) {
+    type Read = fn(&Quantity) -> Option<u64>;
+    let (limits, requests) = (&resources.limits, &resources.requests);
+    let (milli, units) = (Quantity::milli as Read, Quantity::units as Read);
+    let (min_cpu, min_memory) = ((1, "1m"), (MIN_MEMORY_BYTES, "4Mi"));
+    let kinds = [
+        ("cpu", &limits.cpu, &requests.cpu, milli, min_cpu),
+        (
+            "memory",
+            &limits.memory,
+            &requests.memory,
+            units,
+            min_memory,
+        ),
+    ];
+    for (kind, limit, request, read, (min, min_text)) in kinds {
+        let mut parsed = |quantity: &Option<Quantity>, list: &str| {
+            let quantity = quantity.as_ref()?;
+            let value = read(quantity);
+            if value.is_none() {
+                let details = "A quantity is a number with an optional suffix: 500m, 2, 128Mi, 1G";
+                let text = format!("invalid value: {quantity}");
+                invalid.add_with(text, format!("{path}.{list}.{kind}"), details);
+            }
+            value
+        };
+        let (most, wanted) = (parsed(limit, "limits"), parsed(request, "requests"));
+        let shown = |quantity: &Option<Quantity>| quantity.clone().unwrap_or_default();
+        if most.is_some_and(|most| most < min) {
+            let text = format!("expected {min_text} <= {}", shown(limit));
+            invalid.add(text, format!("{path}.limits.{kind}"));
+        }
+        if let (Some(most), Some(wanted)) = (most, wanted)
+            && wanted > most
+        {
+            let text = format!(
+                "invalid value: {} must be less than or equal to the limit of {}",
+                shown(request),
+                shown(limit)
+            );
+            invalid.add(text, format!("{path}.requests.{kind}"));
+        }
+    }
 }
 
 fn ports(container: &Container, path: &str, invalid: &mut Invalid) {

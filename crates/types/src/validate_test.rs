@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::defaults;
-use crate::template::{ContainerPort, EnvVar};
+use crate::template::{Amounts, ContainerPort, EnvVar};
 
 fn good() -> Service {
     let mut service = Service::default();
@@ -13,6 +13,10 @@ fn good() -> Service {
     }];
     defaults::service(&mut service);
     service
+}
+
+fn limits(service: &mut Service) -> &mut Amounts {
+    &mut service.spec.template.spec.containers[0].resources.limits
 }
 
 #[test]
@@ -66,6 +70,32 @@ fn each_mistake_is_named_with_its_path() {
             },
             "Port name grpc is not allowed: spec.template.spec.containers[0].ports[0].name\n\
              Name must be empty, or one of: 'h2c', 'http1'",
+        ),
+        (
+            |s| limits(s).cpu = Some(Quantity::new("half")),
+            "invalid value: half: spec.template.spec.containers[0].resources.limits.cpu\n\
+             A quantity is a number with an optional suffix: 500m, 2, 128Mi, 1G",
+        ),
+        (
+            |s| limits(s).memory = Some(Quantity::new("1Mi")),
+            "expected 4Mi <= 1Mi: spec.template.spec.containers[0].resources.limits.memory",
+        ),
+        (
+            |s| {
+                limits(s).memory = Some(Quantity::new("64Mi"));
+                let requests = &mut s.spec.template.spec.containers[0].resources.requests;
+                requests.memory = Some(Quantity::new("0.1Gi"));
+            },
+            "invalid value: 0.1Gi must be less than or equal to the limit of 64Mi: \
+             spec.template.spec.containers[0].resources.requests.memory",
+        ),
+        (
+            |s| {
+                let context = &mut s.spec.template.spec.containers[0].security_context;
+                context.run_as_user = Some(2_147_483_648);
+            },
+            "expected 0 <= 2147483648 <= 2147483647: \
+             spec.template.spec.containers[0].securityContext.runAsUser",
         ),
         (
             |s| s.spec.traffic = vec![TrafficTarget::latest(90)],

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use nihilo_failpoint::{BUG_ENV, Bug, Point};
-use nihilo_jepsen_lite::backend::Place;
+use nihilo_jepsen_lite::backend::{Place, Settings};
 use nihilo_jepsen_lite::canary;
 use nihilo_jepsen_lite::failpoints::Switchboard;
 use nihilo_jepsen_lite::headline;
@@ -138,6 +138,9 @@ struct Common {
     /// What becomes of a killed node's instances: `kill` or `adopt`. Containers always kill.
     #[arg(long, default_value = "kill")]
     on_node_exit: OnNodeExit,
+    /// With the connection-refused fast path.
+    #[arg(long)]
+    fast_path: bool,
     /// Plant a bug of the chaos build in every node.
     #[arg(long)]
     bug: Option<Bug>,
@@ -363,7 +366,11 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
         false => probe::binary(),
     };
     let binary = binary.map_err(|error| format!("{error:#}"))?;
-    let profile = profile(&common.profile)?;
+    let settings = Settings {
+        profile: profile(&common.profile)?,
+        on_node_exit: common.on_node_exit,
+        failover_fast_path: common.fast_path,
+    };
     let out = common.out.clone().unwrap_or_else(|| default_out(&binary));
     // The same for every process, wherever it works.
     let out = std::path::absolute(out).map_err(|error| error.to_string())?;
@@ -379,6 +386,10 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             OnNodeExit::Adopt => format!("{again} --on-node-exit adopt"),
             OnNodeExit::Kill => again,
         };
+        let again = match common.fast_path {
+            true => format!("{again} --fast-path"),
+            false => again,
+        };
         say(&format!(
             "trial {} of {}: {again}",
             number + 1,
@@ -391,9 +402,8 @@ async fn trials(plan: &Plan, common: &Common, command: &str) -> Result<Class, St
             seed,
             binary: binary.clone(),
             folder: folder.clone(),
-            profile,
             place: plan.place(),
-            on_node_exit: common.on_node_exit,
+            settings,
             variables: variables(common).map_err(|error| format!("{error:#}"))?,
         };
         let verdict = trial(plan, options, &again).await;

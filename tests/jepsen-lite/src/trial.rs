@@ -13,11 +13,11 @@ use nihilo_sim::checker::instance_bound::{DeclaredDown, NodeRecords, SeenEmpty};
 use nihilo_sim::checker::replica_equality::Digest;
 use nihilo_sim::checker::request_ledger::GatewayGone;
 use nihilo_sim::checker::{Evidence, Report};
-use nihilo_types::node_config::{OnNodeExit, Profile};
+use nihilo_types::node_config::OnNodeExit;
 use nihilo_types::revision::Revision;
 use tokio::time::Instant;
 
-use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place, log_of};
+use crate::backend::{LocalCluster, Manner, N_NODES, NodeIndex, Place, Settings, log_of};
 use crate::clock::{self, boottime_ns};
 use crate::instance_ledger;
 use crate::judge::{
@@ -53,9 +53,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// Everything the trial leaves behind goes below.
     pub folder: PathBuf,
-    pub profile: Profile,
     pub place: Place,
-    pub on_node_exit: OnNodeExit,
+    pub settings: Settings,
     /// What the nodes find in their environment.
     pub variables: Vec<(String, String)>,
 }
@@ -96,22 +95,17 @@ impl Trial {
         std::fs::create_dir_all(&ledger)?;
         let about = serde_json::json!({
             "seed": options.seed,
-            "profile": options.profile,
+            "profile": options.settings.profile,
             "machine": crate::probe::machine(&options.binary),
         });
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
-        let (binary, profile) = (options.binary.clone(), options.profile);
-        let cluster = LocalCluster::start(
-            &nodes,
-            binary,
-            (profile, options.on_node_exit),
-            options.place,
-            &options.variables,
-        )
-        .await?;
+        let (binary, settings) = (options.binary.clone(), options.settings);
+        let cluster =
+            LocalCluster::start(&nodes, binary, settings, options.place, &options.variables)
+                .await?;
         let adopts =
-            options.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
+            settings.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
         let name = format!("{:x}", options.seed & 0xffff_ffff);
         let mut gateways = cluster.gateways();
         gateways.push(cluster.guest_gateway());

@@ -98,6 +98,8 @@ struct Node {
     shards: u32,
     instances: u32,
     age_ms: u64,
+    /// What keeps instances within their limits there.
+    limits: String,
 }
 
 /// The route table that a node's gateway serves.
@@ -206,6 +208,7 @@ impl From<pb::NodeStatus> for Node {
             shards: node.n_shards,
             instances: node.n_instances,
             age_ms: node.started_ms_ago,
+            limits: node.limits,
         }
     }
 }

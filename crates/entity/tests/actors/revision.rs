@@ -604,7 +604,9 @@ fn ready_is_for_ever_and_a_crash_does_not_take_it_back() {
     turn(&mut actor, &mut stage, desired(1));
     stage.exit(&InstanceId::from("i1"), Exit::OutOfMemory, true);
     let outputs = actor.turn(stage.view(), &Event::Changed, stage.now_ms);
-    assert_eq!(words(&outputs), ["push Proxy [] failed: boom"]);
+    let memory = "killed for want of memory, see `resources.limits.memory`";
+    let told = format!("push Proxy [] failed: Container failed with: {memory}\nboom");
+    assert_eq!(words(&outputs), [told]);
 }
 
 #[test]

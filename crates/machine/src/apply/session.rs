@@ -127,10 +127,12 @@ impl State {
     }
 
     fn inherit_shards(&mut self, from: SessionId, to: SessionId, context: &mut Context) {
+        // Not all 256: a client's session, which owns none, is opened anew with every reconnect.
         let shards: Vec<_> = self
-            .owners()
+            .owners
+            .iter()
             .filter(|(_, owner)| owner.session == from)
-            .map(|(s, _)| s)
+            .map(|(shard, _)| *shard)
             .collect();
         for shard in shards {
             let epoch = nihilo_types::id::Epoch(context.index.0);

@@ -10,10 +10,13 @@ use nihilo_machine::command::{
 use nihilo_machine::{Command, Rejection, Reply};
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
+use nihilo_types::quantity::Quantity;
 use nihilo_types::route::TrafficTarget;
 
 use crate::members::{add, create, founders};
-use crate::world::{World, delete, digest, fenced, init, key, open, put, step};
+use crate::world::{
+    World, delete, digest, fenced, init, key, open, put, put_service, service, step,
+};
 
 /// One line each: what it is, a tab, its JSON.
 const GOLDEN: &str = include_str!("golden/v2.txt");
@@ -126,6 +129,27 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             Command::RemoveNode(RemoveNode { node: NodeId(9) }),
         ),
     ]
+}
+
+/// As of cluster version 2: see `Command::since`.
+fn limited(name: &str) -> Command {
+    let mut service = service(name, "demo/hello");
+    let container = &mut service.spec.template.spec.containers[0];
+    container.resources.limits.memory = Some(Quantity::new("128Mi"));
+    container.resources.requests.cpu = Some(Quantity::new("0.5"));
+    container.security_context.run_as_user = Some(65_532);
+    put_service(service, Expect::Version(LogIndex(5)))
+}
+
+#[test]
+fn limits_of_a_service_need_a_version_that_knows_them() {
+    let limited = limited("hello");
+    assert_eq!(limited.since(), 2);
+    assert_eq!(put("hello", Expect::Any, "demo/hello").since(), 1);
+    let json = serde_json::to_string(&limited).unwrap();
+    let container = r#"{"image":"demo/hello","resources":{"limits":{"memory":"128Mi"},"requests":{"cpu":"0.5"}},"securityContext":{"runAsUser":65532}}"#;
+    assert!(json.contains(container), "{json}");
+    assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), limited);
 }
 
 fn replies(world: &World) -> Vec<(&'static str, Reply)> {

@@ -190,7 +190,7 @@ impl Driver for DockerDriver {
     }
 
     /// Never: what an earlier process has left is removed at this one's start (decision 0077).
-    fn recover(&self, _: &InstanceId, _: &Trace, _: &Output) -> Option<Started<Container>> {
+    fn recover(&self, _: &InstanceSpec, _: &Trace, _: &Output) -> Option<Started<Container>> {
         None
     }
 

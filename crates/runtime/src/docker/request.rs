@@ -8,8 +8,9 @@ use bollard::models::{
 };
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Reference;
-use nihilo_types::instance::InstanceSpec;
+use nihilo_types::instance::{InstanceSpec, Limits, RunAs};
 
+use crate::process::cgroup::{CPU_PERIOD_US, quota_us, shares};
 use crate::process::mark::Mark;
 
 /// Prefix of all our labels.
@@ -45,6 +46,7 @@ pub(super) fn container(
         entrypoint: given(&spec.command),
         cmd: given(&spec.args),
         env: Some(environment(spec, node_name)),
+        user: user(spec.run_as),
         working_dir: Some(spec.working_dir.clone()).filter(|dir| !dir.is_empty()),
         labels: Some(labels(spec, mark)),
         // As Kubernetes, which knows its own probes only: the image's would be run for nobody.
@@ -52,7 +54,7 @@ pub(super) fn container(
             test: Some(vec!["NONE".into()]),
             ..HealthConfig::default()
         }),
-        host_config: Some(host_config(network)),
+        host_config: Some(host_config(network, &spec.limits)),
         ..ContainerCreateBody::default()
     }
 }
@@ -89,10 +91,28 @@ fn labels(spec: &InstanceSpec, mark: &Mark) -> HashMap<String, String> {
     named.into()
 }
 
-fn host_config(network: &str) -> HostConfig {
+/// `None` = the image's own. A group alone goes with root, as it does on a node that runs as root.
+fn user(run_as: RunAs) -> Option<String> {
+    match (run_as.user, run_as.group) {
+        (None, None) => None,
+        (Some(user), group) => Some(format!("{user}:{}", group.unwrap_or(user))),
+        (None, Some(group)) => Some(format!("0:{group}")),
+    }
+}
+
+fn host_config(network: &str, limits: &Limits) -> HostConfig {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let memory = limits.memory_bytes.map(number);
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     HostConfig {
         network_mode: Some(network.into()),
+        // Not as a number of cores: the engine refuses more than the host has.
+        cpu_period: limits.cpu_milli.map(|_| number(CPU_PERIOD_US)),
+        cpu_quota: limits.cpu_milli.map(|milli| number(quota_us(milli))),
+        cpu_shares: limits.cpu_request_milli.map(|milli| number(shares(milli))),
+        memory,
+        // Memory and swap together: none to swap to.
+        memory_swap: memory,
         // As process 1 an app would ignore SIGTERM unless it says otherwise, and keep its zombies.
         init: Some(true),
         // The owner decides about restarts.
@@ -138,6 +158,15 @@ mod tests {
             termination_grace_ms: 1,
             pull_policy: PullPolicy::default(),
             container_port: 9000,
+            limits: Limits {
+                cpu_milli: Some(500),
+                cpu_request_milli: Some(250),
+                memory_bytes: Some(64 << 20),
+            },
+            run_as: RunAs {
+                user: Some(65_532),
+                group: None,
+            },
         }
     }
 
@@ -151,6 +180,16 @@ mod tests {
         assert_eq!(asked.entrypoint, None);
         assert_eq!(asked.cmd, Some(vec!["-v".into()]));
         assert_eq!(asked.working_dir, None);
+        assert_eq!(asked.user.as_deref(), Some("65532:65532"));
+        let host = asked.host_config.unwrap();
+        assert_eq!(
+            (host.cpu_period, host.cpu_quota, host.cpu_shares),
+            (Some(100_000), Some(50_000), Some(256))
+        );
+        assert_eq!(
+            (host.memory, host.memory_swap),
+            (Some(64 << 20), Some(64 << 20))
+        );
         let env = asked.env.unwrap();
         for wanted in ["PORT=9000", "HOST=::", "A=b=c", "K_REVISION=hello-00001"] {
             assert!(env.iter().any(|one| one == wanted), "{wanted} in {env:?}");

@@ -148,8 +148,14 @@ async fn read(docker: Docker, id: String, output: Output) {
     let (mut out, mut err) = (output.lines(false), output.lines(true));
     while let Some(frame) = frames.next().await {
         match frame {
-            Ok(LogOutput::StdErr { message }) => err.feed(&message),
-            Ok(frame) => out.feed(&frame.into_bytes()),
+            Ok(LogOutput::StdErr { message }) => {
+                err.feed(&message);
+                err.rest().await;
+            }
+            Ok(frame) => {
+                out.feed(&frame.into_bytes());
+                out.rest().await;
+            }
             Err(error) => {
                 let failed = Failed::of(error);
                 warn!(container = id, %failed, "its output is lost from here on");

@@ -8,6 +8,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use tokio::process::Command;
 
+use crate::launch::Plan;
+
 /// What the build script made of `launcher/main.rs`.
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
 
@@ -40,11 +42,11 @@ impl Launcher {
         Ok(Self(file.into()))
     }
 
-    /// A command that becomes `argv`, bound to the life of this process.
-    pub(super) fn command(&self, argv: &[impl AsRef<OsStr>]) -> Command {
+    /// A command that becomes `argv`, confined by `plan`.
+    pub(super) fn command(&self, plan: &Plan, argv: &[impl AsRef<OsStr>]) -> Command {
         // Looked up by the child, which has the descriptor until it has become the launcher.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
-        command.arg(std::process::id().to_string()).args(argv);
+        command.args(plan.to_args()).args(argv);
         command
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nihilo_types::instance::Exit;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -64,13 +64,18 @@ impl Leader {
         }
     }
 
-    /// Signals its group, while its number is certain to be its own.
+    /// Signals its group, or itself while its launcher has made none; only as long as its number is
+    /// certain to be its own.
     pub(super) fn signal_group(&self, signal: Signal) {
         let pid = match self {
             Leader::Child(child) => child.id(),
             Leader::Adopted(adopted) => adopted.holds_its_number().then_some(adopted.trace.pid),
         };
-        signal_group(pid, signal);
+        if let Some(pid) = pid.and_then(pid_of)
+            && kill_process_group(pid, signal).is_err()
+        {
+            let _or_gone = kill_process(pid, signal);
+        }
     }
 
     /// Its group, which may outlive it. A child's number stays taken while its group has members;
@@ -90,12 +95,12 @@ fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-fn pid_of(pid: u32) -> Option<Pid> {
+pub(super) fn pid_of(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// An empty group is what is wanted.
-fn signal_group(pid: Option<u32>, signal: Signal) {
+pub(super) fn signal_group(pid: Option<u32>, signal: Signal) {
     if let Some(pid) = pid.and_then(pid_of) {
         let _ = kill_process_group(pid, signal);
     }

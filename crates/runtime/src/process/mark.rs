@@ -59,14 +59,16 @@ impl Mark {
 
     /// Instances started from this directory that have a process.
     pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
-        let prefix = format!("{MARK_ENV}={}.", self.0);
-        let id = |pid| {
-            let environment = environment(pid)?;
-            let mut entries = environment.split(|byte| *byte == 0);
-            let id = entries.find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
-            Some(InstanceId::from(std::str::from_utf8(id).ok()?))
-        };
-        all_pids().filter_map(id).collect()
+        all_pids().filter_map(|pid| self.instance_of(pid)).collect()
+    }
+
+    /// The instance of this directory that a process carries the mark of.
+    pub(super) fn instance_of(&self, pid: Pid) -> Option<InstanceId> {
+        let environment = environment(pid)?;
+        let wanted = format!("{MARK_ENV}={}.", self.0);
+        let mut entries = environment.split(|byte| *byte == 0);
+        let id = entries.find_map(|entry| entry.strip_prefix(wanted.as_bytes()))?;
+        Some(InstanceId::from(std::str::from_utf8(id).ok()?))
     }
 
     fn entry_of(&self, id: &InstanceId) -> String {
@@ -89,17 +91,14 @@ enum Match {
 fn kill_all(wanted: &str, how: Match) -> usize {
     let mut n_killed = 0;
     for pass in 0..MAX_PASSES {
-        let found = find(wanted, how);
-        if found.is_empty() {
-            return n_killed;
-        }
         if pass > 0 {
             std::thread::sleep(PASS_PAUSE);
         }
-        n_killed += found
-            .into_iter()
-            .filter(|pid| kill(*pid, wanted, how))
-            .count();
+        let n = kill_found(wanted, how);
+        if n == 0 {
+            return n_killed;
+        }
+        n_killed += n;
     }
     warn!(
         wanted,
@@ -108,10 +107,12 @@ fn kill_all(wanted: &str, how: Match) -> usize {
     n_killed
 }
 
-fn find(wanted: &str, how: Match) -> Vec<Pid> {
+/// Kills as it finds: the kernel lists by rising number, so that the children which a program makes
+/// meanwhile are found by the same pass.
+fn kill_found(wanted: &str, how: Match) -> usize {
     all_pids()
-        .filter(|pid| is_marked(*pid, wanted, how))
-        .collect()
+        .filter(|pid| is_marked(*pid, wanted, how) && kill(*pid, wanted, how))
+        .count()
 }
 
 fn all_pids() -> impl Iterator<Item = Pid> {

@@ -1,16 +1,21 @@
-//! The process driver: programs of the host, one process group each.
+//! The process driver: programs of the host, one session each, confined to their limits.
 //!
-//! Two ways to start one, by what shall become of it when the node's process dies. `kill`: through
-//! the launcher ([`crate::launch`]), which binds its life to ours, its output in pipes of ours.
-//! `adopt`: directly, its output in pipes that have a name ([`pipes`]), so that the node's next
-//! process finds both. Everything is spawned from one thread that never ends.
+//! Everything is spawned through the launcher ([`crate::launch`]), which confines itself before it
+//! becomes the program, from one thread that never ends. What shall become of a program when the
+//! node's process dies makes two ways. `kill`: the launcher binds its life to ours, its output is in
+//! pipes of ours. `adopt`: it is bound to nobody, its output is in pipes that have a name ([`pipes`]),
+//! so that the node's next process finds both.
 
+pub(crate) mod cgroup;
+mod confine;
+mod ids;
 mod launcher;
 mod leader;
 pub(crate) mod listening;
 pub(crate) mod mark;
 mod pipes;
 mod port;
+mod sampler;
 mod stat;
 
 use std::collections::BTreeSet;
@@ -22,6 +27,7 @@ use std::time::Duration;
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::node_config::ProcessSettings;
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::io::AsyncRead;
@@ -31,8 +37,10 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::driver::{Driver, StartError, Started, Trace};
-use crate::launch::{FAILED, FAILURE_MARK};
+use crate::launch::{FAILED, FAILURE_MARK, Plan};
 use crate::logs::Output;
+use cgroup::Cgroups;
+use confine::{Confined, Confiner};
 use launcher::Launcher;
 use leader::{Adopted, Leader};
 use mark::{MARK_ENV, Mark};
@@ -46,16 +54,20 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 /// Newest lines among which a launcher's own words are looked for.
 const LAUNCHER_LINES: usize = 5;
 
+/// A child, and the readers of its output.
+type Spawned = (Child, Vec<JoinHandle<()>>);
 type Spawn = (Command, oneshot::Sender<std::io::Result<Child>>);
 
 #[derive(Debug)]
 pub struct ProcessDriver {
     executable: PathBuf,
     node_name: String,
-    /// Binds programs to the life of this process; `None` = they outlive it.
-    launcher: Option<Launcher>,
+    launcher: Launcher,
+    /// Programs outlive this process; otherwise they are bound to its life.
+    adopts: bool,
     mark: Mark,
     ports: Mutex<Ports>,
+    confiner: Confiner,
     spawner: mpsc::Sender<Spawn>,
 }
 
@@ -69,14 +81,29 @@ pub struct Process {
     address: SocketAddr,
     output: Output,
     readers: Vec<JoinHandle<()>>,
+    confined: Confined,
 }
 
-/// Kills whatever was started from this directory, without an agent; returns how much that was.
+/// Kills whatever was started from this directory, without an agent.
 ///
 /// # Errors
 /// The directory cannot be used.
-pub fn end_everything(dir: &Path) -> std::io::Result<usize> {
-    Ok(Mark::of(dir)?.kill_everything())
+pub fn end_everything(dir: &Path) -> std::io::Result<()> {
+    let mark = Mark::of(dir)?;
+    Cgroups::detect(mark.as_str()).end_all();
+    mark.kill_everything();
+    Ok(())
+}
+
+/// Groups first: what is in them cannot get away meanwhile.
+fn end_left(confiner: &Confiner, mark: &Mark) {
+    let (n_groups, n_orphans) = (confiner.sweep(), mark.kill_everything());
+    if n_groups + n_orphans > 0 {
+        warn!(
+            n_groups,
+            n_orphans, "killed what an earlier process of this node left running"
+        );
+    }
 }
 
 impl ProcessDriver {
@@ -89,30 +116,37 @@ impl ProcessDriver {
         executable: PathBuf,
         node_name: String,
         first_port: u16,
+        settings: ProcessSettings,
         dir: &Path,
         adopts: bool,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let n_orphans = if adopts { 0 } else { mark.kill_everything() };
-        if n_orphans > 0 {
-            warn!(
-                n_orphans,
-                "killed what an earlier process of this node left running"
-            );
+        let confiner = Confiner::new(settings, mark.clone(), adopts)?;
+        if !adopts {
+            end_left(&confiner, &mark);
         }
         Ok(Self {
             executable,
             node_name,
-            launcher: if adopts { None } else { Some(Launcher::new()?) },
+            launcher: Launcher::new()?,
+            adopts,
             mark,
             ports: Mutex::new(Ports::new(first_port)),
+            confiner,
             spawner: spawner_thread()?,
         })
     }
 
-    /// Instances of this node's directory that have a process, whoever started them.
+    /// Instances of this node's directory that have a process or a group, whoever started them.
     pub(crate) fn found(&self) -> BTreeSet<InstanceId> {
-        self.mark.instances()
+        let mut found = self.mark.instances();
+        found.extend(self.confiner.instances());
+        found
+    }
+
+    /// What keeps instances within their limits here, in one line.
+    pub fn limits(&self) -> String {
+        self.confiner.describe()
     }
 
     fn argv(&self, spec: &InstanceSpec) -> Result<Vec<String>, StartError> {
@@ -143,28 +177,42 @@ impl ProcessDriver {
         Ok(argv)
     }
 
-    /// Starts the program, in a group of its own; returns its readers too.
-    async fn spawn(
+    /// Starts the program, confined; nothing of that is left where it fails.
+    async fn spawn_confined(
         &self,
         argv: &[String],
         spec: &InstanceSpec,
         address: SocketAddr,
         output: &Output,
-    ) -> Result<(Child, Vec<JoinHandle<()>>), StartError> {
-        let mut command = match (&self.launcher, argv) {
-            (Some(launcher), argv) => launcher.command(argv),
-            (None, [program, args @ ..]) => {
-                let mut command = Command::new(program);
-                command.args(args);
-                command
-            }
-            (None, []) => return Err(StartError::not_started("image", "no program")),
+    ) -> Result<(Spawned, Confined), StartError> {
+        let confined = self.confiner.prepare(spec).await?;
+        let spawned = match self.command(argv, spec, address, &confined.plan) {
+            Ok(command) => self.spawn(command, output).await,
+            Err(error) => Err(error),
         };
+        match spawned {
+            Ok(spawned) => Ok((spawned, confined)),
+            Err(error) => {
+                let confined = Some(confined);
+                self.confiner.end(&spec.id, confined, Exit::Unknown).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn command(
+        &self,
+        argv: &[String],
+        spec: &InstanceSpec,
+        address: SocketAddr,
+        plan: &Plan,
+    ) -> Result<Command, StartError> {
+        let mut command = self.launcher.command(plan, argv);
         command
             .env_clear()
             .envs(self.environment(spec, address))
             .stdin(Stdio::null())
-            .process_group(0);
+            .kill_on_drop(!self.adopts);
         if !spec.working_dir.is_empty() {
             if !std::fs::metadata(&spec.working_dir).is_ok_and(|found| found.is_dir()) {
                 let cause = format!("no such directory `{}`", spec.working_dir);
@@ -172,26 +220,28 @@ impl ProcessDriver {
             }
             command.current_dir(&spec.working_dir);
         }
-        if self.launcher.is_some() {
-            command
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .kill_on_drop(true);
-            let mut child = self.spawned(command, argv).await?;
-            let (out, err) = (child.stdout.take(), child.stderr.take());
-            let readers = out.map(|out| read(out, output, false)).into_iter();
-            let readers = readers.chain(err.map(|err| read(err, output, true)));
-            return Ok((child, readers.collect()));
-        }
-        let (ends, readers) = pipes::create(&output.dir()).map_err(|error| {
-            StartError::not_started("output", format!("no pipes for its output: {error}"))
-        })?;
-        command.stdout(ends.out).stderr(ends.err);
-        let child = self.spawned(command, argv).await?;
-        Ok((child, read_both(readers, output)))
+        Ok(command)
     }
 
-    async fn spawned(&self, command: Command, argv: &[String]) -> Result<Child, StartError> {
+    /// Starts the program; returns its readers too.
+    async fn spawn(&self, mut command: Command, output: &Output) -> Result<Spawned, StartError> {
+        if self.adopts {
+            let (ends, readers) = pipes::create(&output.dir()).map_err(|error| {
+                StartError::not_started("output", format!("no pipes for its output: {error}"))
+            })?;
+            command.stdout(ends.out).stderr(ends.err);
+            let child = self.spawned(command).await?;
+            return Ok((child, read_both(readers, output)));
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawned(command).await?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let readers = out.map(|out| read(out, output, false)).into_iter();
+        let readers = readers.chain(err.map(|err| read(err, output, true)));
+        Ok((child, readers.collect()))
+    }
+
+    async fn spawned(&self, command: Command) -> Result<Child, StartError> {
         let (answer, spawned) = oneshot::channel();
         let ending = "the node is shutting down";
         self.spawner
@@ -202,13 +252,7 @@ impl ProcessDriver {
         let child = spawned
             .await
             .map_err(|_| StartError::maybe_started("spawn", ending))?;
-        child.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound if self.launcher.is_none() => {
-                let program = argv.first().map_or("", String::as_str);
-                StartError::not_started("exec", format!("no such file `{program}`"))
-            }
-            _ => StartError::not_started("spawn", error.to_string()),
-        })
+        child.map_err(|error| StartError::not_started("spawn", error.to_string()))
     }
 
     /// Built from nothing, so that no secret of the node's leaks (06-runtime §2.2).
@@ -245,7 +289,8 @@ impl Driver for ProcessDriver {
     ) -> Result<Started<Process>, StartError> {
         let argv = self.argv(spec)?;
         let address = self.ports.lock().take()?;
-        let (child, readers) = match self.spawn(&argv, spec, address, output).await {
+        let spawned = self.spawn_confined(&argv, spec, address, output).await;
+        let ((child, readers), confined) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 self.ports.lock().give_back(address.port());
@@ -253,7 +298,8 @@ impl Driver for ProcessDriver {
             }
         };
         let pid = child.id();
-        let outlives = pid.filter(|_| self.launcher.is_none());
+        self.confiner.watch(spec, pid, &confined, output);
+        let outlives = pid.filter(|_| self.adopts);
         let trace = outlives.and_then(|pid| {
             Some(Trace {
                 pid,
@@ -268,6 +314,7 @@ impl Driver for ProcessDriver {
             address,
             output: output.clone(),
             readers,
+            confined,
         };
         Ok(Started {
             handle,
@@ -293,7 +340,8 @@ impl Driver for ProcessDriver {
     async fn destroy(&self, handle: Process, exit: Exit) -> Exit {
         // What outlived the program: in its group at once, then wherever it went.
         handle.leader.kill_group_of_ended(handle.pid);
-        self.destroy_unknown(&handle.id).await;
+        let confined = Some(handle.confined);
+        let exit = self.confiner.end(&handle.id, confined, exit).await;
         let read = futures_util::future::join_all(handle.readers);
         drop(tokio::time::timeout(OUTPUT_GRACE, read).await);
         self.ports.lock().give_back(handle.address.port());
@@ -301,11 +349,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn destroy_unknown(&self, id: &InstanceId) {
-        let (mark, id) = (self.mark.clone(), id.clone());
-        let killed = tokio::task::spawn_blocking(move || mark.kill_instance(&id)).await;
-        if killed.is_err() {
-            warn!("looking for an instance's processes panicked");
-        }
+        self.confiner.end(id, None, Exit::Unknown).await;
     }
 
     fn explain_not_ready(&self, handle: &Process) -> Option<String> {
@@ -320,7 +364,13 @@ impl Driver for ProcessDriver {
         })
     }
 
-    fn recover(&self, id: &InstanceId, trace: &Trace, output: &Output) -> Option<Started<Process>> {
+    fn recover(
+        &self,
+        spec: &InstanceSpec,
+        trace: &Trace,
+        output: &Output,
+    ) -> Option<Started<Process>> {
+        let id = &spec.id;
         let adopted = Adopted::find(*trace, |pid| self.mark.is_on(pid, id))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, trace.port));
         self.ports.lock().taken(trace.port);
@@ -338,6 +388,7 @@ impl Driver for ProcessDriver {
             address,
             output: output.clone(),
             readers,
+            confined: self.confiner.adopt(spec, trace.pid, output),
         };
         Some(Started {
             handle,

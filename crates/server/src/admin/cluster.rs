@@ -66,6 +66,7 @@ impl ClusterApi {
             roles: vec!["control".into(), "gateway".into(), "agent".into()],
             started_ms_ago: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             table_stale: is_stale(&self.raft, &self.control),
+            limits: self.agent.limits(),
             ..self.me.clone()
         }
     }

@@ -31,6 +31,7 @@ impl Node {
         let runtime = Runtime::new().unwrap();
         let driver = DriverConfig::Process {
             first_port: self.first_port,
+            settings: ProcessSettings::default(),
             docker: DockerSettings::default(),
             adopts,
         };
@@ -291,7 +292,9 @@ fn what_a_torn_handle_was_of_is_ended_and_what_is_not_ours_is_left_alone() {
 
     // Its number stands in the handle, and it carries another directory's mark.
     let of_foreign = node.leave_running(&foreign, InstanceState::Ready);
-    std::fs::write(node.dir.path().join("mark"), "another").unwrap();
+    let mark = node.dir.path().join("mark");
+    let own = std::fs::read(&mark).unwrap();
+    std::fs::write(&mark, "another").unwrap();
     node.live(async |life| {
         let gone = life.becomes(&foreign.id, InstanceState::Destroyed).await;
         assert_eq!(gone.exit, Some(Exit::Unknown));
@@ -299,6 +302,8 @@ fn what_a_torn_handle_was_of_is_ended_and_what_is_not_ours_is_left_alone() {
     let pid = of_foreign.pid.unwrap();
     assert!(is_alive(pid));
     kill(pid);
+    // Its group goes by the mark that it was made with.
+    std::fs::write(mark, own).unwrap();
 }
 
 #[test]

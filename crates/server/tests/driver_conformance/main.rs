@@ -23,8 +23,8 @@ use nihilo_runtime::process::end_everything;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
-use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
-use nihilo_types::node_config::{BootDelay, DockerSettings};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Limits, RunAs};
+use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
 use nihilo_types::template::PullPolicy;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -85,6 +85,7 @@ impl Harness {
     fn real(docker: DockerSettings, adopts: bool) -> DriverConfig {
         DriverConfig::Process {
             first_port: free_ports(),
+            settings: ProcessSettings::default(),
             docker,
             adopts,
         }
@@ -212,6 +213,8 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         termination_grace_ms: 10_000,
         pull_policy: PullPolicy::default(),
         container_port: 8080,
+        limits: Limits::default(),
+        run_as: RunAs::default(),
     }
 }
 

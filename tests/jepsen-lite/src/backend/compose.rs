@@ -209,6 +209,10 @@ fn addition(
                 json!(config.shutdown_grace.to_string()),
             ),
             ("NIHILO_PROFILE".to_owned(), json!(config.profile)),
+            (
+                "NIHILO_FAILOVER_FAST_PATH".to_owned(),
+                json!(config.failover_fast_path.to_string()),
+            ),
         ]);
         environment.extend(variables.iter().map(|(k, v)| (k.clone(), json!(v))));
         let ledger = format!("{0}:{0}", ledger.display());

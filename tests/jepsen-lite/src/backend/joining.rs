@@ -137,8 +137,7 @@ fn joined_config(dir: &Path, cluster: &LocalCluster) -> anyhow::Result<NodeConfi
     let file: PathBuf = dir.join("node.yaml");
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let mut config = NodeConfig::parse(&text, "node.yaml")?;
-    config.profile = cluster.profile;
-    config.on_node_exit = Some(cluster.on_node_exit);
+    cluster.settings.write(&mut config);
     config.shutdown_grace = SHUTDOWN_GRACE;
     Ok(config)
 }

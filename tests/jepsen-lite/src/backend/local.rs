@@ -53,6 +53,22 @@ pub enum Place {
     Clocks,
 }
 
+/// What a trial wants of every node.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub profile: Profile,
+    pub on_node_exit: OnNodeExit,
+    pub failover_fast_path: bool,
+}
+
+impl Settings {
+    pub(super) fn write(self, config: &mut NodeConfig) {
+        config.profile = self.profile;
+        config.on_node_exit = Some(self.on_node_exit);
+        config.failover_fast_path = self.failover_fast_path;
+    }
+}
+
 #[derive(Debug)]
 pub struct LocalCluster {
     pub nodes: Vec<LocalNode>,
@@ -64,8 +80,7 @@ pub struct LocalCluster {
     pub retired: Vec<(String, PathBuf)>,
     pub(super) dir: PathBuf,
     pub(super) binary: PathBuf,
-    pub(super) profile: Profile,
-    pub(super) on_node_exit: OnNodeExit,
+    pub(super) settings: Settings,
     /// What every node finds in its environment.
     pub(super) variables: Vec<(String, String)>,
     pub(super) n_joined: u64,
@@ -89,7 +104,7 @@ impl LocalCluster {
     pub async fn start(
         dir: &Path,
         binary: PathBuf,
-        (profile, on_node_exit): (Profile, OnNodeExit),
+        settings: Settings,
         place: Place,
         variables: &[(String, String)],
     ) -> anyhow::Result<Self> {
@@ -117,8 +132,7 @@ impl LocalCluster {
         let configs = (0..N_NODES).map(|node| config(dir, &slot, &hosts, node));
         let mut configs = configs.collect::<Result<Vec<_>, _>>()?;
         for config in &mut configs {
-            config.profile = profile;
-            config.on_node_exit = Some(on_node_exit);
+            settings.write(config);
         }
         let compose = match place {
             Place::Containers => Some(Compose::create(dir, &binary, &configs, variables)?),
@@ -140,8 +154,7 @@ impl LocalCluster {
             dir: dir.to_owned(),
             binary,
             _compose: compose,
-            profile,
-            on_node_exit,
+            settings,
             variables: variables.to_vec(),
             n_joined: 0,
             network,

@@ -12,7 +12,7 @@ mod wall_clock;
 
 pub use container::Container;
 pub use disk::Disk;
-pub use local::{LocalCluster, Place};
+pub use local::{LocalCluster, Place, Settings};
 pub use network::{Manner, Network};
 pub use node::{Ended, LocalNode, log_of};
 pub use strace::{Injection, SyncFault};

@@ -143,15 +143,21 @@ fn judge(groups: &Groups) -> Finding {
         (true, _) => "version 1",
         (false, false) => "versions 1 and 2",
     };
+    let none = || format!("{version}, and this user may make none");
     match groups.systemd {
-        None if !groups.is_writable => {
-            let found = format!("{version}, and this process may make none");
-            Finding::warn(CHECK, found, UNIT)
-        }
+        // A unit hands groups of version 2 to its user, of version 1 to nobody.
+        _ if !groups.is_writable && !groups.one.is_empty() => Finding::warn(
+            CHECK,
+            none(),
+            "start the kernel with control groups of version 2, or run the node as root",
+        ),
+        None if !groups.is_writable => Finding::warn(CHECK, none(), UNIT),
         Some(systemd) if systemd < FIRST_WITH_SUBGROUPS && groups.one.is_empty() => Finding::warn(
             CHECK,
             format!("{version}, but systemd {systemd} restarts no node beside instances in groups"),
-            format!("use systemd {FIRST_WITH_SUBGROUPS} or newer, or turn groups off in node.yaml"),
+            format!(
+                "use systemd {FIRST_WITH_SUBGROUPS} or newer, or `process: {{cgroups: false}}` in node.yaml"
+            ),
         ),
         None | Some(_) => Finding::ok(CHECK, format!("{}; {version}", WANTED.join(", "))),
     }
@@ -238,6 +244,17 @@ mod tests {
                 },
                 State::Ok,
                 "version 2",
+            ),
+            (
+                "version 1 beside systemd, for a user",
+                Groups {
+                    two: None,
+                    one: set(&WANTED),
+                    is_writable: false,
+                    systemd: Some(252),
+                },
+                State::Warn,
+                "may make none",
             ),
             (
                 "an older systemd",

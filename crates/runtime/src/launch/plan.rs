@@ -1,0 +1,129 @@
+//! What a launcher is told to do, as words before the program's own.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+const CGROUP: &str = "cgroup";
+const OPEN_FILES: &str = "open-files";
+const PROCESSES: &str = "processes";
+const IDS: &str = "ids";
+const DIES_WITH: &str = "dies-with";
+const END: &str = "--";
+
+/// How a program is confined before it runs; nothing of it can be taken back by the program unless
+/// it is root's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// `cgroup.procs` files of the groups it belongs to.
+    pub cgroups: Vec<PathBuf>,
+    /// Descriptors at most, where the node's own limit is not lower.
+    pub open_files: Option<u64>,
+    /// Processes of its *user* on this host, at most: as the kernel counts.
+    pub processes: Option<u64>,
+    /// Process that it shall not outlive: its parent.
+    pub dies_with: Option<u32>,
+    /// User and group to become; only root can.
+    pub ids: Option<(u32, u32)>,
+}
+
+impl Plan {
+    #[allow(dead_code, reason = "written by the node, read by the launcher")]
+    pub fn to_args(&self) -> Vec<OsString> {
+        let mut args = Vec::new();
+        let mut say = |key: &str, value: OsString| args.extend([key.into(), value]);
+        for file in &self.cgroups {
+            say(CGROUP, file.into());
+        }
+        if let Some(n) = self.open_files {
+            say(OPEN_FILES, n.to_string().into());
+        }
+        if let Some(n) = self.processes {
+            say(PROCESSES, n.to_string().into());
+        }
+        if let Some((user, group)) = self.ids {
+            say(IDS, format!("{user}:{group}").into());
+        }
+        if let Some(pid) = self.dies_with {
+            say(DIES_WITH, pid.to_string().into());
+        }
+        args.push(END.into());
+        args
+    }
+
+    /// Reads a plan and returns what follows it: the program and its arguments.
+    ///
+    /// # Errors
+    /// The word that is none of a plan's.
+    pub fn parse(mut args: &[OsString]) -> Result<(Self, &[OsString]), String> {
+        let mut plan = Self::default();
+        loop {
+            args = match args {
+                [end, rest @ ..] if end == END => return Ok((plan, rest)),
+                [key, value, rest @ ..] => {
+                    plan.take(key, value)?;
+                    rest
+                }
+                _ => return Err("a plan without an end".into()),
+            };
+        }
+    }
+
+    fn take(&mut self, key: &OsStr, value: &OsStr) -> Result<(), String> {
+        let text = value.to_str().unwrap_or_default();
+        match key.to_str() {
+            Some(CGROUP) => self.cgroups.push(value.into()),
+            Some(OPEN_FILES) => self.open_files = Some(number(text)?),
+            Some(PROCESSES) => self.processes = Some(number(text)?),
+            Some(DIES_WITH) => self.dies_with = Some(number(text)?),
+            Some(IDS) => {
+                let (user, group) = text.split_once(':').unwrap_or_default();
+                self.ids = Some((number(user)?, number(group)?));
+            }
+            _ => return Err(format!("`{}` is no part of a plan", key.display())),
+        }
+        Ok(())
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_as_it_was_written_and_leaves_the_program() {
+        let plan = Plan {
+            cgroups: vec!["/sys/fs/cgroup/a b/cgroup.procs".into(), "/x".into()],
+            open_files: Some(65_536),
+            processes: Some(16_384),
+            ids: Some((65_532, 0)),
+            dies_with: Some(4_711),
+        };
+        for plan in [plan, Plan::default()] {
+            let mut args = plan.to_args();
+            args.extend(["/bin/app".into(), "--".into(), "ids".into()]);
+            let (read, program) = Plan::parse(&args).unwrap();
+            assert_eq!(read, plan);
+            assert_eq!(program, ["/bin/app", "--", "ids"].map(OsString::from));
+        }
+    }
+
+    #[test]
+    fn words_of_no_plan_are_refused() {
+        for bad in [
+            &["ids", "1", "--"][..],
+            &["open-files", "many", "--"],
+            &["colour", "blue", "--"],
+            &["cgroup", "/x"],
+            &[],
+        ] {
+            let args: Vec<_> = bad.iter().map(OsString::from).collect();
+            assert!(Plan::parse(&args).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The steps of a plan, in the order in which each still may what it has to.
+//!
+//! The standard library has none of these calls, and the launcher has nothing else (decision 0011).
+
+use std::ffi::{c_int, c_long, c_uint, c_ulong};
+use std::io::{Error, Result};
+use std::os::unix::process::parent_id;
+use std::path::Path;
+
+use super::plan::Plan;
+
+/// `<linux/prctl.h>`
+const PR_SET_PDEATHSIG: c_int = 1;
+const PR_SET_NO_NEW_PRIVS: c_int = 38;
+const SIGKILL: c_ulong = 9;
+/// `<asm-generic/resource.h>`
+const RLIMIT_CORE: c_int = 4;
+const RLIMIT_NPROC: c_int = 6;
+const RLIMIT_NOFILE: c_int = 7;
+/// The same number on every architecture; without it, Linux before 5.9, every descriptor that there
+/// could be is closed by itself.
+const SYS_CLOSE_RANGE: c_long = 436;
+const FIRST_OTHER_FD: c_int = 3;
+const MAX_FDS: c_int = 65_536;
+/// Highest number of a signal; some of them cannot be set, which is theirs to say.
+const MAX_SIGNAL: c_int = 64;
+/// Instances go before the node where the host's memory ends.
+const OOM_SCORE_ADJ: i32 = 200;
+
+#[repr(C)]
+struct Limit {
+    soft: c_ulong,
+    hard: c_ulong,
+}
+
+#[allow(unsafe_code)]
+unsafe extern "C" {
+    fn prctl(option: c_int, ...) -> c_int;
+    fn setsid() -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn setgroups(n: usize, groups: *const c_uint) -> c_int;
+    fn setresgid(real: c_uint, effective: c_uint, saved: c_uint) -> c_int;
+    fn setresuid(real: c_uint, effective: c_uint, saved: c_uint) -> c_int;
+    fn signal(number: c_int, handler: usize) -> usize;
+    fn syscall(number: c_long, ...) -> c_long;
+    fn close(fd: c_int) -> c_int;
+}
+
+/// Everything of the plan; what comes after it is done by the program's user.
+///
+/// # Errors
+/// The step that was refused, in words for people.
+pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
+    let step = |name: &str, done: Result<()>| done.map_err(|error| format!("{name}: {error}"));
+    // A group to be killed by; and where the kernel shares cpu by session, a flood of processes gets
+    // the part of one program.
+    step("a session of its own", new_session())?;
+    // Before anything can be allocated or forked that would not be counted.
+    for file in &plan.cgroups {
+        step(&format!("joining `{}`", file.display()), join(file))?;
+    }
+    step("core files", limit(RLIMIT_CORE, 0))?;
+    if let Some(n) = plan.open_files {
+        step("limit of open files", limit(RLIMIT_NOFILE, n))?;
+    }
+    if let Some(n) = plan.processes {
+        step("limit of processes", limit(RLIMIT_NPROC, n))?;
+    }
+    raise_oom_score();
+    close_others();
+    reset_signals();
+    if let Some((user, group)) = plan.ids {
+        step(
+            &format!("becoming user {user}:{group}"),
+            become_user(user, group),
+        )?;
+    }
+    step("no new privileges", no_new_privileges())?;
+    if let Some(parent) = plan.dies_with {
+        // A change of ids clears it.
+        step("parent-death signal", die_with_parent())?;
+        // The parent may have died before the signal was set.
+        if parent != parent_id() {
+            return Err("the node that asked for this is gone".into());
+        }
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn new_session() -> Result<()> {
+    // SAFETY: it takes and touches nothing (setsid(2)).
+    match unsafe { setsid() } {
+        -1 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn join(procs: &Path) -> Result<()> {
+    // `0` is whoever writes.
+    std::fs::write(procs, "0")
+}
+
+/// Soft and hard; never above what this process may have.
+#[allow(unsafe_code)]
+fn limit(resource: c_int, wanted: u64) -> Result<()> {
+    let mut now = Limit { soft: 0, hard: 0 };
+    // SAFETY: it writes one structure of this layout, which outlives the call (getrlimit(2)).
+    check(unsafe { getrlimit(resource, &raw mut now) })?;
+    let wanted = c_ulong::try_from(wanted).unwrap_or(c_ulong::MAX);
+    let wanted = wanted.min(now.hard);
+    let new = Limit {
+        soft: wanted,
+        hard: wanted,
+    };
+    // SAFETY: it reads one structure of this layout, which outlives the call (setrlimit(2)).
+    check(unsafe { setrlimit(resource, &raw const new) })
+}
+
+/// Never lowered, which would need a privilege; where it cannot be written the host decides.
+fn raise_oom_score() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE).ok();
+    let now: Option<i32> = now.and_then(|text| text.trim().parse().ok());
+    if now.is_some_and(|now| now < OOM_SCORE_ADJ) {
+        drop(std::fs::write(FILE, OOM_SCORE_ADJ.to_string()));
+    }
+}
+
+/// Whatever the node had open without saying that it closes.
+#[allow(unsafe_code)]
+fn close_others() {
+    // SAFETY: three numbers; no descriptor above stderr is used by this program any more
+    // (close_range(2)).
+    if unsafe { syscall(SYS_CLOSE_RANGE, FIRST_OTHER_FD, c_uint::MAX, 0) } == 0 {
+        return;
+    }
+    for fd in FIRST_OTHER_FD..MAX_FDS {
+        // SAFETY: as above; one that is not open is refused (close(2)).
+        unsafe { close(fd) };
+    }
+}
+
+/// A signal that is ignored stays so in the program, which does not expect it.
+#[allow(unsafe_code)]
+fn reset_signals() {
+    const DEFAULT: usize = 0;
+    for number in 1..=MAX_SIGNAL {
+        // SAFETY: the default needs no handler, and this program has none (signal(2)).
+        unsafe { signal(number, DEFAULT) };
+    }
+}
+
+/// Groups first: a user that is not root may change none.
+#[allow(unsafe_code)]
+fn become_user(user: u32, group: u32) -> Result<()> {
+    // SAFETY: no groups, so nothing is read (setgroups(2)).
+    check(unsafe { setgroups(0, std::ptr::null()) })?;
+    // SAFETY: numbers only; this process has one thread (setresgid(2), setresuid(2)).
+    check(unsafe { setresgid(group, group, group) })?;
+    // SAFETY: as above.
+    check(unsafe { setresuid(user, user, user) })
+}
+
+/// No program of another owner lends its rights to an instance (setuid, file capabilities).
+#[allow(unsafe_code)]
+fn no_new_privileges() -> Result<()> {
+    let (yes, unused): (c_ulong, c_ulong) = (1, 0);
+    // SAFETY: this option takes numbers and touches no memory (prctl(2)).
+    check(unsafe { prctl(PR_SET_NO_NEW_PRIVS, yes, unused, unused, unused) })
+}
+
+#[allow(unsafe_code)]
+fn die_with_parent() -> Result<()> {
+    // SAFETY: this option takes one number and touches no memory (prctl(2)).
+    check(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })
+}
+
+fn check(answer: c_int) -> Result<()> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
