@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use nihilo_types::condition::{Condition, ConditionStatus, Conditions};
+use nihilo_types::meta::ObjectMeta;
 use nihilo_types::time;
 use serde::Serialize;
 
@@ -158,6 +159,18 @@ pub(crate) fn condition_cells(conditions: &Conditions) -> [String; 3] {
         status_word(conditions.status("Ready")).into(),
         reason.unwrap_or_default(),
     ]
+}
+
+/// First line of what `describe` shows of an object.
+pub(crate) fn heading(meta: &ObjectMeta, observed_generation: u64) -> String {
+    format!(
+        "Name: {}   Namespace: {}   Age: {}   Generation: {} (observed {observed_generation})   etag \"{}\"",
+        meta.name,
+        meta.namespace,
+        age_of(&meta.creation_timestamp),
+        meta.generation,
+        meta.resource_version,
+    )
 }
 
 /// All conditions with a mark each, and why, as far as one line tells.

@@ -107,8 +107,8 @@ impl RouteActor {
             Ok((traffic, rollouts)) if !is_assigned(&route, &traffic, &rollouts) => {
                 let assertions = vec![
                     Assertion::truth(types::ALL_TRAFFIC_ASSIGNED),
-                    ingress_waits(),
-                    no_certificate(),
+                    Assertion::ingress_waits(),
+                    Assertion::no_certificate(),
                 ];
                 let assign = AssignTraffic {
                     fence,
@@ -128,10 +128,14 @@ impl RouteActor {
                     false if route.status.conditions.is_true(types::INGRESS_READY) => {
                         Assertion::truth(types::INGRESS_READY)
                     }
-                    false => ingress_waits(),
+                    false => Assertion::ingress_waits(),
                 };
                 let all = Assertion::truth(types::ALL_TRAFFIC_ASSIGNED);
-                self.record(&route, fence, vec![all, ingress, no_certificate()])
+                self.record(
+                    &route,
+                    fence,
+                    vec![all, ingress, Assertion::no_certificate()],
+                )
             }
             // The previous table goes on being served.
             Err(problem) => self.record(&route, fence, vec![problem]),
@@ -233,17 +237,6 @@ fn is_assigned(route: &Route, traffic: &[TrafficTarget], rollouts: &[Rollout]) -
         rollouts.iter().map(one).collect::<Vec<_>>()
     };
     same_traffic(traffic, &route.status.traffic) && shape(rollouts) == shape(&route.status.rollouts)
-}
-
-fn ingress_waits() -> Assertion {
-    let text = "Ingress has not yet been reconciled.";
-    Assertion::unknown(types::INGRESS_READY, "IngressNotConfigured", text)
-}
-
-fn no_certificate() -> Assertion {
-    let text = "external-domain-tls is not enabled";
-    let kind = types::CERTIFICATE_PROVISIONED;
-    Assertion::new(kind, ConditionStatus::True, "TLSNotEnabled", text)
 }
 
 /// URLs are output only, so they do not count.

@@ -82,6 +82,19 @@ impl Assertion {
         }
     }
 
+    /// What a Route and an own domain say until the gateways serve them.
+    pub fn ingress_waits() -> Self {
+        let text = "Ingress has not yet been reconciled.";
+        Self::unknown(types::INGRESS_READY, "IngressNotConfigured", text)
+    }
+
+    /// Which certificates a node has is not in the state.
+    pub fn no_certificate() -> Self {
+        let text = "external-domain-tls is not enabled";
+        let kind = types::CERTIFICATE_PROVISIONED;
+        Self::new(kind, ConditionStatus::True, "TLSNotEnabled", text)
+    }
+
     /// Marks the condition `severity: Info`: shown, but not part of `Ready`.
     pub fn as_info(mut self) -> Self {
         self.info = true;

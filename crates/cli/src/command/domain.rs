@@ -9,7 +9,7 @@ use nihilo_types::meta::API_VERSION;
 use super::Scope;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::output::{self, OutputArgs, age_of, explained, status_word};
+use crate::output::{self, OutputArgs, explained, status_word};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DomainCommand {
@@ -228,15 +228,7 @@ async fn describe(context: &Context, host: &str, output: &OutputArgs) -> Result<
 fn description(mapping: &DomainMapping) -> String {
     let (meta, status) = (&mapping.metadata, &mapping.status);
     let lines = [
-        format!(
-            "Name: {}   Namespace: {}   Age: {}   Generation: {} (observed {})   etag \"{}\"",
-            meta.name,
-            meta.namespace,
-            age_of(&meta.creation_timestamp),
-            meta.generation,
-            status.observed_generation,
-            meta.resource_version,
-        ),
+        output::heading(meta, status.observed_generation),
         format!("URL:  {}", status.url),
         format!("Ref:  {}", referred(&mapping.spec.reference)),
         output::conditions_line(&status.conditions),

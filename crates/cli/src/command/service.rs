@@ -261,15 +261,7 @@ async fn describe(context: &Context, name: &str, format: Format) -> Result<()> {
 fn description(service: &Service, revisions: &[Revision]) -> String {
     let (meta, status) = (&service.metadata, &service.status);
     let mut lines = vec![
-        format!(
-            "Name: {}   Namespace: {}   Age: {}   Generation: {} (observed {})   etag \"{}\"",
-            meta.name,
-            meta.namespace,
-            age_of(&meta.creation_timestamp),
-            meta.generation,
-            status.observed_generation,
-            meta.resource_version,
-        ),
+        output::heading(meta, status.observed_generation),
         format!("URL:  {}", status.url),
         "Traffic".into(),
     ];

@@ -150,12 +150,12 @@ impl State {
         let status = &mut mapping.status;
         status.address.url.clone_from(&url);
         status.url = url;
-        let mut assertions = vec![claimed, resolved, no_certificate()];
+        let mut assertions = vec![claimed, resolved, Assertion::no_certificate()];
         if !is_served {
             status.assigned_at = 0;
         }
         if status.assigned_at == 0 {
-            assertions.push(ingress_waits());
+            assertions.push(Assertion::ingress_waits());
         }
         if is_served && status.assigned_at == 0 {
             status.assigned_at = context.index.0;
@@ -242,18 +242,6 @@ fn conclude(mapping: &mut DomainMapping, assertions: &[Assertion], context: &Con
     let ready = status.conditions.roll_up(&DEPENDENTS);
     status.conditions.set(&ready, &context.now);
     status.observed_generation = mapping.metadata.generation;
-}
-
-fn ingress_waits() -> Assertion {
-    let text = "Ingress has not yet been reconciled.";
-    Assertion::unknown(types::INGRESS_READY, "IngressNotConfigured", text)
-}
-
-/// As of Routes: which certificates a node has is not in the state.
-fn no_certificate() -> Assertion {
-    let text = "external-domain-tls is not enabled";
-    let kind = types::CERTIFICATE_PROVISIONED;
-    Assertion::new(kind, ConditionStatus::True, "TLSNotEnabled", text)
 }
 
 fn outcome(object: &Arc<DomainMapping>, change: Change) -> Outcome {

@@ -11,7 +11,7 @@ use nihilo_wire::serving as pb;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::read::{self, Level};
+use super::read;
 use super::write::{decode, propose};
 use super::{error, names};
 
@@ -41,27 +41,14 @@ impl pb::config_service_server::ConfigService for ConfigApi {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        read::ready(&self.raft, &request, Level::Linearizable).await?;
-        let key = names::parse(&request.into_inner().name, PLURAL)?;
-        let object = read::get(&self.raft.state(), Kind::ConfigMap, &key);
-        object
-            .map(Response::new)
-            .ok_or_else(|| error::not_found("configmap", &key.name))
+        read::answer_get(&self.raft, request, Kind::ConfigMap, PLURAL).await
     }
 
     async fn list_config_maps(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        read::ready(&self.raft, &request, Level::Local).await?;
-        let request = request.into_inner();
-        let resource_version = read::applied(&self.raft).0;
-        let namespace = names::parse_parent(&request.parent)?;
-        let items = read::list(&self.raft.state(), Kind::ConfigMap, namespace, "");
-        Ok(Response::new(pb::ListResponse {
-            items,
-            resource_version,
-        }))
+        read::answer_list(&self.raft, request, Kind::ConfigMap).await
     }
 
     async fn apply_config_map(

@@ -107,27 +107,14 @@ impl pb::domain_service_server::DomainService for DomainApi {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        read::ready(&self.raft, &request, Level::Linearizable).await?;
-        let key = names::parse(&request.into_inner().name, MAPPINGS)?;
-        let object = read::get(&self.raft.state(), Kind::DomainMapping, &key);
-        object
-            .map(Response::new)
-            .ok_or_else(|| error::not_found("domainmapping", &key.name))
+        read::answer_get(&self.raft, request, Kind::DomainMapping, MAPPINGS).await
     }
 
     async fn list_domain_mappings(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        read::ready(&self.raft, &request, Level::Local).await?;
-        let request = request.into_inner();
-        let resource_version = read::applied(&self.raft).0;
-        let (state, namespace) = (self.raft.state(), names::parse_parent(&request.parent)?);
-        let items = read::list(&state, Kind::DomainMapping, namespace, &request.service);
-        Ok(Response::new(pb::ListResponse {
-            items,
-            resource_version,
-        }))
+        read::answer_list(&self.raft, request, Kind::DomainMapping).await
     }
 
     async fn create_domain_mapping(

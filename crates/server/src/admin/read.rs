@@ -9,9 +9,9 @@ use nihilo_types::meta::{ObjectMeta, keys};
 use nihilo_types::revision::Revision;
 use nihilo_wire::serving as pb;
 use serde::Serialize;
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
-use super::error;
+use super::{error, names};
 
 /// Bound of a linearizable read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -55,8 +55,42 @@ pub enum Level {
     Local,
 }
 
+/// Answers with one object of a kind, by its name; linearizable unless asked otherwise.
+pub async fn answer_get(
+    raft: &RaftNode,
+    request: Request<pb::GetRequest>,
+    kind: Kind,
+    plural: &str,
+) -> Result<Response<pb::Object>, Status> {
+    ready(raft, &request, Level::Linearizable).await?;
+    let key = names::parse(&request.into_inner().name, plural)?;
+    let object = get(&raft.state(), kind, &key);
+    let singular = plural.trim_end_matches('s');
+    object
+        .map(Response::new)
+        .ok_or_else(|| error::not_found(singular, &key.name))
+}
+
+/// Answers with the objects of a kind; from this node's state unless asked otherwise.
+pub async fn answer_list(
+    raft: &RaftNode,
+    request: Request<pb::ListRequest>,
+    kind: Kind,
+) -> Result<Response<pb::ListResponse>, Status> {
+    ready(raft, &request, Level::Local).await?;
+    let request = request.into_inner();
+    // Before the list: a watch from here misses nothing.
+    let resource_version = applied(raft).0;
+    let namespace = names::parse_parent(&request.parent)?;
+    let items = list(&raft.state(), kind, namespace, &request.service);
+    Ok(Response::new(pb::ListResponse {
+        items,
+        resource_version,
+    }))
+}
+
 /// Returns one object, or `None`.
-pub fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
+fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
     state.read(|state| match kind {
         Kind::Service => state
             .service(key)

@@ -23,39 +23,6 @@ pub struct ServingApi {
 }
 
 impl ServingApi {
-    async fn get(
-        &self,
-        request: Request<pb::GetRequest>,
-        kind: Kind,
-        plural: &str,
-    ) -> Result<Response<pb::Object>, Status> {
-        read::ready(&self.raft, &request, Level::Linearizable).await?;
-        let name = request.into_inner().name;
-        let key = names::parse(&name, plural)?;
-        let object = read::get(&self.raft.state(), kind, &key);
-        let singular = plural.trim_end_matches('s');
-        object
-            .map(Response::new)
-            .ok_or_else(|| error::not_found(singular, &key.name))
-    }
-
-    async fn list(
-        &self,
-        request: Request<pb::ListRequest>,
-        kind: Kind,
-    ) -> Result<Response<pb::ListResponse>, Status> {
-        read::ready(&self.raft, &request, Level::Local).await?;
-        let request = request.into_inner();
-        // Before the list: a watch from here misses nothing.
-        let resource_version = read::applied(&self.raft).0;
-        let namespace = names::parse_parent(&request.parent)?;
-        let items = read::list(&self.raft.state(), kind, namespace, &request.service);
-        Ok(Response::new(pb::ListResponse {
-            items,
-            resource_version,
-        }))
-    }
-
     /// `if_unnamed` is what a request without an etag expects of the stored object.
     async fn write(
         &self,
@@ -142,14 +109,14 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        self.get(request, Kind::Service, "services").await
+        read::answer_get(&self.raft, request, Kind::Service, "services").await
     }
 
     async fn list_services(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        self.list(request, Kind::Service).await
+        read::answer_list(&self.raft, request, Kind::Service).await
     }
 
     async fn create_service(
@@ -222,43 +189,42 @@ impl pb::serving_service_server::ServingService for ServingApi {
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        self.get(request, Kind::Revision, "revisions").await
+        read::answer_get(&self.raft, request, Kind::Revision, "revisions").await
     }
 
     async fn list_revisions(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        self.list(request, Kind::Revision).await
+        read::answer_list(&self.raft, request, Kind::Revision).await
     }
 
     async fn get_configuration(
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        self.get(request, Kind::Configuration, "configurations")
-            .await
+        read::answer_get(&self.raft, request, Kind::Configuration, "configurations").await
     }
 
     async fn list_configurations(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        self.list(request, Kind::Configuration).await
+        read::answer_list(&self.raft, request, Kind::Configuration).await
     }
 
     async fn get_route(
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<pb::Object>, Status> {
-        self.get(request, Kind::Route, "routes").await
+        read::answer_get(&self.raft, request, Kind::Route, "routes").await
     }
 
     async fn list_routes(
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        self.list(request, Kind::Route).await
+        read::answer_list(&self.raft, request, Kind::Route).await
     }
 
     type WatchStream = watch::Events;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::image::{binary, libraries};
+use crate::image::binary;
 use crate::run::{root, target_dir};
 
 /// All packages of the workspace have one version.
@@ -29,14 +29,7 @@ pub(crate) struct DebArgs {
 }
 
 pub(crate) fn run(args: &DebArgs) -> anyhow::Result<()> {
-    let binary = match &args.binary {
-        Some(file) => file.clone(),
-        None => binary::build_static()?,
-    };
-    let libraries = libraries::of(&binary)?;
-    if args.binary.is_none() && !libraries.is_empty() {
-        bail!("{} is not static: it wants {libraries:?}", binary.display());
-    }
+    let (binary, libraries) = binary::to_pack(args.binary.as_deref())?;
     let depends = control::depends(&libraries)?;
     let architecture = control::architecture(std::env::consts::ARCH)?;
     let out = match &args.out {

@@ -6,15 +6,29 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::libraries;
 use crate::run::{cargo_output, cargo_with, target_dir};
 
 const NAME: &str = "nihilo";
+
+/// The binary to pack and the libraries that it wants: the given one as it is, else a static build.
+pub(crate) fn to_pack(given: Option<&Path>) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
+    let binary = match given {
+        Some(file) => file.to_owned(),
+        None => build_static()?,
+    };
+    let libraries = libraries::of(&binary)?;
+    if given.is_none() && !libraries.is_empty() {
+        bail!("{} is not static: it wants {libraries:?}", binary.display());
+    }
+    Ok((binary, libraries))
+}
 
 /// A release build that needs nothing of its image; returns the binary's path.
 ///
 /// It has a target directory of its own: other flags than everybody's would rebuild everything in
 /// turns.
-pub(crate) fn build_static() -> anyhow::Result<PathBuf> {
+fn build_static() -> anyhow::Result<PathBuf> {
     let (target, directory) = (host_target()?, target_dir()?.join("image"));
     let only_static = directory.join("libstdc++");
     link_static_cpp(&only_static)?;

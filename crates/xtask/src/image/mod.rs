@@ -29,14 +29,7 @@ pub(crate) struct ImageArgs {
 }
 
 pub(crate) fn run(args: &ImageArgs) -> anyhow::Result<()> {
-    let binary = match &args.binary {
-        Some(file) => file.clone(),
-        None => binary::build_static()?,
-    };
-    let libraries = libraries::of(&binary)?;
-    if args.binary.is_none() && !libraries.is_empty() {
-        bail!("{} is not static: it wants {libraries:?}", binary.display());
-    }
+    let (binary, libraries) = binary::to_pack(args.binary.as_deref())?;
     let tar = match &args.tar {
         Some(file) => file.clone(),
         None => target_dir()?.join("image/rootfs.tar"),
