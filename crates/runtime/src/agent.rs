@@ -1,6 +1,6 @@
 //! The agent's table: who may order what, and what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::logs::Output;
 use crate::ports::Admission;
 use crate::probe::look::Looks;
 use crate::process::ProcessDriver;
-use crate::startstop::StartStopLog;
+use crate::startstop::{self, StartStopLog};
 use crate::{recovery, sweep};
 
 /// Events a subscriber may lag behind before it is told to list.
@@ -163,7 +163,13 @@ impl Agent {
     pub fn new(config: AgentConfig, admission: Arc<dyn Admission>) -> std::io::Result<Self> {
         let (driver, docker) = (driver(&config)?, docker(&config)?);
         let instances = config.dir.join("instances");
-        let (handles, left) = Handles::open(instances, config.driver.adopts())?;
+        let adopts = config.driver.adopts();
+        let (handles, left) = Handles::open(instances, adopts)?;
+        // Otherwise nothing outlives a process of this node.
+        let noted = match adopts {
+            true => startstop::left_open(&config.dir),
+            false => BTreeSet::new(),
+        };
         let inner = Arc::new(Inner {
             driver,
             docker,
@@ -182,7 +188,7 @@ impl Agent {
             config,
         });
         if let AnyDriver::Process(driver) = &inner.driver {
-            recovery::recover(&inner, driver, left);
+            recovery::recover(&inner, driver, left, noted);
             tokio::spawn(sweep::run(
                 Arc::downgrade(&inner),
                 driver.clone(),

@@ -5,6 +5,7 @@
 //!         Stopping                 ─ its process is there ─> adopted, and stopped
 //!         any                      ─ only others of it are, or it is not known which ─> destroyed
 //!         any                      ─ nothing is there ─> ended, nobody knows how
+//! none    a start was noted        ─ nothing is there ─> its end is noted: it was never begun
 //! ```
 //!
 //! Whatever may still run is in the table before the first owner asks, so that a count is never too
@@ -24,12 +25,21 @@ use crate::life::{self, Found};
 use crate::logs::Output;
 use crate::process::{Process, ProcessDriver};
 
-/// Goes on with everything that has a handle.
-pub(crate) fn recover(inner: &Arc<Inner>, driver: &Arc<ProcessDriver>, left: Vec<Left>) {
-    if left.is_empty() {
+/// Goes on with everything that has a handle; `noted` are the starts that have no end yet.
+pub(crate) fn recover(
+    inner: &Arc<Inner>,
+    driver: &Arc<ProcessDriver>,
+    left: Vec<Left>,
+    mut noted: BTreeSet<InstanceId>,
+) {
+    if left.is_empty() && noted.is_empty() {
         return;
     }
     let running = driver.found();
+    noted.retain(|id| !running.contains(id) && left.iter().all(|left| left.id != *id));
+    for id in &noted {
+        inner.log_end(id);
+    }
     let (mut n_adopted, mut n_gone) = (0, 0);
     for Left { id, record } in left {
         match record {

@@ -1,6 +1,7 @@
 //! `startstop.log`: what was spawned and what ended, in order. Fault tests judge the instance
 //! bound by its replay, so it is always written.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nihilo_host::BootClock;
 use nihilo_types::id::{Epoch, InstanceId};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The file grows to this, twice.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -17,6 +18,13 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub(crate) struct StartStopLog {
     file: Mutex<(PathBuf, Option<File>, u64)>,
     clock: BootClock,
+}
+
+/// What is read back of a [`Line`].
+#[derive(Debug, Deserialize)]
+struct Noted {
+    instance: InstanceId,
+    event: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -28,9 +36,32 @@ struct Line<'a> {
     pid: Option<u32>,
 }
 
+const FILE: &str = "startstop.log";
+/// The file before it.
+const BEFORE: &str = "startstop.log.1";
+
+/// Instances of which an earlier process of this node noted that it would start them, and no end.
+pub(crate) fn left_open(dir: &Path) -> BTreeSet<InstanceId> {
+    let mut open = BTreeSet::new();
+    for file in [BEFORE, FILE] {
+        // Where there is none, nothing was noted.
+        let text = std::fs::read(dir.join(file)).unwrap_or_default();
+        // A line that was torn is one more that was not noted.
+        let lines = text.split(|byte| *byte == b'\n');
+        for line in lines.filter_map(|line| serde_json::from_slice::<Noted>(line).ok()) {
+            match line.event.as_str() {
+                "spawn" => drop(open.insert(line.instance)),
+                "exit" => drop(open.remove(&line.instance)),
+                _ => {}
+            }
+        }
+    }
+    open
+}
+
 impl StartStopLog {
     pub(crate) fn open(dir: &Path, clock: BootClock) -> std::io::Result<Self> {
-        let path = dir.join("startstop.log");
+        let path = dir.join(FILE);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let size = file.metadata()?.len();
         Ok(Self {
@@ -55,7 +86,7 @@ impl StartStopLog {
         let mut log = self.file.lock();
         let (path, file, size) = &mut *log;
         if *size + text.len() as u64 > MAX_BYTES {
-            *file = std::fs::rename(&*path, path.with_extension("log.1"))
+            *file = std::fs::rename(&*path, path.with_file_name(BEFORE))
                 .and_then(|()| OpenOptions::new().create(true).append(true).open(&*path))
                 .ok();
             *size = 0;
@@ -66,5 +97,32 @@ impl StartStopLog {
             tracing::warn!(%error, "startstop.log");
         }
         *size += text.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_and_has_no_end_is_open_across_both_files_and_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(left_open(dir.path()).is_empty());
+        let line = |event: &str, id: &str| {
+            format!(
+                "{{\"boottime_ns\":1,\"instance\":\"{id}\",\"epoch\":2,\"event\":\"{event}\",\"pid\":null}}\n"
+            )
+        };
+        let before = [line("spawn", "a"), line("spawn", "b"), line("spawned", "b")].concat();
+        std::fs::write(dir.path().join(BEFORE), before).unwrap();
+        let now = [
+            line("exit", "a"),
+            line("spawn", "c"),
+            "{\"boottime_ns\":7,\"inst".into(),
+        ]
+        .concat();
+        std::fs::write(dir.path().join(FILE), now).unwrap();
+        let open: Vec<_> = left_open(dir.path()).into_iter().collect();
+        assert_eq!(open, [InstanceId::from("b"), InstanceId::from("c")]);
     }
 }

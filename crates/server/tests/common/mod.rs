@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+mod offset;
+
+use offset::Offset;
+
 pub(crate) const NIHILO: &str = env!("CARGO_BIN_EXE_nihilo");
 /// Far above what any single step needs on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -21,10 +25,6 @@ const GATEWAY: u16 = 8080;
 const ADMIN: u16 = 7070;
 const PEER: u16 = 7071;
 const INSTANCES: u16 = 20_000;
-/// Offsets of this range keep all listeners below the ports that nodes give to instances.
-const FIRST_OFFSET: u16 = 1_000;
-const N_OFFSETS: u32 = 1_080;
-const OFFSET_STEP: u16 = 10;
 
 /// Of one node.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     dir: tempfile::TempDir,
-    offset: u16,
+    offset: Offset,
     n_nodes: u16,
 }
 
@@ -61,10 +61,10 @@ impl Cluster {
     fn start_nodes(dir: tempfile::TempDir, slot: u16, n_nodes: u16) -> Self {
         let cluster = Self {
             dir,
-            offset: free_offset(slot),
+            offset: Offset::find(slot),
             n_nodes,
         };
-        let offset = cluster.offset.to_string();
+        let offset = cluster.offset.number.to_string();
         must(cluster.dev(&["--detach", "--port-offset", &offset]));
         cluster
     }
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     pub(crate) fn admin(&self, i: u16) -> String {
-        format!("127.0.0.1:{}", ADMIN + 100 * i + self.offset)
+        format!("127.0.0.1:{}", ADMIN + 100 * i + self.offset.number)
     }
 
     pub(crate) fn servers(&self) -> String {
@@ -104,7 +104,7 @@ impl Cluster {
     }
 
     pub(crate) fn gateway(&self, i: u16) -> u16 {
-        GATEWAY + i + self.offset
+        GATEWAY + i + self.offset.number
     }
 
     pub(crate) fn cli(&self, args: &[&str]) -> Output {
@@ -217,7 +217,7 @@ impl Cluster {
             gateway: free(),
             admin: free(),
             peer: free(),
-            instances: INSTANCES + 1_000 * i + self.offset,
+            instances: INSTANCES + 1_000 * i + self.offset.number,
         }
     }
 
@@ -235,24 +235,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.stop());
     }
-}
-
-/// An offset at which all nine listeners of three nodes find their ports free.
-fn free_offset(slot: u16) -> u16 {
-    // Neighbouring pids and slots start far apart.
-    let start = std::process::id()
-        .wrapping_mul(37)
-        .wrapping_add(u32::from(slot) * 401);
-    (0..N_OFFSETS)
-        .map(|n| {
-            let place = start.wrapping_add(n * 17) % N_OFFSETS;
-            FIRST_OFFSET + OFFSET_STEP * u16::try_from(place).unwrap()
-        })
-        .find(|offset| {
-            let free = |port: u16| TcpListener::bind(("127.0.0.1", port + offset)).is_ok();
-            (0..3).all(|i| free(GATEWAY + i) && free(ADMIN + 100 * i) && free(PEER + 100 * i))
-        })
-        .expect("some offset is free")
 }
 
 pub(crate) fn run(args: &[&str]) -> Output {

@@ -133,6 +133,19 @@ fn kill(pid: u32) {
 }
 
 #[test]
+fn a_start_that_was_noted_and_never_begun_is_noted_as_ended_once() {
+    let node = Node::new();
+    // As a node leaves it that is killed right after the note.
+    let line =
+        "{\"boottime_ns\":1,\"instance\":\"r-1-9\",\"epoch\":2,\"event\":\"spawn\",\"pid\":null}\n";
+    std::fs::write(node.dir.path().join("startstop.log"), line).unwrap();
+    for _ in 0..2 {
+        node.live(async |_| ());
+        assert_eq!((node.events("spawn"), node.events("exit")), (1, 1));
+    }
+}
+
+#[test]
 fn an_instance_outlives_its_node_and_serves_under_the_next_process() {
     let node = Node::new();
     let spec = spec("demo/hello", 1);
