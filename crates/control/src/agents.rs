@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nihilo_entity::table::{Refusal, RefusalKind, RowState};
-use nihilo_failpoint::{Bug, Point, hit, hit_if, planted};
+use nihilo_failpoint::{Bug, IS_ON, Point, hit, hit_if, planted};
 use nihilo_machine::state::Session;
 use nihilo_types::id::{Epoch, InstanceId, SessionId, ShardId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec, InstanceState};
@@ -177,7 +177,7 @@ async fn start(shared: &Shared, session: &Arc<Session>, owned: Owned, spec: Inst
     if is_wanted != Some(true) && !planted(Bug::RowAfterStart) {
         return;
     }
-    hit(Point::CallLeaves);
+    hit_aside(Point::CallLeaves).await;
     let answer = shared
         .ports
         .agents
@@ -202,6 +202,20 @@ async fn start(shared: &Shared, session: &Arc<Session>, owned: Owned, spec: Inst
             warn!(instance = %id, node = %session.opened.name, text, "start without an answer");
             relist(shared, session.id, fence.shard);
         }
+    }
+}
+
+/// As [`hit`], where only this task may be held up: the turns that it has just woken would wait for
+/// its thread.
+async fn hit_aside(point: Point) {
+    if !IS_ON {
+        return;
+    }
+    let passed = tokio::task::spawn_blocking(move || hit(point)).await;
+    if let Err(error) = passed
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 

@@ -49,9 +49,9 @@ pub(crate) fn recover(
             },
             Err(error) => {
                 warn!(instance = %id, %error, "handle unusable, whatever runs is destroyed");
-                inner.log_end(&id);
                 inner.handles().ended(&id);
-                end_unknown(driver, id, &running);
+                let is_left = running.contains(&id);
+                tokio::spawn(end_unknown(inner.clone(), driver.clone(), id, is_left));
             }
         }
     }
@@ -122,9 +122,10 @@ async fn gone(
     inner.enter(&id, InstanceState::Destroyed);
 }
 
-fn end_unknown(driver: &Arc<ProcessDriver>, id: InstanceId, running: &BTreeSet<InstanceId>) {
-    if running.contains(&id) {
-        let driver = driver.clone();
-        tokio::spawn(async move { driver.destroy_unknown(&id).await });
+/// As [`gone`], where not even the handle says what it was.
+async fn end_unknown(inner: Arc<Inner>, driver: Arc<ProcessDriver>, id: InstanceId, is_left: bool) {
+    if is_left {
+        driver.destroy_unknown(&id).await;
     }
+    inner.log_end(&id);
 }

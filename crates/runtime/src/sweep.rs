@@ -35,6 +35,7 @@ pub(crate) async fn run(
         for id in unowned.intersection(&seen) {
             warn!(instance = %id, "swept: it runs, and belongs to no instance of this node");
             driver.destroy_unknown(id).await;
+            inner.log_end(id);
         }
         seen = unowned;
         drop(inner);
