@@ -413,6 +413,10 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             liveness: container.liveness_probe,
             startup: container.startup_probe,
         },
+        socket_activation: revision
+            .metadata
+            .annotation(keys::SOCKET_ACTIVATION)
+            .is_some_and(|text| text == "true"),
     }
 }
 

@@ -33,6 +33,15 @@ pub fn run(args: &[OsString]) -> i32 {
     FAILED
 }
 
+/// By which a program knows the socket for its own: `exec` keeps the process (sd_listen_fds(3)).
+fn socket_environment() -> [(&'static str, String); 3] {
+    [
+        ("LISTEN_FDS", "1".into()),
+        ("LISTEN_PID", std::process::id().to_string()),
+        ("LISTEN_FDNAMES", "http".into()),
+    ]
+}
+
 fn launch(args: &[OsString]) -> String {
     let (plan, program, args) = match Plan::parse(args) {
         Ok((plan, [program, args @ ..])) => (plan, program, args),
@@ -42,7 +51,12 @@ fn launch(args: &[OsString]) -> String {
     if let Err(why) = steps::take(&plan) {
         return why;
     }
-    let error = Command::new(program).args(args).exec();
+    let mut command = Command::new(program);
+    command.args(args);
+    if plan.socket {
+        command.envs(socket_environment());
+    }
+    let error = command.exec();
     let program = program.display();
     match error.kind() {
         std::io::ErrorKind::NotFound => format!("no such file `{program}`"),

@@ -167,6 +167,7 @@ fn shell(script: &str) -> InstanceSpec {
         limits: Limits::default(),
         run_as: RunAs::default(),
         probes: Probes::default(),
+        socket_activation: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::FromRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,11 +86,14 @@ async fn terminated() {
     }
 }
 
-async fn serve(name: &str) -> i32 {
-    // Before it listens: from then on a SIGTERM is this app's to obey or, for one, to ignore.
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        return 70;
-    };
+/// The socket that was handed over, or one of its own on `$HOST:$PORT`.
+async fn listener() -> Result<TcpListener, String> {
+    if let Some(socket) = handed_over() {
+        let listener = socket.set_nonblocking(true);
+        return listener
+            .and_then(|()| TcpListener::from_std(socket))
+            .map_err(|error| format!("the socket that was handed over: {error}"));
+    }
     let port = std::env::var("PORT")
         .ok()
         .and_then(|port| port.parse().ok())
@@ -98,10 +102,33 @@ async fn serve(name: &str) -> i32 {
         .ok()
         .and_then(|host| host.parse().ok())
         .unwrap_or([127, 0, 0, 1].into());
-    let listener = match TcpListener::bind(SocketAddr::from((host, port))).await {
+    TcpListener::bind(SocketAddr::from((host, port)))
+        .await
+        .map_err(|error| format!("cannot listen on {host}:{port}: {error}"))
+}
+
+/// sd_listen_fds(3); once only.
+#[allow(unsafe_code)]
+fn handed_over() -> Option<std::net::TcpListener> {
+    /// `SD_LISTEN_FDS_START`
+    const FIRST: i32 = 3;
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let is_ours = number("LISTEN_PID") == Some(std::process::id());
+    let n_sockets = number("LISTEN_FDS").filter(|_| is_ours)?;
+    // SAFETY: by the protocol the descriptor is this process's from its first moment, and nothing else
+    // here knows its number.
+    (n_sockets > 0).then(|| unsafe { std::net::TcpListener::from_raw_fd(FIRST) })
+}
+
+async fn serve(name: &str) -> i32 {
+    // Before it listens: from then on a SIGTERM is this app's to obey or, for one, to ignore.
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return 70;
+    };
+    let listener = match listener().await {
         Ok(listener) => listener,
-        Err(error) => {
-            say(&format!("cannot listen on {host}:{port}: {error}"));
+        Err(why) => {
+            say(&why);
             return 1;
         }
     };

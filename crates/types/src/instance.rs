@@ -118,6 +118,9 @@ pub struct InstanceSpec {
     pub run_as: RunAs,
     #[serde(default, skip_serializing_if = "is_default")]
     pub probes: Probes,
+    /// It begins with a socket that listens already (`nihilo.dev/socket-activation`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub socket_activation: bool,
 }
 
 /// The template's probes, with every default filled in. Without one for readiness an instance is

@@ -35,8 +35,12 @@ pub mod keys {
     pub const CLUSTER_LOCAL: &str = "cluster-local";
     /// Requests of a revision that may wait at one gateway.
     pub const QUEUE_DEPTH: &str = "nihilo.dev/queue-depth";
+    /// `true`: instances are handed a socket that listens already (`LISTEN_FDS`).
+    pub const SOCKET_ACTIVATION: &str = "nihilo.dev/socket-activation";
     /// Paths by which others ask how a service is, without waking it.
     pub const PROBE_PATHS: &str = "nihilo.dev/probe-paths";
+    /// Builds before cluster version 2 do not know them.
+    pub const OF_VERSION_2: [&str; 2] = [PROBE_PATHS, SOCKET_ACTIVATION];
     pub const OURS_PREFIX: &str = "nihilo.dev/";
 }
 

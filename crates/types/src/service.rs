@@ -32,8 +32,9 @@ pub struct ServiceSpec {
 impl Service {
     /// Whether it says anything that builds before cluster version 2 do not know.
     pub fn is_of_version_2(&self) -> bool {
-        let is_newer = self.metadata.annotations.contains_key(keys::PROBE_PATHS);
-        is_newer || self.spec.template.is_of_version_2()
+        let annotations = &self.metadata.annotations;
+        let is_newer = |key| annotations.contains_key(key);
+        keys::OF_VERSION_2.into_iter().any(is_newer) || self.spec.template.is_of_version_2()
     }
 }
 

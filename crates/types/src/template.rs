@@ -37,7 +37,9 @@ pub struct TemplateMeta {
 impl RevisionTemplate {
     /// Whether it says anything that builds before cluster version 2 do not know.
     pub fn is_of_version_2(&self) -> bool {
-        self.metadata.annotations.contains_key(keys::PROBE_PATHS) || self.spec.is_of_version_2()
+        let annotations = &self.metadata.annotations;
+        let is_newer = |key| annotations.contains_key(key);
+        keys::OF_VERSION_2.into_iter().any(is_newer) || self.spec.is_of_version_2()
     }
 }
 

@@ -31,11 +31,12 @@ pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
-const OUR_KEYS: [&str; 6] = [
+const OUR_KEYS: [&str; 7] = [
     "nihilo.dev/fast-scale",
     "nihilo.dev/max-scale-on-partition",
     keys::QUEUE_DEPTH,
     keys::PROBE_PATHS,
+    keys::SOCKET_ACTIVATION,
     "nihilo.dev/ramp",
     "nihilo.dev/termination-grace-period",
 ];
@@ -200,7 +201,7 @@ fn annotations(annotations: &BTreeMap<String, String>, path: &str, invalid: &mut
 fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
     let path = format!("{path}.{key}");
     let good = match key {
-        "nihilo.dev/fast-scale" => value.parse::<bool>().is_ok(),
+        "nihilo.dev/fast-scale" | keys::SOCKET_ACTIVATION => value.parse::<bool>().is_ok(),
         "nihilo.dev/termination-grace-period" => parse_go_duration_ms(value).is_some(),
         "nihilo.dev/max-scale-on-partition" if value == "hold" || value == "fence" => {
             let warden = if value == "fence" {

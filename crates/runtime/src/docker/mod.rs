@@ -173,6 +173,9 @@ impl Driver for DockerDriver {
             Ok(_) => return Err(not_a_container_image(&spec.image)),
             Err(why) => return Err(StartError::not_started("image", why)),
         };
+        if spec.socket_activation {
+            return Err(no_socket());
+        }
         let ready = self.engine.ready().await?;
         let id = self.create(ready, spec, &image, output).await?;
         let inspected = match self.launch(ready, &id).await {
@@ -246,6 +249,11 @@ impl Driver for DockerDriver {
     fn explain_not_ready(&self, handle: &Container) -> Option<String> {
         explain::not_ready(&handle.id, handle.pid?, handle.port)
     }
+}
+
+fn no_socket() -> StartError {
+    let why = "an engine hands no socket to a container; leave `nihilo.dev/socket-activation` out";
+    StartError::not_started("socket", why)
 }
 
 fn not_a_container_image(image: &str) -> StartError {

@@ -169,6 +169,7 @@ mod tests {
                 group: None,
             },
             probes: Probes::default(),
+            socket_activation: false,
         }
     }
 

@@ -9,13 +9,16 @@ const OPEN_FILES: &str = "open-files";
 const PROCESSES: &str = "processes";
 const IDS: &str = "ids";
 const DIES_WITH: &str = "dies-with";
+const SOCKET: &str = "socket";
+/// The only descriptor that a socket comes by.
+const STDIN: &str = "stdin";
 const END: &str = "--";
 
 /// How a program is confined before it runs; nothing of it can be taken back by the program unless
 /// it is root's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `cgroup.procs` files of the groups it belongs to.
+    /// Files of the groups it belongs to, to which it writes that it joins.
     pub cgroups: Vec<PathBuf>,
     /// Descriptors at most, where the node's own limit is not lower.
     pub open_files: Option<u64>,
@@ -25,6 +28,8 @@ pub struct Plan {
     pub dies_with: Option<u32>,
     /// User and group to become; only root can.
     pub ids: Option<(u32, u32)>,
+    /// The standard input is a socket that listens: the program's descriptor 3.
+    pub socket: bool,
 }
 
 impl Plan {
@@ -46,6 +51,9 @@ impl Plan {
         }
         if let Some(pid) = self.dies_with {
             say(DIES_WITH, pid.to_string().into());
+        }
+        if self.socket {
+            say(SOCKET, STDIN.into());
         }
         args.push(END.into());
         args
@@ -75,6 +83,7 @@ impl Plan {
             Some(CGROUP) => self.cgroups.push(value.into()),
             Some(OPEN_FILES) => self.open_files = Some(number(text)?),
             Some(PROCESSES) => self.processes = Some(number(text)?),
+            Some(SOCKET) if text == STDIN => self.socket = true,
             Some(DIES_WITH) => self.dies_with = Some(number(text)?),
             Some(IDS) => {
                 let (user, group) = text.split_once(':').unwrap_or_default();
@@ -103,6 +112,7 @@ mod tests {
             processes: Some(16_384),
             ids: Some((65_532, 0)),
             dies_with: Some(4_711),
+            socket: true,
         };
         for plan in [plan, Plan::default()] {
             let mut args = plan.to_args();
@@ -119,6 +129,7 @@ mod tests {
             &["ids", "1", "--"][..],
             &["open-files", "many", "--"],
             &["colour", "blue", "--"],
+            &["socket", "stdout", "--"],
             &["cgroup", "/x"],
             &[],
         ] {

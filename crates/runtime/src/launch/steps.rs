@@ -4,6 +4,7 @@
 
 use std::ffi::{c_int, c_long, c_uint, c_ulong};
 use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
 use std::path::Path;
 
@@ -21,6 +22,9 @@ const RLIMIT_NOFILE: c_int = 7;
 /// could be is closed by itself.
 const SYS_CLOSE_RANGE: c_long = 436;
 const FIRST_OTHER_FD: c_int = 3;
+/// `SD_LISTEN_FDS_START` (sd_listen_fds(3)).
+const SOCKET_FD: c_int = 3;
+const STDIN_FD: c_int = 0;
 const MAX_FDS: c_int = 65_536;
 /// Highest number of a signal; some of them cannot be set, which is theirs to say.
 const MAX_SIGNAL: c_int = 64;
@@ -45,6 +49,7 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: usize) -> usize;
     fn syscall(number: c_long, ...) -> c_long;
     fn close(fd: c_int) -> c_int;
+    fn dup2(from: c_int, to: c_int) -> c_int;
 }
 
 /// Everything of the plan; what comes after it is done by the program's user.
@@ -68,7 +73,10 @@ pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
         step("limit of processes", limit(RLIMIT_NPROC, n))?;
     }
     raise_oom_score();
-    close_others();
+    if plan.socket {
+        step("handing the socket over", move_socket())?;
+    }
+    close_others(FIRST_OTHER_FD + c_int::from(plan.socket));
     reset_signals();
     if let Some((user, group)) = plan.ids {
         step(
@@ -128,15 +136,32 @@ fn raise_oom_score() {
     }
 }
 
+/// From the standard input, which reads nothing afterwards, as that of every instance.
+#[allow(unsafe_code)]
+fn move_socket() -> Result<()> {
+    // SAFETY: two numbers; whatever was the second one is of no use to this program (dup2(2)).
+    let moved = unsafe { dup2(STDIN_FD, SOCKET_FD) };
+    if moved != SOCKET_FD {
+        return Err(Error::last_os_error());
+    }
+    // After it: this takes the lowest number that is free.
+    let nothing = std::fs::File::open("/dev/null")?;
+    // SAFETY: as above.
+    match unsafe { dup2(nothing.as_raw_fd(), STDIN_FD) } {
+        STDIN_FD => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
 /// Whatever the node had open without saying that it closes.
 #[allow(unsafe_code)]
-fn close_others() {
-    // SAFETY: three numbers; no descriptor above stderr is used by this program any more
+fn close_others(first: c_int) {
+    // SAFETY: three numbers; no descriptor from the first on is used by this program any more
     // (close_range(2)).
-    if unsafe { syscall(SYS_CLOSE_RANGE, FIRST_OTHER_FD, c_uint::MAX, 0) } == 0 {
+    if unsafe { syscall(SYS_CLOSE_RANGE, first, c_uint::MAX, 0) } == 0 {
         return;
     }
-    for fd in FIRST_OTHER_FD..MAX_FDS {
+    for fd in first..MAX_FDS {
         // SAFETY: as above; one that is not open is refused (close(2)).
         unsafe { close(fd) };
     }

@@ -129,7 +129,10 @@ impl Confiner {
             .flatten()
             .map_err(|why| StartError::not_started("cgroup", why))?;
         let dies_with = (!self.adopts).then(std::process::id);
-        let plan = self.plan(&group, ids, dies_with);
+        let plan = Plan {
+            socket: spec.socket_activation,
+            ..self.plan(&group, ids, dies_with)
+        };
         Ok(Confined { group, plan })
     }
 
@@ -140,6 +143,7 @@ impl Confiner {
             processes: self.user_processes(ids),
             dies_with,
             ids,
+            socket: false,
         }
     }
 

@@ -9,6 +9,7 @@
 pub(crate) mod cgroup;
 mod confine;
 mod exec;
+mod handoff;
 mod ids;
 mod launcher;
 mod leader;
@@ -193,9 +194,17 @@ impl ProcessDriver {
         address: SocketAddr,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
+        // First: whoever dials from now on waits for the program instead of being refused.
+        let stdin = match spec.socket_activation {
+            true => handoff::listening(address)?,
+            false => Stdio::null(),
+        };
         let confined = self.confiner.prepare(spec).await?;
         let spawned = match self.command(argv, spec, address, &confined.plan) {
-            Ok(command) => self.spawn(command, output).await,
+            Ok(mut command) => {
+                command.stdin(stdin);
+                self.spawn(command, output).await
+            }
             Err(error) => Err(error),
         };
         match spawned {

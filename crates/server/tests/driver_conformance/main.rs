@@ -219,6 +219,7 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         limits: Limits::default(),
         run_as: RunAs::default(),
         probes: Probes::default(),
+        socket_activation: false,
     }
 }
 
@@ -604,6 +605,59 @@ async fn nothing_of_the_node_is_inherited_but_the_standard_streams() {
             let known = ["0", "1", "2"].contains(&descriptor.as_str());
             assert!(known || theirs.contains(&descriptor), "{descriptor}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_is_handed_over_is_all_that_is_inherited_beside_the_streams() {
+    let theirs = inheritable_descriptors();
+    for harness in Harness::of_programs() {
+        let script = "echo $LISTEN_FDS $LISTEN_FDNAMES; [ $LISTEN_PID = $$ ] && echo mine; \
+                      readlink /proc/$$/fd/3 | cut -d: -f1; ls /proc/$$/fd; cat";
+        let spec = InstanceSpec {
+            socket_activation: true,
+            ..shell(script, 1)
+        };
+        let report = harness.run(&spec).await;
+        assert_eq!(report.exit, Some(Exit::Code(0)));
+        let lines = harness.output(&spec.id).into_iter();
+        let lines: Vec<_> = lines.map(|line| String::from_utf8(line).unwrap()).collect();
+        let (said, descriptors) = lines.split_at(3);
+        assert_eq!(said, ["1 http", "mine", "socket"]);
+        for descriptor in descriptors {
+            let known = ["0", "1", "2", "3"].contains(&descriptor.as_str());
+            assert!(known || theirs.contains(descriptor), "{descriptor}");
+        }
+    }
+}
+
+/// Who dials before the program runs is queued; who is queued when it ends is told at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_dials_before_the_program_accepts_waits_for_it() {
+    for harness in Harness::of_programs() {
+        let mut events = harness.agent.subscribe();
+        let late = "file:///bin/sh";
+        let gate = harness.dir.path().join("gate");
+        let own = env!("CARGO_BIN_EXE_nihilo");
+        let script = format!(
+            "until [ -e {} ]; do sleep 0.01; done; exec {own} demo-app hello",
+            gate.display()
+        );
+        let spec = InstanceSpec {
+            args: vec!["-c".into(), script],
+            socket_activation: true,
+            ..spec(late, 1)
+        };
+        harness.start(&spec).unwrap();
+        let ready = reached(&mut events, &spec.id, InstanceState::Ready).await;
+        let address = ready.address.unwrap();
+        let waits = tokio::task::spawn_blocking(move || answers(address));
+        // `exec` keeps the process, so that the socket is still its own.
+        std::fs::write(&gate, "").unwrap();
+        assert!(waits.await.unwrap());
+        harness.drain(&spec.id);
+        let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
+        assert_eq!(gone.exit, Some(Exit::Code(0)));
     }
 }
 

@@ -8,6 +8,7 @@ mod clock;
 mod disk;
 mod docker;
 mod finding;
+mod joins;
 mod kernel;
 mod ports;
 mod resources;
@@ -106,6 +107,7 @@ impl Machine {
         let pid = ports::running(&config.data_dir);
         let mut all = kernel::examine();
         all.push(cgroups::examine());
+        all.push(joins::examine());
         all.extend(disk::examine(&config.data_dir));
         let listens = self.listens.iter();
         all.extend(listens.map(|(key, address)| ports::examine(key, address, pid)));
