@@ -9,6 +9,7 @@ use nihilo_entity::keeper::{Keeper, RESTART_GRACE_MS};
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_failpoint::{Point, hit};
+use nihilo_machine::member::Duty;
 use nihilo_machine::route_table::Changed;
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
@@ -37,6 +38,8 @@ struct Progress {
     lost: BTreeMap<NodeId, u64>,
     follower: Follower,
     routes: RouteFeed,
+    /// Nodes that are not given all work.
+    off_duty: Vec<(NodeId, Duty)>,
 }
 
 /// Never returns.
@@ -50,6 +53,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         lost: lost_before(&shared),
         follower: Follower::default(),
         routes: RouteFeed::start(&shared),
+        off_duty: Vec::new(),
     };
     progress.sync_ownership(&shared);
     shared.table_acknowledged.send_replace(progress.applied);
@@ -94,11 +98,23 @@ impl Progress {
             Some(events) => shared.wake_interested(&events),
             None => shared.wake_everything(),
         }
+        self.look_at_duties(shared);
         shared.table_acknowledged.send_if_modified(|known| {
             let grew = acknowledged > *known;
             *known = acknowledged.max(*known);
             grew
         });
+    }
+
+    /// What may be placed where, and what must move, changes for every revision at once.
+    fn look_at_duties(&mut self, shared: &Shared) {
+        let off_duty = read(shared.ports.state.as_ref(), |state| {
+            state.off_duty().collect()
+        });
+        if off_duty != self.off_duty {
+            self.off_duty = off_duty;
+            shared.wake_everything();
+        }
     }
 
     /// Compares sessions and owners with what was acted on; each difference is handled once.

@@ -13,6 +13,8 @@ use nihilo_types::route::TrafficTarget;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
 
+use crate::member::Duty;
+
 /// One log entry's content, around its [`Command`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
@@ -88,6 +90,7 @@ pub enum Command {
     AddNode(AddNode),
     PromoteNode(PromoteNode),
     RemoveNode(RemoveNode),
+    SetDuty(SetDuty),
 }
 
 impl Command {
@@ -123,7 +126,8 @@ impl Command {
             | Command::RevokeToken(_)
             | Command::AddNode(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => 2,
+            | Command::RemoveNode(_)
+            | Command::SetDuty(_) => 2,
         }
     }
 
@@ -157,7 +161,8 @@ impl Command {
             | Command::CreateToken(_)
             | Command::RevokeToken(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => false,
+            | Command::RemoveNode(_)
+            | Command::SetDuty(_) => false,
             // Each application makes another id: a repetition must be known as one.
             Command::AddNode(_) => true,
         }
@@ -497,4 +502,11 @@ pub struct PromoteNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveNode {
     pub node: NodeId,
+}
+
+/// Cordons a node, drains it, or lets it work again; the same duty twice is no change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDuty {
+    pub node: NodeId,
+    pub duty: Duty,
 }

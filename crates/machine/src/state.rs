@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
 use crate::domains::Domains;
-use crate::member::{JoinToken, Member, Standing};
+use crate::member::{Duty, JoinToken, Member, Standing};
 use crate::objects::{Objects, RevisionFacts, RouteFacts, ServiceFacts};
 use crate::replies::Replies;
 use crate::reply::Reply;
@@ -214,6 +214,20 @@ impl State {
             Standing::Removed { at } => Some(at),
             Standing::Learner | Standing::Voter => None,
         }
+    }
+
+    /// What work a node is given; one that the state does not know has all of it.
+    pub fn duty_of(&self, node: NodeId) -> Duty {
+        self.members
+            .get(&node)
+            .map_or(Duty::Full, |member| member.duty)
+    }
+
+    /// Members that are not given all work, by id, with what they are given.
+    pub fn off_duty(&self) -> impl Iterator<Item = (NodeId, Duty)> + '_ {
+        let present = self.members.values().filter(|member| !member.is_removed());
+        let duties = present.map(|member| (member.id, member.duty));
+        duties.filter(|(_, duty)| !duty.is_full())
     }
 
     /// Join tokens that were neither used nor revoked, expired ones included.

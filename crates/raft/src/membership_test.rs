@@ -21,6 +21,7 @@ fn wanted(members: &[(u64, Standing)]) -> Vec<Arc<Member>> {
             admin_address: format!("host{id}:7070"),
             standing: *standing,
             is_founder: *id <= 3,
+            duty: Duty::Full,
         })
     };
     members.iter().map(member).collect()

@@ -131,6 +131,7 @@ impl State {
             Command::AddNode(add) => self.add_node(add, context),
             Command::PromoteNode(promote) => self.promote_node(*promote, context),
             Command::RemoveNode(remove) => self.remove_node(remove, context),
+            Command::SetDuty(set) => self.set_duty(*set, context),
         }
     }
 
