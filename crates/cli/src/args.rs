@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Health(health::HealthArgs),
     /// What this machine lacks to be a node, and how to mend it.
     Doctor(doctor::DoctorArgs),
-    /// One node of a cluster.
+    /// Nodes of a cluster: run one, look at them, cordon and drain them.
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Print the version.

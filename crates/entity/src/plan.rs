@@ -50,12 +50,15 @@ pub(crate) fn plan<'a>(
 ) -> Plan<'a> {
     let mut plan = Plan::default();
     let staying = rows.iter().copied().filter(|(_, row)| is_staying(row));
-    let (mut moving, mut settled): (Vec<_>, Vec<_>) =
-        staying.partition(|(_, row)| is_drained(row));
+    let (mut moving, mut settled): (Vec<_>, Vec<_>) = staying.partition(|(_, row)| is_drained(row));
     let n_staying = moving.len() + settled.len();
     let n_able = settled.iter().filter(|(_, row)| is_ready(row)).count();
     let n_settled = settled.len();
-    plan.stop(&mut settled, n_settled.saturating_sub(goal.wanted), StopReason::ScaleDown);
+    plan.stop(
+        &mut settled,
+        n_settled.saturating_sub(goal.wanted),
+        StopReason::ScaleDown,
+    );
     let n_replaced = (n_able + moving.len()).saturating_sub(goal.wanted);
     plan.stop(&mut moving, n_replaced, StopReason::Drain);
     let missing = goal.wanted.saturating_sub(n_settled);

@@ -228,3 +228,34 @@ fn replacing() {
         want: Some(Step::Promote(set(&[17]))),
     });
 }
+
+#[test]
+fn a_drained_leader_hands_over_to_whoever_is_closest_behind() {
+    // (drained, caught up and answering with their lag, who is to lead)
+    let cases: [(&[u64], &[(u64, u64)], Option<u64>); 6] = [
+        (&[1], &[(2, 5), (3, 0)], Some(3)),
+        (&[1], &[(2, 5)], Some(2)),
+        (&[1, 3], &[(2, 5), (3, 0)], Some(2)),
+        (&[1], &[(2, CAUGHT_UP + 1)], None),
+        (&[1, 2, 3], &[(2, 0), (3, 0)], None),
+        (&[2], &[(2, 0), (3, 0)], None),
+    ];
+    for (drained, lag, want) in cases {
+        let mut members = wanted(FOUNDERS);
+        for member in &mut members {
+            if drained.contains(&member.id.0) {
+                Arc::make_mut(member).duty = Duty::Drained;
+            }
+        }
+        let seen = Observed {
+            me: 1,
+            configs: vec![set(ALL)],
+            nodes: set(ALL),
+            is_committed: true,
+            lag: lag.iter().copied().collect(),
+            heard: lag.iter().map(|(id, _)| *id).chain([1]).collect(),
+        };
+        let step = next_step(&members, &seen);
+        assert_eq!(step, want.map(Step::Retire), "{drained:?} {lag:?}");
+    }
+}

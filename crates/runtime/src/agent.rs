@@ -207,6 +207,11 @@ impl Agent {
         }
     }
 
+    /// Instances that it takes at most.
+    pub fn capacity(&self) -> u32 {
+        self.0.config.capacity
+    }
+
     /// Orders are taken only while this node's session is open and applied here.
     pub fn set_accepting(&self, accepting: bool) {
         self.0.table.lock().accepting = accepting;

@@ -10,6 +10,7 @@ pub(crate) mod demo;
 pub(crate) mod digests;
 pub(crate) mod doctor;
 pub(crate) mod domain;
+pub(crate) mod drain;
 pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod internal;
@@ -18,6 +19,7 @@ pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod members;
 pub(crate) mod node;
+pub(crate) mod nodes;
 pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod revision;
@@ -37,7 +39,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
     let global = &cli.global;
     match cli.command {
         Command::Dev(args) => dev::run(&args, hooks),
-        Command::Node(command) => node::run(command, hooks),
+        Command::Node(node::NodeCommand::Start(args)) => node::run(args, hooks),
         Command::Cluster(cluster::ClusterCommand::Join(args)) => join::run(global, args, hooks),
         Command::Cluster(cluster::ClusterCommand::Restore(args)) => backup::restore(args, hooks),
         Command::Cluster(cluster::ClusterCommand::Recover(args)) => recover::run(&args, hooks),
@@ -87,10 +89,10 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::ConfigMap(command) => configmap::run(context, command).await,
         Command::Why(command) => why::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
+        Command::Node(command) => node::talk(context, command).await,
         Command::Dev(_)
         | Command::Demo(_)
         | Command::Autoscaler(_)
-        | Command::Node(_)
         | Command::Health(_)
         | Command::Doctor(_)
         | Command::DemoApp { .. }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nihilo_machine::command::{
     AddNode, CLUSTER_VERSION, CreateToken, PromoteNode, RemoveNode, RequestKey, RevokeToken,
-    SetClusterVersion,
+    SetClusterVersion, SetDuty,
 };
-use nihilo_machine::member::{Member, Standing};
-use nihilo_machine::{Command, Outcome};
+use nihilo_machine::member::{Duty, Member, Standing};
+use nihilo_machine::{Command, Outcome, State};
 use nihilo_raft::{RaftNode, Role};
 use nihilo_types::id::NodeId;
 use nihilo_types::join_token::{self, ID_BYTES};
@@ -55,7 +55,7 @@ async fn propose(
     Ok((reply.index.0, outcome))
 }
 
-async fn up_to_date(raft: &RaftNode) -> Result<(), Status> {
+pub(super) async fn up_to_date(raft: &RaftNode) -> Result<(), Status> {
     let read = raft.read_index(READ_LIMIT).await;
     read.map(drop)
         .map_err(|failure| error::unavailable("NO_QUORUM", failure.to_string()))
@@ -290,14 +290,33 @@ pub async fn remove(
 ) -> Result<pb::RemoveNodeResponse, Status> {
     lead(raft)?;
     up_to_date(raft).await?;
+    let removable = |state: &State| state.removable(NodeId(request.node)).map(drop);
+    let removable = raft.state().read(removable);
+    removable.map_err(|why| error::rejected(&why))?;
     if let Some(why) = raft.refuses_removal(request.node, ANSWER_LIMIT).await {
         return Err(error::precondition("NO_QUORUM_WITHOUT", why));
+    }
+    if request.only_check {
+        return Ok(pb::RemoveNodeResponse { index: 0 });
     }
     let asked = request.encode_to_vec();
     let node = NodeId(request.node);
     let command = Command::RemoveNode(RemoveNode { node });
     let (index, _) = propose(raft, command, &request.request_id, "remove", &asked).await?;
     Ok(pb::RemoveNodeResponse { index })
+}
+
+/// Sets what work a node is given; returns the entry's index.
+pub async fn set_duty(
+    raft: &RaftNode,
+    node: u64,
+    duty: Duty,
+    (request_id, asked): (&str, &[u8]),
+) -> Result<u64, Status> {
+    let node = NodeId(node);
+    let command = Command::SetDuty(SetDuty { node, duty });
+    let (index, _) = propose(raft, command, request_id, "set-duty", asked).await?;
+    Ok(index)
 }
 
 /// Raises the version by one where every member says that it knows the next one.

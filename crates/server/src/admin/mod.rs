@@ -4,6 +4,7 @@ pub mod backup;
 pub mod cluster;
 pub mod config;
 pub mod domain;
+mod drain;
 pub mod error;
 pub mod members;
 pub(crate) mod metrics;
