@@ -9,6 +9,7 @@ pub mod agent;
 mod command_ledger;
 pub mod docker;
 pub mod driver;
+mod ended;
 pub mod fake;
 mod handle;
 pub mod launch;

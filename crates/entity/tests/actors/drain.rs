@@ -124,10 +124,10 @@ fn a_replacement_comes_first_where_the_cap_has_room() {
             &["stop a on 2: drain"],
         ),
         case(
-            "only as many go as are replaced, and the room is used",
+            "only as many go as are replaced",
             &[("a", 1, Ready), ("b", 1, Ready), ("c", 2, Ready)],
             2,
-            &[],
+            &["stop a on 2: drain"],
         ),
         case(
             "with room for one of two",

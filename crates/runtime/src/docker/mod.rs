@@ -14,6 +14,7 @@ mod network;
 mod request;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,13 +33,15 @@ use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
-use watch::Watched;
+use watch::{Begun, Watched};
 
 /// What the engine sends where the image names no signal of its own.
 const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
 const KILL: &str = "SIGKILL";
 /// A kill that has had no effect is sent again: the engine may have been away.
 const KILL_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Before an engine that could not say is asked again for a container.
+const FIND_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Newest lines among which the init's own words are looked for.
 const INIT_LINES: usize = 5;
 
@@ -63,19 +66,56 @@ pub struct Container {
 
 impl DockerDriver {
     /// What an earlier process of this `dir` left is removed once the engine answers, where it ever
-    /// started a container.
+    /// started a container, but for the instances that are to be `kept`: each of those is
+    /// [`Self::adopt`]ed.
     ///
     /// # Errors
     /// `dir` cannot be read or written.
-    pub fn new(settings: DockerSettings, node_name: String, dir: &Path) -> std::io::Result<Self> {
+    pub fn new(
+        settings: DockerSettings,
+        node_name: String,
+        dir: &Path,
+        kept: BTreeSet<InstanceId>,
+    ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let engine = Arc::new(Engine::new(settings, mark.clone(), dir));
+        let engine = Arc::new(Engine::new(settings, mark.clone(), dir, kept));
         engine::sweep_soon(&engine);
         Ok(Self {
             engine,
             node_name,
             mark,
         })
+    }
+
+    /// Finds the container of an instance that an earlier process of this node has started, once the
+    /// engine answers, however long that takes; `None` = there is none.
+    ///
+    /// One that has ended is found too: its exit is the engine's word.
+    pub(crate) async fn adopt(
+        &self,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> Option<Started<Container>> {
+        loop {
+            let ready = self.engine.ready_at_last().await;
+            let inspected = match self.engine.find(ready, &spec.id).await {
+                Ok(found) => found?,
+                Err(failed) => {
+                    warn!(instance = %spec.id, %failed, "its container cannot be looked for now");
+                    tokio::time::sleep(FIND_AGAIN_AFTER).await;
+                    continue;
+                }
+            };
+            let id = inspected.id.clone()?;
+            let watched = Watched::begin(&ready.docker, &id, &inspected, output, Begun::Before);
+            return Some(started(ready, id, spec, &inspected, (output, watched)));
+        }
+    }
+
+    /// Returns once nothing of it is left: with the engine away it may still run.
+    pub(crate) async fn swept(&self, id: &InstanceId) {
+        self.engine.ready_at_last().await;
+        self.destroy_unknown(id).await;
     }
 
     async fn create(
@@ -185,29 +225,11 @@ impl Driver for DockerDriver {
                 };
             }
         };
-        let address = address_of(&inspected, &ready.network, spec.container_port);
-        let pid = pid_of(&inspected);
-        let stop_signal = inspected
-            .config
-            .as_ref()
-            .and_then(|of| of.stop_signal.clone());
-        let handle = Container {
-            watched: Watched::begin(&ready.docker, &id, &inspected, output),
-            id,
-            pid,
-            port: spec.container_port,
-            stop_signal: stop_signal.unwrap_or_else(|| DEFAULT_STOP_SIGNAL.into()),
-            output: output.clone(),
-        };
-        Ok(Started {
-            handle,
-            address,
-            pid,
-            trace: None,
-        })
+        let watched = Watched::begin(&ready.docker, &id, &inspected, output, Begun::Now);
+        Ok(started(ready, id, spec, &inspected, (output, watched)))
     }
 
-    /// Never: what an earlier process has left is removed at this one's start (decision 0077).
+    /// Never: what finds a container is its label, and the engine may be away ([`Self::adopt`]).
     fn recover(&self, _: &InstanceSpec, _: &Trace, _: &Output) -> Option<Started<Container>> {
         None
     }
@@ -245,6 +267,33 @@ impl Driver for DockerDriver {
 
     fn explain_not_ready(&self, handle: &Container) -> Option<String> {
         explain::not_ready(&handle.id, handle.pid?, handle.port)
+    }
+}
+
+/// What is known of a container that was started.
+fn started(
+    ready: &Ready,
+    id: String,
+    spec: &InstanceSpec,
+    inspected: &ContainerInspectResponse,
+    (output, watched): (&Output, Watched),
+) -> Started<Container> {
+    let (port, pid) = (spec.container_port, pid_of(inspected));
+    let config = inspected.config.as_ref();
+    let stop_signal = config.and_then(|config| config.stop_signal.clone());
+    let handle = Container {
+        id,
+        pid,
+        port,
+        stop_signal: stop_signal.unwrap_or_else(|| DEFAULT_STOP_SIGNAL.into()),
+        output: output.clone(),
+        watched,
+    };
+    Started {
+        handle,
+        address: address_of(inspected, &ready.network, port),
+        pid,
+        trace: None,
     }
 }
 

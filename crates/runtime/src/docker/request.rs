@@ -27,6 +27,12 @@ pub(super) fn label(key: &str, value: &str) -> String {
     format!("{LABELS}{key}={value}")
 }
 
+/// The instance that a container's labels name; empty for one that has none.
+pub(super) fn instance_of(labels: &HashMap<String, String>) -> InstanceId {
+    let instance = labels.get(&format!("{LABELS}instance"));
+    InstanceId::from(instance.map_or("", String::as_str))
+}
+
 pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
     let mark: String = mark.as_str().chars().take(NAME_MARK).collect();
     format!("nihilo-{mark}-{id}")

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod container_adoption;
 #[path = "../common/engine.rs"]
 mod engine;
 mod probes;
