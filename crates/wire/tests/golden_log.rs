@@ -158,8 +158,9 @@ mod sample {
         AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteService,
         Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutConfigMap,
         PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping, RecordMembers,
-        RemoveNode, RequestKey, RevokeToken, Roles, Uids,
+        RemoveNode, RequestKey, RevokeToken, Roles, SetDuty, Uids,
     };
+    use nihilo_machine::member::Duty;
     use nihilo_machine::ownership::next_moves;
     use nihilo_machine::{Command, Envelope, Fence, State};
     use nihilo_types::condition::{Assertion, types};
@@ -371,6 +372,12 @@ mod sample {
             }
             let node = self.state.members().last().unwrap().id;
             self.write(Command::PromoteNode(PromoteNode { node }));
+            // One of three entries is a repetition by its id: each duty twice.
+            for duty in [Duty::Drained, Duty::Cordoned] {
+                for _ in 0..2 {
+                    self.write(Command::SetDuty(SetDuty { node, duty }));
+                }
+            }
             let node = NodeId(2);
             self.write(Command::RemoveNode(RemoveNode { node }));
         }

@@ -8,6 +8,7 @@ use nihilo_machine::command::{
     PromoteNode, PutConfigMap, Reassign, RecordDomainMapping, RemoveNode, RevokeToken,
     SetClusterVersion,
 };
+use nihilo_machine::member::Duty;
 use nihilo_machine::{Command, Rejection, Reply};
 use nihilo_types::condition::{Assertion, types};
 use nihilo_types::config_map::ConfigMap;
@@ -16,7 +17,7 @@ use nihilo_types::quantity::Quantity;
 use nihilo_types::route::TrafficTarget;
 
 use crate::domains::{HOST, autocreate, claim, map, mapping, put_mapping, unclaim, unmap};
-use crate::members::{add, create, founders};
+use crate::members::{add, create, duty, founders};
 use crate::world::{
     World, delete, digest, fenced, init, key, open, put, put_service, service, step,
 };
@@ -147,6 +148,8 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             "RemoveNode",
             Command::RemoveNode(RemoveNode { node: NodeId(9) }),
         ),
+        ("SetDuty", duty(9, Duty::Cordoned)),
+        ("SetDuty of a drained node", duty(9, Duty::Drained)),
     ]
 }
 
