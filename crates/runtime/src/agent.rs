@@ -572,7 +572,10 @@ impl Inner {
         match state {
             // Before anything is started, and when there is no way back.
             InstanceState::Starting | InstanceState::Stopping => self.write_down(id),
-            InstanceState::Ready if is_first_ready => self.write_down(id),
+            InstanceState::Ready if is_first_ready => {
+                self.write_down(id);
+                self.write_end_with_the_node(id);
+            }
             InstanceState::Destroyed => self.write_end(id),
             _ => {}
         }
@@ -628,10 +631,10 @@ impl Inner {
             }
         });
         self.write_down(id);
-        self.write_end_with_the_node(id);
     }
 
-    /// Where instances die with this process, nobody is there to say how they ended.
+    /// Where instances die with this process, nobody is there to say how they ended. Not before it is
+    /// ready, so that no start waits for it.
     fn write_end_with_the_node(&self, id: &InstanceId) {
         if self.config.driver.adopts() || !self.config.driver.is_real() {
             return;

@@ -20,6 +20,9 @@ const TOKEN_HEAD: [&str; 3] = ["ID", "VOTER", "EXPIRES"];
 /// Between two looks at what consensus has made of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// A founded cluster knows its members by then.
+const FOUNDED_LIMIT: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Make a token for one node; it is shown once.
@@ -217,7 +220,7 @@ impl Token {
 
 /// A node by its name among those present, or by its id.
 pub(super) async fn find(context: &Context, node: &str) -> Result<pb::Member> {
-    let members = context.client.members().await?.members;
+    let members = known_members(context).await?;
     let by_id = node.parse::<u64>().ok();
     let present = || members.iter().filter(|member| member.wanted != "removed");
     let found = present()
@@ -228,6 +231,20 @@ pub(super) async fn find(context: &Context, node: &str) -> Result<pb::Member> {
         Failure::new(exit::NOT_FOUND, format!("no node `{node}`"))
             .because(format!("nodes: {}", names.join(", ")))
     })
+}
+
+/// A cluster that was founded just now has yet to write its founders down.
+async fn known_members(context: &Context) -> Result<Vec<pb::Member>> {
+    let deadline = Instant::now() + FOUNDED_LIMIT;
+    loop {
+        let answer = context.client.members().await?;
+        let will_have_some = answer.cluster_version == answer.known_version;
+        let is_late = Instant::now() >= deadline;
+        if !answer.members.is_empty() || !will_have_some || is_late {
+            return Ok(answer.members);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 pub(crate) async fn promote(context: &Context, node: &str) -> Result<()> {

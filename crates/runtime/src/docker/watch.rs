@@ -78,7 +78,11 @@ impl Watched {
 
     pub(super) async fn exit(&mut self) -> Exit {
         let known = self.exit.wait_for(Option::is_some).await;
-        known.map_or(Exit::Unknown, |exit| exit.clone().unwrap_or(Exit::Unknown))
+        let Ok(known) = known.map(|exit| exit.clone()) else {
+            // Nobody waits any more, which says nothing about the container: this process ends.
+            return std::future::pending().await;
+        };
+        known.unwrap_or(Exit::Unknown)
     }
 
     /// Returns once all output of an ended container is read, or has had its time.

@@ -211,16 +211,20 @@ pub(super) fn everything(output: &Output) -> String {
 #[test]
 fn what_ended_instances_said_outlives_their_node() {
     const SAID: &str = "starting\nconnecting to database\nDATABASE_URL is not set\n";
+    let serves = format!(
+        "echo here; exec {} demo-app hello",
+        env!("CARGO_BIN_EXE_nihilo")
+    );
     for adopts in [true, false] {
         let node = Node::new();
-        let (crashed, running) = (spec("demo/crash", 1), shell("echo here; sleep 300", 2));
+        let (crashed, running) = (spec("demo/crash", 1), shell(&serves, 2));
         let before = node.live_as(adopts, async |life| {
             life.agent.set_accepting(true);
             life.agent.start(SHARD, EPOCH, 1, crashed.clone()).unwrap();
             let before = life.becomes(&crashed.id, InstanceState::Destroyed).await;
             life.agent.start(SHARD, EPOCH, 1, running.clone()).unwrap();
             life.prints(&running.id, "here").await;
-            life.becomes(&running.id, InstanceState::Booting).await;
+            life.becomes(&running.id, InstanceState::Ready).await;
             before
         });
         drop(end_everything(node.dir.path()));
