@@ -41,6 +41,10 @@ impl End {
             crashed: true,
         }
     }
+
+    pub(crate) fn is_of_the_nodes_end(&self) -> bool {
+        self.at_ms == 0
+    }
 }
 
 /// Whether nobody asked for this end. `before` is the state that it ended in.

@@ -88,12 +88,19 @@ impl Handles {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let id = path.file_name().and_then(|name| name.to_str());
-            if let Some(id) = id.filter(|_| path.join(FILE).is_file()) {
+            let handle = path.join(FILE);
+            let end = id.and_then(|id| read_end(&path, id));
+            if let Some(end) = end.as_ref().filter(|end| !end.is_of_the_nodes_end()) {
+                // An earlier process came as far as writing it, and no further.
+                drop(fs::remove_file(handle));
+                ended.push(end.clone());
+            } else if let Some(id) = id.filter(|_| handle.is_file()) {
                 left.push(Left {
                     id: id.into(),
-                    record: read(&path.join(FILE)),
+                    record: read(&handle),
                 });
-            } else if let Some(end) = id.and_then(|id| read_end(&path, id)) {
+            } else if let Some(mut end) = end {
+                end.at_ms = last_said_ms(&path);
                 ended.push(end);
             } else if path.is_dir() {
                 fs::remove_dir_all(path)?;
@@ -170,13 +177,14 @@ fn read_end(dir: &Path, id: &str) -> Option<End> {
     if metadata.len() > MAX_BYTES {
         return None;
     }
-    let mut end: End = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-    if end.at_ms == 0 {
-        // With the node, when it last said something.
-        let said = fs::metadata(dir.join(OUTPUT_FILE)).unwrap_or(metadata);
-        end.at_ms = said.modified().map_or(0, since_epoch_ms);
-    }
+    let end: End = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
     (end.report.id.as_str() == id && end.report.exit.is_some()).then_some(end)
+}
+
+/// The nearest that is known to the end of one that ended with its node.
+fn last_said_ms(dir: &Path) -> u64 {
+    let said = fs::metadata(dir.join(OUTPUT_FILE)).and_then(|said| said.modified());
+    said.map_or(0, since_epoch_ms)
 }
 
 fn read(file: &Path) -> Result<Record, HandleError> {
@@ -311,7 +319,13 @@ mod tests {
         assert!(ended[0].at_ms > 0, "when it last said something");
         end.at_ms = 7;
         handles.write_end(&end);
-        assert_eq!(open().2, [end]);
+        handles.write(&record);
+        let (_, left, ended) = open();
+        assert_eq!(
+            (left.len(), &*ended),
+            (0, &[end][..]),
+            "it is the last word"
+        );
         assert!(own.join("output.log").is_file());
         fs::write(own.join(END_FILE), "{").unwrap();
         assert!(open().2.is_empty());
