@@ -373,7 +373,7 @@ mod sample {
             let node = self.state.members().last().unwrap().id;
             self.write(Command::PromoteNode(PromoteNode { node }));
             // One of three entries is a repetition by its id: each duty twice.
-            for duty in [Duty::Drained, Duty::Cordoned] {
+            for duty in [Duty::Cordoned, Duty::Full, Duty::Drained] {
                 for _ in 0..2 {
                     self.write(Command::SetDuty(SetDuty { node, duty }));
                 }
