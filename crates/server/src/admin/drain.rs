@@ -19,7 +19,8 @@ pub(super) const DRAINED: &str = "drained";
 /// What each node runs; one that does not answer is absent.
 pub(super) type Reports = BTreeMap<NodeId, Vec<InstanceReport>>;
 
-/// As `NodeStatus.duty` has it: by what the cluster wants, and what the node says it has.
+/// As `NodeStatus.duty` has it: by what the cluster wants, and what the node says it has. Of one that
+/// says nothing nobody knows that it has nothing.
 pub(super) fn duty_word(duty: Duty, status: &pb::NodeStatus) -> &'static str {
     match duty {
         Duty::Full => "",
@@ -30,7 +31,7 @@ pub(super) fn duty_word(duty: Duty, status: &pb::NodeStatus) -> &'static str {
 }
 
 fn has_nothing(status: &pb::NodeStatus) -> bool {
-    status.n_instances == 0 && status.n_shards == 0 && !leads(status)
+    answers(status) && status.n_instances == 0 && status.n_shards == 0 && !leads(status)
 }
 
 fn leads(status: &pb::NodeStatus) -> bool {

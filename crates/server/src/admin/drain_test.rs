@@ -152,6 +152,8 @@ fn a_node_is_drained_once_it_has_nothing() {
     assert_eq!(duty_word(Duty::Drained, &node), DRAINING);
     node.n_instances = 0;
     assert_eq!(duty_word(Duty::Drained, &node), DRAINED);
-    node.role = Role::Leader.as_str().into();
-    assert_eq!(duty_word(Duty::Drained, &node), DRAINING);
+    for role in [Role::Leader, Role::Stopped] {
+        node.role = role.as_str().into();
+        assert_eq!(duty_word(Duty::Drained, &node), DRAINING, "{role}");
+    }
 }
