@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, autoscaler, cluster, completion, configmap, demo, doctor, domain, health, instance,
-    internal, logs, man, node, ps, revision, route, service, traffic, why,
+    apply, autoscaler, bundle, cluster, completion, configmap, demo, deploy, doctor, domain,
+    health, instance, internal, logs, man, node, ps, revision, route, service, traffic, why,
 };
 use crate::dev;
 
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     /// Create or replace what a manifest says.
     Apply(apply::ApplyArgs),
+    /// Upload a program or a directory, and serve it.
+    Deploy(deploy::DeployArgs),
     /// Services.
     #[command(subcommand, visible_alias = "ksvc")]
     Service(service::ServiceCommand),
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// Own host names of services.
     #[command(subcommand, visible_alias = "dm")]
     Domain(domain::DomainCommand),
+    /// Programs and directories that the cluster keeps.
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Running instances.
     #[command(subcommand, visible_alias = "inst")]
     Instance(instance::InstanceCommand),

@@ -20,7 +20,7 @@ const WINDOW: &str = "autoscaling.knative.dev/window";
 /// What to change of a Service's template; nothing given, nothing changed.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ServiceFlags {
-    /// `demo/NAME`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
+    /// `demo/NAME`, `bundle/NAME:TAG`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
     #[arg(long)]
     pub image: Option<String>,
     /// When a container image is fetched: `IfNotPresent`, `Always` or `Never`.

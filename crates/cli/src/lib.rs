@@ -10,6 +10,7 @@ mod failure;
 mod flags;
 mod http;
 mod output;
+mod pack;
 mod traffic_spec;
 mod wait;
 

@@ -3,6 +3,7 @@
 //! Any node answers any call, so the client stays with one server until it fails, then tries the
 //! next. Every write carries a request id that is kept over all attempts: repeating is safe.
 
+mod bundle;
 mod call;
 mod cluster;
 mod config;
@@ -11,6 +12,7 @@ mod error;
 mod serving;
 mod watch;
 
+pub use bundle::{Push, Pushed, Upload};
 pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;

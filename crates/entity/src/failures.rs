@@ -25,6 +25,8 @@ const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
 
 /// Stage of a start that an agent refused for whom it was to run as.
 const RUN_AS: &str = "run-as";
+/// Stage of a start that had no bundle to start from.
+const BUNDLE: &str = "bundle";
 
 /// One revision's ends and what follows from them.
 #[derive(Debug, Default)]
@@ -228,6 +230,9 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
         Exit::Unknown => healthy("ExitUnknown".into(), after("nobody saw how", &output)),
         Exit::StartFailed { stage, cause } if stage == RUN_AS => {
             healthy("RunAsUserForbidden".into(), cause.clone())
+        }
+        Exit::StartFailed { stage, cause } if stage == BUNDLE => {
+            healthy("ArtefactUnavailable".into(), cause.clone())
         }
         Exit::StartFailed { cause, .. } => healthy(
             "ContainerMissing".into(),

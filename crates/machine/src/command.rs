@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::bundle::{BundleVersion, Digest, Manifest};
 use nihilo_types::condition::Assertion;
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
@@ -88,6 +89,8 @@ pub enum Command {
     AddNode(AddNode),
     PromoteNode(PromoteNode),
     RemoveNode(RemoveNode),
+    PutBundle(Box<PutBundle>),
+    DeleteBundle(DeleteBundle),
 }
 
 impl Command {
@@ -123,7 +126,9 @@ impl Command {
             | Command::RevokeToken(_)
             | Command::AddNode(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => 2,
+            | Command::RemoveNode(_)
+            | Command::PutBundle(_)
+            | Command::DeleteBundle(_) => 2,
         }
     }
 
@@ -160,6 +165,8 @@ impl Command {
             | Command::RemoveNode(_) => false,
             // Each application makes another id: a repetition must be known as one.
             Command::AddNode(_) => true,
+            // A repetition would move a tag back that somebody else has moved on since.
+            Command::PutBundle(_) | Command::DeleteBundle(_) => true,
         }
     }
 }
@@ -202,6 +209,29 @@ pub struct PutConfigMap {
     pub expect: Expect,
     /// Drawn by the proposer, for one that is new.
     pub uid: String,
+}
+
+/// Makes a bundle known whose bytes are on the disks of at least two nodes, or of all that live, and
+/// moves a tag to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBundle {
+    pub namespace: String,
+    pub name: String,
+    /// Empty = none.
+    pub tag: String,
+    /// Of the manifest's canonical form.
+    pub digest: Digest,
+    pub manifest: Manifest,
+}
+
+/// Forgets bundles; nodes drop their bytes later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteBundle {
+    pub namespace: String,
+    pub name: String,
+    /// A tag goes, and its bundle where nothing else holds it; a digest goes with its tags. `None` =
+    /// everything of the name.
+    pub version: Option<BundleVersion>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

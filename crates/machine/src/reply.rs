@@ -93,4 +93,9 @@ pub enum Rejection {
     LastVoter(NodeId),
     #[error("the cluster has version {have}, the next one is not {wanted}")]
     WrongVersion { have: u32, wanted: u32 },
+    /// With the next command.
+    #[error("{0}")]
+    UnknownBundle(String),
+    #[error("{0}")]
+    BundleInUse(String),
 }

@@ -15,6 +15,7 @@ use nihilo_types::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::bundles::BundleKey;
 use crate::objects::{Kept, SharedKeys, Stored};
 use crate::state::{RowChange, State};
 
@@ -51,10 +52,12 @@ pub(crate) mod tag {
     pub(crate) const ANCESTORS: &str = "ancestors";
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const TOKEN: &str = "token";
+    pub(crate) const BUNDLE: &str = "bundle";
 }
 
 /// The kinds of rows that there may be very many of, in the order of their keys.
-pub(crate) const OBJECT_TAGS: [&str; 8] = [
+pub(crate) const OBJECT_TAGS: [&str; 9] = [
+    tag::BUNDLE,
     tag::CONFIG_MAP,
     tag::CONFIGURATION,
     tag::DOMAIN_CLAIM,
@@ -151,6 +154,11 @@ impl State {
                     visit(put(object_key(kind, key), config_map));
                 }
             }
+            tag::BUNDLE => {
+                for bundle in self.bundles.all() {
+                    visit(put(bundle.key().row(), bundle));
+                }
+            }
             tag::DOMAIN_CLAIM => {
                 for (host, claim) in self.domains.claims() {
                     visit(put(key(kind, &[host]), claim));
@@ -216,6 +224,9 @@ impl State {
         let mut known = SharedKeys::of(&state.revisions);
         let shared = |(key, scale)| (known.share(key), scale);
         state.scales = all.scales.into_iter().map(shared).collect();
+        for pin in all.pins {
+            state.bundles.pin(pin);
+        }
         for (key, value) in all.others {
             state.load_row(&key, &value)?;
         }
@@ -251,6 +262,7 @@ impl State {
                 let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
                 self.config_maps.insert(object_of(key)?, map);
             }
+            tag::BUNDLE => self.bundles.put(Arc::new(decode(key, value)?)),
             tag::DOMAIN_CLAIM => self.domains.put_claim(Arc::new(decode(key, value)?)),
             tag::DOMAIN_MAPPING => {
                 let mapping = Arc::new(decode(key, value)?);
@@ -287,6 +299,8 @@ pub struct ReadRows {
     revisions: Vec<(ObjectKey, ObjectKey, Kept<Revision>)>,
     routes: Vec<(ObjectKey, Kept<Route>)>,
     scales: Vec<(ObjectKey, Arc<ScaleRecord>)>,
+    /// Bundles that revisions run, one for each of them.
+    pins: Vec<BundleKey>,
     /// Key and value of what there is little of.
     others: Vec<(String, Vec<u8>)>,
 }
@@ -305,6 +319,7 @@ impl ReadRows {
             tag::ROUTE => self.routes.push(kept(&key, value)?),
             tag::REVISION => {
                 let (kept, revision) = read::<Revision>(&key, value)?;
+                self.pins.extend(BundleKey::of_revision(&revision));
                 self.revisions
                     .push((object_of(&key)?, revision.root(), kept));
             }
@@ -323,6 +338,7 @@ impl ReadRows {
         self.revisions.append(&mut later.revisions);
         self.routes.append(&mut later.routes);
         self.scales.append(&mut later.scales);
+        self.pins.append(&mut later.pins);
         self.others.append(&mut later.others);
     }
 }

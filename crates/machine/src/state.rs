@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::bundle::Digest;
 use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
 use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
@@ -14,6 +15,7 @@ use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
 
+use crate::bundles::{Bundle, BundleKey, Bundles};
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
 use crate::domains::Domains;
 use crate::member::{JoinToken, Member, Standing};
@@ -45,6 +47,7 @@ pub struct State {
     /// What the system's ConfigMaps say; derived.
     pub(crate) settings: Arc<Settings>,
     pub(crate) domains: Domains,
+    pub(crate) bundles: Bundles,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
@@ -304,6 +307,24 @@ impl State {
     /// By host.
     pub fn domain_claims(&self) -> impl Iterator<Item = &Arc<ClusterDomainClaim>> {
         self.domains.claims().map(|(_, claim)| claim)
+    }
+
+    pub fn bundle(&self, key: &BundleKey) -> Option<&Arc<Bundle>> {
+        self.bundles.get(key)
+    }
+
+    /// Every bundle whose bytes are kept, with the revisions that run it, by key.
+    pub fn bundles(&self) -> impl Iterator<Item = (&Arc<Bundle>, u32)> {
+        let now = self.clock.log_ms;
+        let all = self.bundles.all();
+        all.filter(move |bundle| self.bundles.is_kept(bundle, now))
+            .map(|bundle| (bundle, self.bundles.n_pins(&bundle.key())))
+    }
+
+    /// Digests of the bundles that no node may drop: a revision runs them, a tag names them, or they
+    /// have just come.
+    pub fn kept_bundles(&self) -> BTreeSet<Digest> {
+        self.bundles().map(|(bundle, _)| bundle.digest).collect()
     }
 
     /// What the system's ConfigMaps say.

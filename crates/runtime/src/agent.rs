@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nihilo_failpoint::{Point, hit};
 use nihilo_host::{Host, planted};
+use nihilo_types::bundle::Digest;
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::image::Image;
@@ -17,6 +18,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::bundle::Bundles;
 use crate::command_ledger::CommandLedger;
 use crate::docker::DockerDriver;
 use crate::driver::{AnyDriver, Started, Trace};
@@ -49,6 +51,8 @@ pub struct AgentConfig {
     pub capacity: u32,
     pub driver: DriverConfig,
     pub host: Host,
+    /// What `bundle/…` images are run from; without it they are refused.
+    pub bundles: Option<Bundles>,
     /// Hears of every order of an owner.
     pub orders: Option<OrderListener>,
 }
@@ -358,6 +362,16 @@ impl Agent {
             .collect()
     }
 
+    /// Digests of the bundles that instances run which have not ended.
+    pub fn bundles_in_use(&self) -> BTreeSet<Digest> {
+        let table = self.0.table.lock();
+        let counted = table.instances.values();
+        let counted = counted.filter(|instance| instance.report.state.is_counted());
+        counted
+            .filter_map(|instance| Image::bundle(&instance.spec.image)?.digest())
+            .collect()
+    }
+
     /// Drains and stops everything within `grace`, and kills what is left then: the end of the
     /// session, which follows, says that nothing runs here any more.
     pub async fn shutdown(&self, grace: Duration) {
@@ -399,6 +413,7 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
                 *settings,
                 &config.dir,
                 *adopts,
+                config.bundles.clone(),
             )?))
         }
         DriverConfig::Fake(fake) => {

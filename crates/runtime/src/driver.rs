@@ -123,7 +123,7 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `image`, `run-as`, `cgroup`, `working-dir`, `port`, `output`, `spawn`; of
+    /// The step that failed: `image`, `bundle`, `run-as`, `cgroup`, `working-dir`, `port`, `output`, `spawn`; of
     /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,

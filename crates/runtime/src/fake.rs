@@ -217,7 +217,7 @@ fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
         Image::File(path) if std::fs::metadata(&path).is_err() => {
             Err(failed(format!("no such file `{path}`")))
         }
-        Image::File(_) | Image::Container(_) => Ok(Behaviour::Serve),
+        Image::File(_) | Image::Bundle(_) | Image::Container(_) => Ok(Behaviour::Serve),
     }
 }
 

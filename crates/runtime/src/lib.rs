@@ -6,6 +6,7 @@
 //! ([`recovery`]), and later ends what belongs to nobody ([`sweep`]). Containers end at its next start.
 
 pub mod agent;
+pub mod bundle;
 mod command_ledger;
 pub mod docker;
 pub mod driver;
@@ -23,4 +24,5 @@ pub mod startstop;
 mod sweep;
 
 pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};
+pub use bundle::{BundleStore, Bundles};
 pub use fake::FakeConfig;

@@ -2,6 +2,7 @@
 //! theirs.
 
 pub mod admin;
+pub mod bundle_gc;
 mod data_plane;
 pub mod demo_app;
 mod demo_ledger;

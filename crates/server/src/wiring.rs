@@ -17,7 +17,7 @@ use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::agent::OrderListener;
 use nihilo_runtime::fake::RequestListener;
-use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
+use nihilo_runtime::{Agent, AgentConfig, BundleStore, Bundles, DriverConfig, FakeConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
@@ -25,6 +25,7 @@ use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::bundle_service_server::BundleServiceServer;
 use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::domain_service_server::DomainServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
@@ -35,14 +36,18 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
+use crate::admin::bundle::BundleApi;
 use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
 use crate::admin::domain::DomainApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::bundle_gc::Collector;
 use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
+use crate::peer::bundle_service::BundleService;
+use crate::peer::bundle_source::BundleSource;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
 use crate::peer::owner_ledger::OwnerLedger;
@@ -220,7 +225,18 @@ impl Node {
         let control_cell = Arc::new(OnceLock::new());
         let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
         let adopts = on_node_exit::adopts(&config);
-        let agent = start_agent(&config, adopts, &host, (requests, orders), local)?;
+        let source = BundleSource {
+            node,
+            raft: raft.clone(),
+            channels: Channels::new(host.net.clone()),
+        };
+        let bundles = open_bundles(&config, &source)?;
+        let agent = start_agent(&config, adopts, &host, (requests, orders), local, &bundles)?;
+        let collector = Collector {
+            raft: raft.clone(),
+            agent: agent.clone(),
+            bundles,
+        };
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
             channels: Channels::new(host.net.clone()),
@@ -265,8 +281,15 @@ impl Node {
             pid_file: config.data_dir.join("nihilo.pid"),
         };
         node.obey_no_owner_without_store();
-        node.serve_peers(peer, &config, cluster_id, relays);
-        node.serve_admin(admin, &config, remote.channels);
+        node.serve_peers(peer, &config, cluster_id, relays, collector.clone());
+        nihilo_actors::task::spawn("bundle-gc", collector.clone().run());
+        let bundles = BundleApi {
+            collector,
+            source,
+            node_name: config.name.clone(),
+            peer_address: config.peer_address(),
+        };
+        node.serve_admin(admin, &config, remote.channels, bundles);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         let on_node_exit = if adopts { "adopt" } else { "kill" };
         info!(name = config.name, on_node_exit, "node started");
@@ -344,6 +367,7 @@ impl Node {
         config: &NodeConfig,
         cluster_id: Arc<str>,
         relays: Relays,
+        collector: Collector,
     ) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
@@ -364,6 +388,9 @@ impl Node {
             .add_service(self.raft.peer_server().into_service())
             .add_service(pb::liveness_server::LivenessServer::new(liveness))
             .add_service(pb::agent_server::AgentServer::new(agent))
+            .add_service(pb::bundles_server::BundlesServer::new(BundleService::new(
+                collector,
+            )))
             .add_service(pb::owner_server::OwnerServer::new(OwnerService {
                 control: self.control.clone(),
             }))
@@ -375,7 +402,13 @@ impl Node {
         });
     }
 
-    fn serve_admin(&self, listener: Listener, config: &NodeConfig, channels: Channels) {
+    fn serve_admin(
+        &self,
+        listener: Listener,
+        config: &NodeConfig,
+        channels: Channels,
+        bundles: BundleApi,
+    ) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -431,6 +464,9 @@ impl Node {
                 )
                 .add_service(
                     DomainServiceServer::new(domains).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
+                .add_service(
+                    BundleServiceServer::new(bundles).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
                 .add_service(ClusterServiceServer::new(cluster));
@@ -536,12 +572,19 @@ async fn start_raft(
     Ok(RaftNode::start_on(raft, ground).await?)
 }
 
+fn open_bundles(config: &NodeConfig, source: &BundleSource) -> anyhow::Result<Bundles> {
+    let dir = config.data_dir.join("bundles");
+    let store = BundleStore::open(dir, config.bundles.max_bytes)?;
+    Ok(Bundles::new(store, Arc::new(source.clone())))
+}
+
 fn start_agent(
     config: &NodeConfig,
     adopts: bool,
     host: &Host,
     (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
+    bundles: &Bundles,
 ) -> anyhow::Result<Agent> {
     let dir = agent_dir(&config.data_dir);
     let agent = AgentConfig {
@@ -562,6 +605,7 @@ fn start_agent(
             }),
         },
         host: host.clone(),
+        bundles: Some(bundles.clone()),
         orders,
     };
     std::fs::create_dir_all(&dir)?;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autoscaler;
+pub mod bundle;
 pub mod condition;
 pub mod config_map;
 pub mod configuration;

@@ -82,6 +82,9 @@ pub struct NodeConfig {
     /// How programs of the process driver are confined.
     #[serde(default, skip_serializing_if = "is_default")]
     pub process: ProcessSettings,
+    /// What this node keeps of the cluster's bundles.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bundles: BundleSettings,
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
@@ -109,6 +112,26 @@ impl Default for DockerSettings {
         Self {
             socket: docker_socket(),
             network: None,
+        }
+    }
+}
+
+/// How much of the disk bundles may take: those that come, those that are here, and what is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BundleSettings {
+    /// Bytes, at least 16 MiB; one bundle has 2 GiB at most. Default 20 GiB.
+    pub max_bytes: u64,
+}
+
+/// Less holds no program worth keeping.
+const MIN_BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
+const BUNDLE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+impl Default for BundleSettings {
+    fn default() -> Self {
+        Self {
+            max_bytes: BUNDLE_BYTES,
         }
     }
 }
@@ -360,6 +383,12 @@ impl NodeConfig {
                 PROCESSES.end()
             ));
         }
+        let max_bytes = self.bundles.max_bytes;
+        if max_bytes < MIN_BUNDLE_BYTES {
+            return Err(format!(
+                "bundles: max-bytes = `{max_bytes}`, must be at least `{MIN_BUNDLE_BYTES}`"
+            ));
+        }
         self.check_fake_boot()
     }
 
@@ -405,6 +434,7 @@ impl NodeConfig {
             instance_ports: instance_ports(),
             docker: DockerSettings::default(),
             process: ProcessSettings::default(),
+            bundles: BundleSettings::default(),
             shutdown_grace: shutdown_grace(),
             gateway: GatewaySettings::default(),
         }

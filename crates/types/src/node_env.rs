@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::node_config::{
-    ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, ProcessSettings, Profile,
+    BundleSettings, ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, ProcessSettings,
+    Profile,
 };
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
@@ -81,6 +82,9 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         process: ProcessSettings {
             max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
             ..defaults.process
+        },
+        bundles: BundleSettings {
+            max_bytes: variables.or("BUNDLES_MAX_BYTES", defaults.bundles.max_bytes)?,
         },
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         gateway: defaults.gateway,

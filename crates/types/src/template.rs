@@ -83,6 +83,7 @@ impl RevisionSpec {
     fn is_of_version_2(&self) -> bool {
         let is_newer = |container: &Container| {
             Image::is_container(&container.image)
+                || Image::bundle(&container.image).is_some()
                 || !is_default(&container.image_pull_policy)
                 || !is_default(&container.resources)
                 || !is_default(&container.security_context)
@@ -102,8 +103,9 @@ impl RevisionSpec {
 pub struct Container {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node;
-    /// anything else, since cluster version 2, a container image (06-runtime §7.1).
+    /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node; since
+    /// cluster version 2 `bundle/NAME:TAG` = a bundle of the namespace, which a revision names by its
+    /// digest, and anything else a container image (06-runtime §7.1).
     #[serde(default)]
     pub image: String,
     /// When a container image is fetched from its registry. Since cluster version 2.

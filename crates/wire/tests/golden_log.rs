@@ -155,13 +155,16 @@ mod sample {
     use std::collections::BTreeMap;
 
     use nihilo_machine::command::{
-        AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteService,
-        Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutConfigMap,
-        PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping, RecordMembers,
-        RemoveNode, RequestKey, RevokeToken, Roles, Uids,
+        AddNode, CloseSession, CreateToken, DeleteBundle, DeleteDomainClaim, DeleteDomainMapping,
+        DeleteService, Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutBundle,
+        PutConfigMap, PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping,
+        RecordMembers, RemoveNode, RequestKey, RevokeToken, Roles, Uids,
     };
     use nihilo_machine::ownership::next_moves;
     use nihilo_machine::{Command, Envelope, Fence, State};
+    use nihilo_types::bundle::{
+        Blob, BundleKind, BundleVersion, Digest, Manifest, Platform, SCHEMA,
+    };
     use nihilo_types::condition::{Assertion, types};
     use nihilo_types::config_map::ConfigMap;
     use nihilo_types::domain::ClusterDomainClaim;
@@ -205,6 +208,7 @@ mod sample {
         if version >= 2 {
             made.members();
             made.domains();
+            made.bundles();
         }
         made.log
     }
@@ -338,6 +342,46 @@ mod sample {
                 self.write(Command::DeleteDomainClaim(DeleteDomainClaim {
                     host: "a.example.org".into(),
                     expect: Expect::Any,
+                }));
+            }
+        }
+
+        /// A bundle under two tags, a service that pins it, and one that goes.
+        fn bundles(&mut self) {
+            let manifest = |n: u8| Manifest {
+                schema: SCHEMA,
+                kind: BundleKind::Binary,
+                platform: Platform::linux("amd64"),
+                entrypoint: Vec::new(),
+                blob: Blob {
+                    digest: Digest::of(&[n]),
+                    size: 1,
+                    chunks: vec![Digest::of(&[n])],
+                },
+            };
+            for (n, tag) in [
+                (1, "v1"),
+                (1, "v1"),
+                (2, "v2"),
+                (2, "v2"),
+                (1, "v2"),
+                (1, "v2"),
+            ] {
+                self.write(Command::PutBundle(Box::new(PutBundle {
+                    namespace: "default".into(),
+                    name: "app".into(),
+                    tag: tag.into(),
+                    digest: manifest(n).digest(),
+                    manifest: manifest(n),
+                })));
+            }
+            (0..2).for_each(|_| self.put("s-0", "bundle/app:v1"));
+            for n in [1, 1, 2, 2] {
+                let version = Some(BundleVersion::Digest(manifest(n).digest()));
+                self.write(Command::DeleteBundle(DeleteBundle {
+                    namespace: "default".into(),
+                    name: "app".into(),
+                    version,
                 }));
             }
         }

@@ -3,10 +3,12 @@
 pub(crate) mod apply;
 pub(crate) mod autoscaler;
 pub(crate) mod backup;
+pub(crate) mod bundle;
 pub(crate) mod cluster;
 pub(crate) mod completion;
 pub(crate) mod configmap;
 pub(crate) mod demo;
+pub(crate) mod deploy;
 pub(crate) mod digests;
 pub(crate) mod doctor;
 pub(crate) mod domain;
@@ -77,6 +79,8 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
     match command {
         Command::Apply(args) => apply::run(context, &args).await,
         Command::Service(command) => service::run(context, command).await,
+        Command::Deploy(args) => deploy::run(context, args).await,
+        Command::Bundle(command) => bundle::run(context, command).await,
         Command::Traffic(command) => traffic::run(context, command).await,
         Command::Revision(command) => revision::run(context, command).await,
         Command::Route(command) => route::run(context, command).await,

@@ -2,6 +2,7 @@
 //!
 //! Every handler first checks, then changes; a refused command changes nothing but the clock.
 
+mod bundle;
 mod cluster;
 mod config_map;
 mod domain_claim;
@@ -131,6 +132,8 @@ impl State {
             Command::AddNode(add) => self.add_node(add, context),
             Command::PromoteNode(promote) => self.promote_node(*promote, context),
             Command::RemoveNode(remove) => self.remove_node(remove, context),
+            Command::PutBundle(put) => self.put_bundle(put, context),
+            Command::DeleteBundle(delete) => self.delete_bundle(delete, context),
         }
     }
 

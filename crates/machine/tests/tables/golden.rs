@@ -9,12 +9,14 @@ use nihilo_machine::command::{
     SetClusterVersion,
 };
 use nihilo_machine::{Command, Rejection, Reply};
+use nihilo_types::bundle::BundleVersion;
 use nihilo_types::condition::{Assertion, types};
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use nihilo_types::quantity::Quantity;
 use nihilo_types::route::TrafficTarget;
 
+use crate::bundles::{delete_bundle, put_bundle};
 use crate::domains::{HOST, autocreate, claim, map, mapping, put_mapping, unclaim, unmap};
 use crate::members::{add, create, founders};
 use crate::world::{
@@ -147,6 +149,11 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             "RemoveNode",
             Command::RemoveNode(RemoveNode { node: NodeId(9) }),
         ),
+        ("PutBundle", put_bundle(1, "v1")),
+        (
+            "DeleteBundle",
+            delete_bundle(Some(BundleVersion::Tag("v1".into()))),
+        ),
     ]
 }
 
@@ -228,6 +235,8 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
             },
         ),
         ("LastVoter", Rejection::LastVoter(NodeId(1))),
+        ("UnknownBundle", Rejection::UnknownBundle("no".into())),
+        ("BundleInUse", Rejection::BundleInUse("no".into())),
     ];
     all.extend(refusals.map(|(name, refusal)| {
         let reply = Reply {
@@ -254,6 +263,7 @@ fn furnished() -> World {
     world.must(create("a1", true));
     world.must(autocreate(true));
     world.must(map("default", "hello"));
+    world.must(put_bundle(1, "v1"));
     world
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod actors;
+mod bundles;
 mod domains;
 mod golden;
 mod hosts;

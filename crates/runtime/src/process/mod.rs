@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nihilo_types::bundle::BundleReference;
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
@@ -37,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::bundle::{BundleId, Bundles, Program};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK, Plan};
 use crate::logs::Output;
@@ -69,6 +71,7 @@ pub struct ProcessDriver {
     mark: Mark,
     ports: Mutex<Ports>,
     confiner: Confiner,
+    bundles: Option<Bundles>,
     spawner: mpsc::Sender<Spawn>,
 }
 
@@ -127,6 +130,7 @@ impl ProcessDriver {
         settings: ProcessSettings,
         dir: &Path,
         adopts: bool,
+        bundles: Option<Bundles>,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
         let confiner = Confiner::new(settings, mark.clone(), adopts)?;
@@ -141,6 +145,7 @@ impl ProcessDriver {
             mark,
             ports: Mutex::new(Ports::new(first_port)),
             confiner,
+            bundles,
             spawner: spawner_thread()?,
         })
     }
@@ -157,7 +162,7 @@ impl ProcessDriver {
         self.confiner.describe()
     }
 
-    fn argv(&self, spec: &InstanceSpec) -> Result<Vec<String>, StartError> {
+    async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
         let failed = |cause: String| StartError::not_started("image", cause);
         let program = match Image::parse(&spec.image).map_err(failed)? {
             Image::Demo(name) => {
@@ -170,6 +175,7 @@ impl ProcessDriver {
                 }
                 vec![path]
             }
+            Image::Bundle(bundle) => return self.of_bundle(bundle, spec, output).await,
             Image::Container(reference) => {
                 return Err(failed(format!(
                     "`{reference}` is a container image, no program"
@@ -182,19 +188,42 @@ impl ProcessDriver {
             spec.command.clone()
         };
         argv.extend(spec.args.iter().cloned());
-        Ok(argv)
+        let dir = (!spec.working_dir.is_empty()).then(|| PathBuf::from(&spec.working_dir));
+        Ok(Program { argv, dir })
+    }
+
+    /// Fetched first, where it is not here.
+    async fn of_bundle(
+        &self,
+        bundle: BundleReference,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> Result<Program, StartError> {
+        let failed = |cause: String| StartError::not_started("bundle", cause);
+        let bundles = self.bundles.as_ref();
+        let bundles = bundles.ok_or_else(|| failed("this node keeps no bundles".into()))?;
+        let digest = bundle.digest();
+        let digest = digest.ok_or_else(|| failed(format!("`{bundle}` is pinned to no digest")))?;
+        let id = BundleId {
+            namespace: spec.revision.namespace.clone(),
+            name: bundle.name,
+            digest,
+        };
+        let say = |text: &str| output.push(true, text.as_bytes().to_vec());
+        let prepared = bundles.prepare(&id, spec, say).await;
+        prepared.map_err(|error| failed(error.to_string()))
     }
 
     /// Starts the program, confined; nothing of that is left where it fails.
     async fn spawn_confined(
         &self,
-        argv: &[String],
+        program: &Program,
         spec: &InstanceSpec,
         address: SocketAddr,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
         let confined = self.confiner.prepare(spec).await?;
-        let spawned = match self.command(argv, spec, address, &confined.plan) {
+        let spawned = match self.command(program, spec, address, &confined.plan) {
             Ok(command) => self.spawn(command, output).await,
             Err(error) => Err(error),
         };
@@ -210,23 +239,23 @@ impl ProcessDriver {
 
     fn command(
         &self,
-        argv: &[String],
+        program: &Program,
         spec: &InstanceSpec,
         address: SocketAddr,
         plan: &Plan,
     ) -> Result<Command, StartError> {
-        let mut command = self.launcher.command(plan, argv);
+        let mut command = self.launcher.command(plan, &program.argv);
         command
             .env_clear()
             .envs(self.environment(spec, address))
             .stdin(Stdio::null())
             .kill_on_drop(!self.adopts);
-        if !spec.working_dir.is_empty() {
-            if !std::fs::metadata(&spec.working_dir).is_ok_and(|found| found.is_dir()) {
-                let cause = format!("no such directory `{}`", spec.working_dir);
+        if let Some(dir) = &program.dir {
+            if !std::fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
+                let cause = format!("no such directory `{}`", dir.display());
                 return Err(StartError::not_started("working-dir", cause));
             }
-            command.current_dir(&spec.working_dir);
+            command.current_dir(dir);
         }
         Ok(command)
     }
@@ -312,9 +341,9 @@ impl Driver for ProcessDriver {
         spec: &InstanceSpec,
         output: &Output,
     ) -> Result<Started<Process>, StartError> {
-        let argv = self.argv(spec)?;
+        let program = self.program(spec, output).await?;
         let address = self.ports.lock().take()?;
-        let spawned = self.spawn_confined(&argv, spec, address, output).await;
+        let spawned = self.spawn_confined(&program, spec, address, output).await;
         let ((child, readers), confined) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {

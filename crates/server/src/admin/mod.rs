@@ -1,6 +1,7 @@
 //! The admin API on port 7070: any node answers, writes are forwarded to the leader.
 
 pub mod backup;
+pub mod bundle;
 pub mod cluster;
 pub mod config;
 pub mod domain;

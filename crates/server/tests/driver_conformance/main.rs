@@ -157,6 +157,7 @@ impl Drop for Harness {
 fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
     let admission = LocalInstances::default();
     let config = AgentConfig {
+        bundles: None,
         node_name: "node1".into(),
         executable: env!("CARGO_BIN_EXE_nihilo").into(),
         dir: dir.into(),
