@@ -222,6 +222,9 @@ pub struct PutBundle {
     /// Of the manifest's canonical form.
     pub digest: Digest,
     pub manifest: Manifest,
+    /// It only gets a tag: refused where it is not known any more, since its bytes may be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_be_known: bool,
 }
 
 /// Forgets bundles; nodes drop their bytes later.

@@ -373,6 +373,7 @@ mod sample {
                     tag: tag.into(),
                     digest: manifest(n).digest(),
                     manifest: manifest(n),
+                    must_be_known: false,
                 })));
             }
             (0..2).for_each(|_| self.put("s-0", "bundle/app:v1"));

@@ -25,6 +25,10 @@ impl State {
         self.forget_what_nobody_keeps(context);
         let key = BundleKey::new(&put.namespace, &put.name, put.digest);
         let known = self.bundles.get(&key);
+        if known.is_none() && put.must_be_known {
+            let version = BundleVersion::Digest(put.digest);
+            return Err(unknown(&put.namespace, &put.name, Some(&version)));
+        }
         if known.is_none() && self.bundles.len() >= MAX_BUNDLES {
             return Err(Rejection::LimitReached(format!(
                 "at most {MAX_BUNDLES} bundles; delete some with `nihilo bundle delete`"

@@ -33,6 +33,7 @@ pub(crate) fn put_bundle(n: u8, tag: &str) -> Command {
         tag: tag.into(),
         digest: manifest(n).digest(),
         manifest: manifest(n),
+        must_be_known: false,
     }))
 }
 
@@ -134,6 +135,7 @@ fn refusals_name_the_next_command() {
         tag: String::new(),
         digest: wrong.digest(),
         manifest: wrong,
+        must_be_known: false,
     }));
     check(vec![
         case(

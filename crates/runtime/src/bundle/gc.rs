@@ -30,7 +30,7 @@ pub enum Holding {
         used_ms: u64,
     },
     Partial {
-        blob: Digest,
+        key: Digest,
         n_bytes: u64,
         written_ms: u64,
         is_open: bool,
@@ -118,13 +118,13 @@ pub fn decide(holdings: &[Holding], kept: &Kept, above: u64, now_ms: u64) -> Vec
                 false => deletions.push(Deletion::Tree(*blob)),
             },
             Holding::Partial {
-                blob,
+                key,
                 n_bytes,
                 written_ms,
                 is_open,
             } => match *is_open || now_ms < written_ms.saturating_add(PARTIAL_KEEP_MS) {
                 true => n_left += n_bytes,
-                false => deletions.push(Deletion::Partial(*blob)),
+                false => deletions.push(Deletion::Partial(*key)),
             },
         }
     }

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! What must never go, whatever stands on the disk; and what goes first.
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn holding() -> impl Strategy<Value = Holding> {
             used_ms,
         }),
         (blob, time, any::<bool>()).prop_map(|(n, written_ms, is_open)| Holding::Partial {
-            blob: digest(n),
+            key: digest(n),
             n_bytes: 9,
             written_ms,
             is_open,
@@ -129,7 +129,7 @@ fn where_there_is_little_room_the_tree_goes_that_was_used_longest_ago() {
 #[test]
 fn a_blob_that_does_not_come_is_given_up_after_a_day() {
     let partial = |written_ms, is_open| Holding::Partial {
-        blob: digest(1),
+        key: digest(1),
         n_bytes: 5,
         written_ms,
         is_open,

@@ -36,8 +36,8 @@ impl Layout {
         self.root.join("tmp")
     }
 
-    pub(super) fn part(&self, blob: &Digest) -> PathBuf {
-        self.tmp().join(format!("{}.part", blob.hex()))
+    pub(super) fn part(&self, key: &Digest) -> PathBuf {
+        self.tmp().join(format!("{}.part", key.hex()))
     }
 
     pub(super) fn new_tree(&self, blob: &Digest) -> PathBuf {

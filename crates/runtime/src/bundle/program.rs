@@ -12,6 +12,13 @@ pub struct Program {
     pub dir: Option<PathBuf>,
 }
 
+impl Program {
+    pub(crate) fn at(argv: Vec<String>, working_dir: &str) -> Self {
+        let dir = (!working_dir.is_empty()).then(|| working_dir.into());
+        Self { argv, dir }
+    }
+}
+
 /// What the service says beside its image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
@@ -30,8 +37,7 @@ pub(super) fn of_binary(blob: &Path, asked: Asked<'_>) -> Program {
         command => command.to_vec(),
     };
     argv.extend_from_slice(asked.args);
-    let dir = (!asked.working_dir.is_empty()).then(|| asked.working_dir.into());
-    Program { argv, dir }
+    Program::at(argv, asked.working_dir)
 }
 
 /// A program of the tree, or one of the host (`python3`, `/bin/sh`), at the tree's top.

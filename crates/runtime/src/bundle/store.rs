@@ -47,6 +47,7 @@ struct Table {
     blobs: BTreeMap<Digest, u64>,
     /// Blob to what its tar holds.
     trees: BTreeMap<Digest, Tree>,
+    /// By [`Partial::key`].
     partials: BTreeMap<Digest, Slot>,
     /// Bytes that are promised to a tree that is being unpacked.
     n_unpacking: u64,
@@ -147,7 +148,7 @@ impl BundleStore {
             if table.blobs.contains_key(&blob.digest) {
                 return Ok(Vec::new());
             }
-            table.partials.contains_key(&blob.digest)
+            table.partials.contains_key(&Partial::key(blob))
         };
         if !is_begun {
             return Ok((0..blob.n_chunks()).collect());
@@ -161,22 +162,23 @@ impl BundleStore {
     /// `Full`, or the disk.
     pub fn receive(self: &Arc<Self>, blob: &Blob) -> Result<Receiving, BundleError> {
         let hold = Hold::of(self, blob.digest);
+        let key = Partial::key(blob);
         let _one_at_a_time = self.opening.lock();
         let found = {
             let table = self.table.lock();
             if table.blobs.contains_key(&blob.digest) {
                 return Ok(Receiving::of_whole(hold));
             }
-            match table.partials.get(&blob.digest) {
+            match table.partials.get(&key) {
                 Some(Slot::Open(partial)) => return Ok(Receiving::of(hold, partial.clone())),
                 Some(Slot::Left { n_bytes, .. }) => *n_bytes,
                 None => 0,
             }
         };
         self.check_room(blob.size.saturating_sub(found))?;
-        let partial = Arc::new(Partial::open(&self.layout.part(&blob.digest), blob)?);
+        let partial = Arc::new(Partial::open(&self.layout.part(&key), blob)?);
         let slot = Slot::Open(partial.clone());
-        self.table.lock().partials.insert(blob.digest, slot);
+        self.table.lock().partials.insert(key, slot);
         Ok(Receiving::of(hold, partial))
     }
 
@@ -186,7 +188,7 @@ impl BundleStore {
     /// `NotHeld`, or the disk.
     pub fn install(&self, manifest: &Manifest) -> Result<(), BundleError> {
         let (digest, blob) = (manifest.digest(), manifest.blob.digest);
-        if !self.table.lock().blobs.contains_key(&blob) {
+        if self.table.lock().blobs.get(&blob) != Some(&manifest.blob.size) {
             return Err(BundleError::NotHeld { blob });
         }
         let to = self.layout.manifest(&digest);
@@ -374,14 +376,14 @@ impl BundleStore {
             n_bytes: tree.n_bytes,
             used_ms: self.ms(tree.used),
         });
-        let partials = table.partials.iter().map(|(blob, slot)| {
+        let partials = table.partials.iter().map(|(key, slot)| {
             let (written, is_open) = match slot {
                 // The table has one reference of its own.
                 Slot::Open(partial) => (partial.written_at(), Arc::strong_count(partial) > 1),
                 Slot::Left { written, .. } => (*written, false),
             };
             Holding::Partial {
-                blob: *blob,
+                key: *key,
                 n_bytes: slot.n_bytes(),
                 written_ms: self.ms(written),
                 is_open,
@@ -440,7 +442,8 @@ impl BundleStore {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn finish(&self, partial: &Partial, blob: Digest) -> Result<(), BundleError> {
+    fn finish(&self, partial: &Partial) -> Result<(), BundleError> {
+        let (blob, key) = (partial.blob().digest, Partial::key(partial.blob()));
         // Who comes second finds it done.
         let _one_at_a_time = self.opening.lock();
         if self.table.lock().blobs.contains_key(&blob) {
@@ -450,19 +453,19 @@ impl BundleStore {
         let mut table = self.table.lock();
         match &finished {
             Ok(()) => {
-                table.partials.remove(&blob);
+                table.partials.remove(&key);
                 table.blobs.insert(blob, partial.size());
             }
             Err(BundleError::Incomplete { .. }) => {}
             Err(BundleError::WrongBlob { .. }) => {
-                table.partials.remove(&blob);
+                table.partials.remove(&key);
             }
             Err(_) => {
                 let slot = Slot::Left {
                     n_bytes: partial.size(),
                     written: Instant::now(),
                 };
-                table.partials.insert(blob, slot);
+                table.partials.insert(key, slot);
             }
         }
         finished
@@ -646,7 +649,7 @@ impl Receiving {
     /// `Incomplete`, `WrongBlob`, or the disk.
     pub fn finish(&self) -> Result<(), BundleError> {
         match &self.partial {
-            Some(partial) => self.hold.store.finish(partial, self.hold.blob),
+            Some(partial) => self.hold.store.finish(partial),
             None => Ok(()),
         }
     }

@@ -175,7 +175,10 @@ impl ProcessDriver {
                 }
                 vec![path]
             }
-            Image::Bundle(bundle) => return self.of_bundle(bundle, spec, output).await,
+            Image::Bundle(bundle) => {
+                let say = |text: &str| output.push(true, text.as_bytes().to_vec());
+                return self.of_bundle(bundle, spec, say).await;
+            }
             Image::Container(reference) => {
                 return Err(failed(format!(
                     "`{reference}` is a container image, no program"
@@ -188,8 +191,7 @@ impl ProcessDriver {
             spec.command.clone()
         };
         argv.extend(spec.args.iter().cloned());
-        let dir = (!spec.working_dir.is_empty()).then(|| PathBuf::from(&spec.working_dir));
-        Ok(Program { argv, dir })
+        Ok(Program::at(argv, &spec.working_dir))
     }
 
     /// Fetched first, where it is not here.
@@ -197,7 +199,7 @@ impl ProcessDriver {
         &self,
         bundle: BundleReference,
         spec: &InstanceSpec,
-        output: &Output,
+        say: impl Fn(&str),
     ) -> Result<Program, StartError> {
         let failed = |cause: String| StartError::not_started("bundle", cause);
         let bundles = self.bundles.as_ref();
@@ -209,7 +211,6 @@ impl ProcessDriver {
             name: bundle.name,
             digest,
         };
-        let say = |text: &str| output.push(true, text.as_bytes().to_vec());
         let prepared = bundles.prepare(&id, spec, say).await;
         prepared.map_err(|error| failed(error.to_string()))
     }

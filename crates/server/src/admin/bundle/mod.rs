@@ -220,6 +220,7 @@ impl pb::bundle_service_server::BundleService for BundleApi {
             tag: request.tag,
             digest: bundle.digest,
             manifest: bundle.manifest,
+            must_be_known: true,
         };
         let index = self.put(put, once).await?;
         Ok(Response::new(pb::TagBundleResponse { digest, index }))

@@ -10,7 +10,7 @@ use nihilo_types::names::check_dns1123;
 use nihilo_wire::{internal, serving as pb};
 use pb::upload_request::Step;
 use tokio::sync::Semaphore;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
 use super::super::error;
@@ -86,7 +86,11 @@ impl BundleApi {
         .await?;
         let takers = self.spread(&begin, &manifest).await?;
         let known = self.make_known(&begin, &manifest).await;
-        self.release(&takers, &manifest).await;
+        // Where nobody knows whether it was applied, the leases run out by themselves.
+        let is_certain = !matches!(&known, Err(status) if status.code() == Code::DeadlineExceeded);
+        if is_certain {
+            self.release(&takers, &manifest).await;
+        }
         let index = known?;
         let mut nodes: Names = takers.into_iter().map(|taker| taker.name).collect();
         nodes.insert(self.node_name.clone());
@@ -114,6 +118,7 @@ impl BundleApi {
             tag: begin.tag.clone(),
             digest: manifest.digest(),
             manifest: manifest.clone(),
+            must_be_known: false,
         };
         self.put(put, once).await
     }
@@ -127,6 +132,7 @@ impl BundleApi {
         let others = self.source.holders();
         let wanted = COPIES.min(others.len() + 1) - 1;
         let (mut takers, mut refusals) = (Vec::new(), Vec::new());
+        self.collector.bundles.store().lease(manifest.blob.digest);
         for other in others {
             if takers.len() == wanted {
                 break;
@@ -174,8 +180,10 @@ impl BundleApi {
         }
     }
 
-    /// The others need not keep it on trust any more. One that does not hear it forgets by itself.
+    /// Nobody needs to keep it on trust any more. One that does not hear it forgets by itself.
     async fn release(&self, takers: &[Holder], manifest: &Manifest) {
+        let store = self.collector.bundles.store();
+        store.release(&manifest.blob.digest);
         for taker in takers {
             let Ok(mut client) = self.source.client(&taker.peer_address) else {
                 continue;
