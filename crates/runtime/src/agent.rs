@@ -406,15 +406,15 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
             ..
         } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
-            AnyDriver::Process(Arc::new(ProcessDriver::new(
+            let driver = ProcessDriver::new(
                 executable,
                 name,
                 *first_port,
                 *settings,
                 &config.dir,
                 *adopts,
-                config.bundles.clone(),
-            )?))
+            )?;
+            AnyDriver::Process(Arc::new(driver.with_bundles(config.bundles.clone())))
         }
         DriverConfig::Fake(fake) => {
             let driver = FakeDriver::new(fake.clone(), config.host.net.clone());

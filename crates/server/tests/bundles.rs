@@ -7,8 +7,13 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Cluster, NIHILO, get, must, run, text, wait_for};
+use nihilo_client::{Client, Push, Upload};
+use nihilo_types::bundle::{Blob, BundleKind, CHUNK_BYTES, Digest, Manifest, Platform, SCHEMA};
+
+use common::{Cluster, NIHILO, get, kill, must, run, text, wait_for};
+use rustix::process::Signal;
 
 /// A program of a user's own, which happens to hold a web server.
 fn program(cluster: &Cluster) -> PathBuf {
@@ -95,6 +100,14 @@ fn a_program_that_was_given_to_one_node_is_served_by_all_and_freed_at_the_end() 
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(0));
     must(cluster.cli(&["bundle", "gc", "--dry-run"]));
     assert_eq!(n_blobs(&cluster.node_dir(0)), 1);
+
+    // Without a quorum nobody can say that it is not needed.
+    (1..3).for_each(|i| kill(cluster.pid(i), Signal::KILL));
+    let unsure = cluster.cli_at(&cluster.admin(0), &["bundle", "gc"]);
+    assert!(!unsure.status.success(), "{}", text(&unsure));
+    assert!(text(&unsure).contains("quorum"), "{}", text(&unsure));
+    assert_eq!(n_blobs(&cluster.node_dir(0)), 1);
+    must(cluster.start_missing());
     // Instances that still run keep it until they have gone.
     wait_for("nodes without bundles", || {
         must(cluster.cli(&["bundle", "gc"]));
@@ -154,6 +167,104 @@ fn a_directory_runs_as_its_procfile_says_and_changes_with_its_content() {
     let image = &revisions.find(is_other).unwrap()["spec"]["containers"][0]["image"];
     let image = image.as_str().unwrap();
     assert!(image.starts_with("bundle/hello@sha256:"), "{image}");
+}
+
+/// Bytes that differ from chunk to chunk; reading them breaks when it is told to.
+struct Breaking {
+    bytes: Vec<u8>,
+    /// From here on they cannot be read.
+    breaks_at: u64,
+    n_read: AtomicU64,
+}
+
+impl Breaking {
+    fn new(bytes: &[u8], breaks_at: u64) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            breaks_at,
+            n_read: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Upload for Breaking {
+    fn read(&self, at: u64, n: u64) -> std::io::Result<Vec<u8>> {
+        if at >= self.breaks_at {
+            return Err(std::io::Error::other("the cable is out"));
+        }
+        self.n_read.fetch_add(n, Ordering::Relaxed);
+        let range = usize::try_from(at).unwrap()..usize::try_from(at + n).unwrap();
+        Ok(self.bytes[range].to_vec())
+    }
+
+    fn progress(&self, _: &str, _: u64, _: u64) {}
+}
+
+#[test]
+fn an_upload_that_broke_goes_on_where_it_was_even_after_a_crash() {
+    let cluster = Cluster::start_one(63);
+    let n = 5 * CHUNK_BYTES + 77;
+    let bytes: Vec<u8> = (0..n).map(|i| (i / 11 % 253) as u8).collect();
+    let chunks = bytes.chunks(usize::try_from(CHUNK_BYTES).unwrap());
+    let manifest = Manifest {
+        schema: SCHEMA,
+        kind: BundleKind::Binary,
+        platform: Platform::linux(Platform::ANY_ARCH),
+        entrypoint: Vec::new(),
+        blob: Blob {
+            digest: Digest::of(&bytes),
+            size: n,
+            chunks: chunks.map(Digest::of).collect(),
+        },
+    };
+    let push = |upload: &Breaking| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let client = Client::connect_lazy(vec![cluster.admin(0)]).unwrap();
+            let push = Push {
+                namespace: "default",
+                name: "half",
+                tag: "v1",
+                manifest: &manifest,
+            };
+            client.push_bundle(push, upload).await
+        })
+    };
+    let broken = push(&Breaking::new(&bytes, 3 * CHUNK_BYTES)).unwrap_err();
+    assert!(broken.to_string().contains("the cable is out"), "{broken}");
+    let part = cluster.node_dir(0).join("bundles/tmp");
+    let n_parts = || std::fs::read_dir(&part).unwrap().count();
+    wait_for("what came of it", || (n_parts() == 1).then_some(()));
+
+    kill(cluster.pid(0), Signal::KILL);
+    must(cluster.start_missing());
+    let rest = Breaking::new(&bytes, u64::MAX);
+    let pushed = push(&rest).unwrap();
+    assert_eq!(rest.n_read.load(Ordering::Relaxed), 2 * CHUNK_BYTES + 77);
+    assert_eq!((pushed.n_sent, n_parts()), (2 * CHUNK_BYTES + 77, 0));
+    assert_eq!(n_blobs(&cluster.node_dir(0)), 1);
+
+    // One wrong byte, and the node says which chunk it is in.
+    let mut other = manifest.clone();
+    other.blob.chunks[1] = Digest::of(b"another");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let refused = runtime.block_on(async {
+        let client = Client::connect_lazy(vec![cluster.admin(0)]).unwrap();
+        must(cluster.cli(&["bundle", "delete", "half"]));
+        must(cluster.cli(&["bundle", "gc"]));
+        let push = Push {
+            namespace: "default",
+            name: "half",
+            tag: "v1",
+            manifest: &other,
+        };
+        client
+            .push_bundle(push, &Breaking::new(&bytes, u64::MAX))
+            .await
+    });
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.reason, "DIGEST_MISMATCH", "{refused}");
+    assert!(refused.to_string().contains("chunk 1 of"), "{refused}");
 }
 
 #[test]

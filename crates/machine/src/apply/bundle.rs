@@ -176,13 +176,14 @@ impl State {
         let first = self.revisions.values_of(is_near);
         let first = first.filter(|revision| runs_it(&revision)).next();
         let service = first.map_or_else(String::new, |revision| revision.root().name.to_string());
+        let runs_it = match self.bundles.n_pins(&key) {
+            1 => format!("a revision of service `{service}`"),
+            n => format!("{n} revisions, of service `{service}` among others"),
+        };
         Rejection::BundleInUse(format!(
-            "bundle `{}@{}` is run by {} revisions, of service `{service}` among others; delete them \
-             first: `nihilo service delete {service} -n {}`",
-            key.name,
-            key.digest,
-            self.bundles.n_pins(&key),
-            key.namespace
+            "bundle `{}@{}` is run by {runs_it}; delete what runs it first: `nihilo service delete \
+             {service} -n {}`",
+            key.name, key.digest, key.namespace
         ))
     }
 }

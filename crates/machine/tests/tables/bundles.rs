@@ -114,8 +114,7 @@ fn refusals_name_the_next_command() {
     let unknown = "refused: namespace `default` has no bundle `app:v2`; see `nihilo bundle list -n \
                    default`, or push it: `nihilo bundle push PATH --name app:v2 -n default`";
     let in_use = format!(
-        "refused: bundle `app@{}` is run by 1 revisions, of service `hello` among others; delete them \
-         first: `nihilo service delete hello -n default`",
+        "refused: bundle `app@{}` is run by a revision of service `hello`; delete what runs it first: `nihilo service delete hello -n default`",
         manifest(1).digest()
     );
     let in_use: &'static str = in_use.leak();

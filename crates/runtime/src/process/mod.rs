@@ -130,7 +130,6 @@ impl ProcessDriver {
         settings: ProcessSettings,
         dir: &Path,
         adopts: bool,
-        bundles: Option<Bundles>,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
         let confiner = Confiner::new(settings, mark.clone(), adopts)?;
@@ -145,9 +144,15 @@ impl ProcessDriver {
             mark,
             ports: Mutex::new(Ports::new(first_port)),
             confiner,
-            bundles,
+            bundles: None,
             spawner: spawner_thread()?,
         })
+    }
+
+    /// The same, running `bundle/…` images too.
+    #[must_use]
+    pub fn with_bundles(self, bundles: Option<Bundles>) -> Self {
+        Self { bundles, ..self }
     }
 
     /// Instances of this node's directory that have a process or a group, whoever started them.
