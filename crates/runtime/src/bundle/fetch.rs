@@ -26,6 +26,8 @@ const CHUNKS_AT_ONCE: usize = 4;
 const MAX_STRIKES: u32 = 2;
 /// Between two tries of the same holders.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A start may come before the entry that its bundle is in: a node that is behind hears of it by then.
+const KNOWN_LIMIT: Duration = Duration::from_secs(5);
 /// A start waits for its bundle at most so long, its turn included.
 const FETCH_LIMIT: Duration = Duration::from_secs(600);
 
@@ -141,13 +143,7 @@ impl Bundles {
                 fetched.map_err(|_| Unavailable::TooSlow { bundle })??
             }
         };
-        if !manifest.platform.runs_on(std::env::consts::ARCH) {
-            return Err(Unavailable::WrongPlatform {
-                bundle: bundle.clone(),
-                platform: manifest.platform.to_string(),
-                arch: std::env::consts::ARCH,
-            });
-        }
+        check_platform(bundle, &manifest)?;
         let asked = Asked {
             command: &spec.command,
             args: &spec.args,
@@ -172,13 +168,24 @@ impl Bundles {
         bundle: &BundleId,
         say: &impl Fn(&str),
     ) -> Result<Arc<Manifest>, Unavailable> {
-        let manifest = self.0.source.manifest(bundle);
-        let manifest = manifest.ok_or_else(|| Unavailable::Unknown(bundle.clone()))?;
+        let manifest = tokio::time::timeout(KNOWN_LIMIT, self.manifest(bundle)).await;
+        let manifest = manifest.map_err(|_| Unavailable::Unknown(bundle.clone()))?;
+        check_platform(bundle, &manifest)?;
         let size = manifest.blob.size;
         say(&format!("fetching bundle `{bundle}` ({size} bytes)"));
         self.fetch(bundle, &manifest, &self.0.source.holders())
             .await?;
         Ok(Arc::new(manifest))
+    }
+
+    /// Returns once this node knows it.
+    async fn manifest(&self, bundle: &BundleId) -> Manifest {
+        loop {
+            if let Some(manifest) = self.0.source.manifest(bundle) {
+                return manifest;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Makes the bundle startable here out of the chunks of `holders`.
@@ -256,6 +263,18 @@ impl Bundles {
             source,
         })
     }
+}
+
+fn check_platform(bundle: &BundleId, manifest: &Manifest) -> Result<(), Unavailable> {
+    let arch = std::env::consts::ARCH;
+    if manifest.platform.runs_on(arch) {
+        return Ok(());
+    }
+    Err(Unavailable::WrongPlatform {
+        bundle: bundle.clone(),
+        platform: manifest.platform.to_string(),
+        arch,
+    })
 }
 
 /// What is known of a holder in one fetch.
