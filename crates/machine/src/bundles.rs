@@ -80,8 +80,8 @@ impl Bundle {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bundles {
     versions: BTreeMap<BundleKey, Arc<Bundle>>,
-    /// Bundle to the number of revisions that run it; derived.
-    pins: BTreeMap<BundleKey, u32>,
+    /// Bundle to the names of the revisions that run it, which stand in its namespace; derived.
+    pins: BTreeMap<BundleKey, BTreeSet<Arc<str>>>,
 }
 
 impl Bundles {
@@ -132,7 +132,13 @@ impl Bundles {
 
     /// Revisions that run it.
     pub(crate) fn n_pins(&self, key: &BundleKey) -> u32 {
-        self.pins.get(key).copied().unwrap_or(0)
+        let n = self.pins.get(key).map_or(0, BTreeSet::len);
+        u32::try_from(n).unwrap_or(u32::MAX)
+    }
+
+    /// One of the revisions that run it.
+    pub(crate) fn first_pin(&self, key: &BundleKey) -> Option<&Arc<str>> {
+        self.pins.get(key)?.first()
     }
 
     pub(crate) fn put(&mut self, bundle: Arc<Bundle>) {
@@ -143,16 +149,15 @@ impl Bundles {
         self.versions.remove(key)
     }
 
-    /// One more revision runs it.
-    pub(crate) fn pin(&mut self, key: BundleKey) {
-        *self.pins.entry(key).or_default() += 1;
+    /// A revision runs it.
+    pub(crate) fn pin(&mut self, key: BundleKey, revision: &Arc<str>) {
+        self.pins.entry(key).or_default().insert(revision.clone());
     }
 
-    /// One revision less.
-    pub(crate) fn unpin(&mut self, key: &BundleKey) {
-        if let Some(n) = self.pins.get_mut(key) {
-            *n = n.saturating_sub(1);
-            if *n == 0 {
+    pub(crate) fn unpin(&mut self, key: &BundleKey, revision: &Arc<str>) {
+        if let Some(pins) = self.pins.get_mut(key) {
+            pins.remove(revision);
+            if pins.is_empty() {
                 self.pins.remove(key);
             }
         }

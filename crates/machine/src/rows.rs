@@ -224,8 +224,8 @@ impl State {
         let mut known = SharedKeys::of(&state.revisions);
         let shared = |(key, scale)| (known.share(key), scale);
         state.scales = all.scales.into_iter().map(shared).collect();
-        for pin in all.pins {
-            state.bundles.pin(pin);
+        for (bundle, revision) in all.pins {
+            state.bundles.pin(bundle, &revision);
         }
         for (key, value) in all.others {
             state.load_row(&key, &value)?;
@@ -299,8 +299,8 @@ pub struct ReadRows {
     revisions: Vec<(ObjectKey, ObjectKey, Kept<Revision>)>,
     routes: Vec<(ObjectKey, Kept<Route>)>,
     scales: Vec<(ObjectKey, Arc<ScaleRecord>)>,
-    /// Bundles that revisions run, one for each of them.
-    pins: Vec<BundleKey>,
+    /// Bundles that revisions run, each with the revision.
+    pins: Vec<(BundleKey, Arc<str>)>,
     /// Key and value of what there is little of.
     others: Vec<(String, Vec<u8>)>,
 }
@@ -319,9 +319,10 @@ impl ReadRows {
             tag::ROUTE => self.routes.push(kept(&key, value)?),
             tag::REVISION => {
                 let (kept, revision) = read::<Revision>(&key, value)?;
-                self.pins.extend(BundleKey::of_revision(&revision));
-                self.revisions
-                    .push((object_of(&key)?, revision.root(), kept));
+                let key = object_of(&key)?;
+                let pin = BundleKey::of_revision(&revision);
+                self.pins.extend(pin.map(|pin| (pin, key.name.clone())));
+                self.revisions.push((key, revision.root(), kept));
             }
             tag::SCALE => {
                 let scale = Arc::new(decode(&key, value)?);

@@ -67,10 +67,7 @@ impl Image {
 
     /// The bundle that `image` names; one that cannot be parsed names none.
     pub fn bundle(image: &str) -> Option<BundleReference> {
-        match Self::parse(image) {
-            Ok(Image::Bundle(bundle)) => Some(bundle),
-            _ => None,
-        }
+        BundleReference::parse(image.strip_prefix(BUNDLE)?).ok()
     }
 
     /// Whether `image` names a container image; one that cannot be parsed names none.

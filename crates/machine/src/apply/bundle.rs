@@ -170,11 +170,11 @@ impl State {
 
     fn in_use(&self, bundle: &Bundle) -> Rejection {
         let key = bundle.key();
-        let runs_it =
-            |revision: &&Arc<_>| BundleKey::of_revision(revision).is_some_and(|pin| pin == key);
-        let is_near = |other: &ObjectKey| *other.namespace == *key.namespace;
-        let first = self.revisions.values_of(is_near);
-        let first = first.filter(|revision| runs_it(&revision)).next();
+        let first = self.bundles.first_pin(&key);
+        let first = first.and_then(|name| {
+            let key = ObjectKey::new(key.namespace.as_str(), name.clone());
+            self.revisions.get(&key)
+        });
         let service = first.map_or_else(String::new, |revision| revision.root().name.to_string());
         let runs_it = match self.bundles.n_pins(&key) {
             1 => format!("a revision of service `{service}`"),

@@ -59,7 +59,7 @@ impl State {
         if change == EventKind::Added
             && let Some(pin) = BundleKey::of_revision(&revision)
         {
-            self.bundles.pin(pin);
+            self.bundles.pin(pin, &key.name);
         }
         let object = Arc::new(revision);
         context.row(self.revisions.put(key, object.clone()));
@@ -72,7 +72,7 @@ impl State {
         }
         if let Some(object) = self.revisions.remove(key) {
             if let Some(pin) = BundleKey::of_revision(&object) {
-                self.bundles.unpin(&pin);
+                self.bundles.unpin(&pin, &key.name);
             }
             context.row(rows::delete(rows::object_key(tag::REVISION, key)));
             context.event(ObjectChange::Revision {
