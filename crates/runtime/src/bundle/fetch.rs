@@ -51,7 +51,7 @@ pub enum Unavailable {
     #[error("bundle `{bundle}`: {source}")]
     Here {
         bundle: BundleId,
-        source: BundleError,
+        source: Box<BundleError>,
     },
     #[error("the node is shutting down")]
     Ending,
@@ -260,7 +260,7 @@ impl Bundles {
         let done = done.map_err(|_| Unavailable::Ending)?;
         done.map_err(|source| Unavailable::Here {
             bundle: bundle.clone(),
-            source,
+            source: source.into(),
         })
     }
 }
