@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn the_web_line_is_found_and_read_as_a_shell_would() {
-        let text = "worker: ./work\n  web:  ./server --verbose\n";
+        let text = "jobs: ./jobs\n  web:  ./server --verbose\n";
         assert_eq!(web(text), Some("./server --verbose"));
         assert_eq!(web("webhook: x\nweb:\n"), None);
         assert_eq!(words("./server  --verbose"), ["./server", "--verbose"]);
