@@ -7,7 +7,7 @@ use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
     apply, autoscaler, cluster, completion, configmap, demo, doctor, domain, health, instance,
-    internal, logs, man, node, ps, revision, route, service, traffic, why,
+    internal, logs, man, node, ps, revision, route, secret, service, traffic, why,
 };
 use crate::dev;
 
@@ -81,7 +81,10 @@ pub(crate) enum Command {
     /// What an autoscaler would do.
     #[command(subcommand)]
     Autoscaler(autoscaler::AutoscalerCommand),
-    /// Settings, the cluster's own among them.
+    /// Values for services' instances that are shown to nobody else.
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// Settings of services, and the cluster's own.
     #[command(subcommand, name = "configmap", visible_alias = "cm")]
     ConfigMap(configmap::ConfigMapCommand),
     /// The cluster itself.

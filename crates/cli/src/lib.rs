@@ -4,6 +4,7 @@
 
 mod args;
 mod command;
+mod config_flags;
 mod context;
 mod dev;
 mod failure;

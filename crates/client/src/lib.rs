@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod domain;
 mod error;
+mod secret;
 mod serving;
 mod watch;
 
@@ -15,6 +16,7 @@ pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;
 pub use error::Error;
+pub use secret::WrittenSecret;
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;
 

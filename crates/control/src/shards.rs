@@ -11,6 +11,7 @@ use nihilo_entity::{EntityKey, View};
 use nihilo_failpoint::{Point, hit};
 use nihilo_machine::route_table::Changed;
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
+use nihilo_types::config_map::is_system;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 use tracing::{debug, info};
@@ -258,8 +259,9 @@ impl Shared {
     }
 
     fn wake_interested(&self, events: &[ObjectEvent]) {
-        let is_setting =
-            |event: &ObjectEvent| matches!(event.object, ObjectChange::ConfigMap { .. });
+        let is_setting = |event: &ObjectEvent| {
+            matches!(event.object, ObjectChange::ConfigMap { .. }) && is_system(&event.object.key())
+        };
         if events.iter().any(is_setting) {
             // Running autoscalers look anyway, each second; the rest may have a new minimum.
             self.wake_everything();
@@ -284,7 +286,9 @@ impl Shared {
             | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
             ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
             ObjectChange::DomainMapping { object, .. } => Some(shard_of(&object.route())),
-            ObjectChange::ConfigMap { .. } | ObjectChange::DomainClaim { .. } => None,
+            ObjectChange::ConfigMap { .. }
+            | ObjectChange::Secret { .. }
+            | ObjectChange::DomainClaim { .. } => None,
             ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
                 state
                     .revision(revision)

@@ -25,6 +25,10 @@ const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
 
 /// Stage of a start that an agent refused for whom it was to run as.
 const RUN_AS: &str = "run-as";
+/// Stage of a start that lacks what it refers to, or cannot open it.
+const CONFIG: &str = "config";
+/// Stage of a start whose volumes the node cannot show to it.
+const VOLUMES: &str = "volumes";
 
 /// One revision's ends and what follows from them.
 #[derive(Debug, Default)]
@@ -226,6 +230,14 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
             ),
         ),
         Exit::Unknown => healthy("ExitUnknown".into(), after("nobody saw how", &output)),
+        Exit::StartFailed { stage, cause } if stage == CONFIG || stage == VOLUMES => Failure {
+            kind: types::RESOURCES_AVAILABLE,
+            reason: match stage == CONFIG {
+                true => "CreateContainerConfigError".into(),
+                false => "VolumeNeedsMountNamespace".into(),
+            },
+            message: cause.clone(),
+        },
         Exit::StartFailed { stage, cause } if stage == RUN_AS => {
             healthy("RunAsUserForbidden".into(), cause.clone())
         }

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nihilo_machine::Command;
 use nihilo_machine::command::{Fence, RecordRevision};
+use nihilo_machine::{Command, State};
 use nihilo_scale::config::RevisionScale;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
-use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
+use nihilo_types::id::{InstanceId, LogIndex, ObjectKey, SessionId};
 use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, Probes, RunAs};
+use nihilo_types::instance_config::{Holder, InstanceConfig};
 use nihilo_types::meta::keys;
 use nihilo_types::probe::Probe;
 use nihilo_types::quantity::Quantity;
@@ -210,7 +211,8 @@ impl RevisionActor {
                 avoid.insert(session);
             }
             let id = view.table.instance_id(&self.key, k as u64);
-            let spec = Box::new(instance_spec(id, revision));
+            let mut spec = Box::new(instance_spec(id, revision));
+            spec.config.min_index = min_index(&spec.config, view.state, revision);
             outputs.effect(Effect::Start { session, spec });
         }
     }
@@ -370,6 +372,7 @@ fn endpoints(view: View<'_>, key: &ObjectKey, revision: &Revision, limit: u32) -
 
 fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
     let container = revision.spec.container().cloned().unwrap_or_default();
+    let (config, env) = InstanceConfig::of(&revision.spec);
     let label = |key| revision.metadata.label(key).unwrap_or_default();
     let grace = revision
         .metadata
@@ -390,11 +393,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         image: container.image,
         command: container.command,
         args: container.args,
-        env: container
-            .env
-            .into_iter()
-            .map(|variable| (variable.name, variable.value))
-            .collect(),
+        env,
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
@@ -413,7 +412,25 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             liveness: container.liveness_probe,
             startup: container.startup_probe,
         },
+        config,
     }
+}
+
+/// The node that looks up what an instance refers to must have seen what its owner has: the newest
+/// version of all that, and the revision itself.
+fn min_index(config: &InstanceConfig, state: &State, revision: &Revision) -> LogIndex {
+    if config.is_empty() {
+        return LogIndex(0);
+    }
+    let version = |(holder, name): (Holder, &str)| {
+        let key = ObjectKey::new(revision.metadata.namespace.as_str(), name);
+        match holder {
+            Holder::Secret => Some(state.secret(&key)?.metadata.version()),
+            Holder::ConfigMap => Some(state.config_map(&key)?.metadata.version()),
+        }
+    };
+    let versions = config.references().filter_map(version);
+    versions.fold(revision.metadata.version(), LogIndex::max)
 }
 
 /// One that waits for its probes is not given up before they have: as long as startup may fail, and

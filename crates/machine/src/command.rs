@@ -10,6 +10,7 @@ use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::rollout::Rollout;
 use nihilo_types::route::TrafficTarget;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,8 @@ pub enum Command {
     AddNode(AddNode),
     PromoteNode(PromoteNode),
     RemoveNode(RemoveNode),
+    PutSecret(Box<PutSecret>),
+    DeleteSecret(DeleteSecret),
 }
 
 impl Command {
@@ -123,7 +126,9 @@ impl Command {
             | Command::RevokeToken(_)
             | Command::AddNode(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => 2,
+            | Command::RemoveNode(_)
+            | Command::PutSecret(_)
+            | Command::DeleteSecret(_) => 2,
         }
     }
 
@@ -139,6 +144,8 @@ impl Command {
             Command::DeleteDomainMapping(delete) => delete.expect == Expect::Any,
             Command::PutDomainClaim(put) => put.expect == Expect::Any,
             Command::DeleteDomainClaim(delete) => delete.expect == Expect::Any,
+            Command::PutSecret(put) => put.expect == Expect::Any,
+            Command::DeleteSecret(delete) => delete.expect == Expect::Any,
             Command::InitCluster(_)
             | Command::RecordService(_)
             | Command::RecordRevision(_)
@@ -206,6 +213,21 @@ pub struct PutConfigMap {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteConfigMap {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// Creates or replaces a Secret, sealed by who proposes it: no value is ever in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutSecret {
+    pub secret: SealedSecret,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteSecret {
     pub key: ObjectKey,
     pub expect: Expect,
 }

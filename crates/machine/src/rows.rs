@@ -11,6 +11,7 @@ use nihilo_types::configuration::Configuration;
 use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,10 +52,11 @@ pub(crate) mod tag {
     pub(crate) const ANCESTORS: &str = "ancestors";
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const TOKEN: &str = "token";
+    pub(crate) const SECRET: &str = "secret";
 }
 
 /// The kinds of rows that there may be very many of, in the order of their keys.
-pub(crate) const OBJECT_TAGS: [&str; 8] = [
+pub(crate) const OBJECT_TAGS: [&str; 9] = [
     tag::CONFIG_MAP,
     tag::CONFIGURATION,
     tag::DOMAIN_CLAIM,
@@ -62,6 +64,7 @@ pub(crate) const OBJECT_TAGS: [&str; 8] = [
     tag::REVISION,
     tag::ROUTE,
     tag::SCALE,
+    tag::SECRET,
     tag::SERVICE,
 ];
 
@@ -161,6 +164,11 @@ impl State {
                     visit(put(object_key(kind, key), mapping));
                 }
             }
+            tag::SECRET => {
+                for (key, secret) in &self.secrets {
+                    visit(put(object_key(kind, key), secret));
+                }
+            }
             tag::SCALE => {
                 for (key, scale) in &self.scales {
                     visit(put(object_key(kind, key), scale));
@@ -250,6 +258,10 @@ impl State {
             tag::CONFIG_MAP => {
                 let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
                 self.config_maps.insert(object_of(key)?, map);
+            }
+            tag::SECRET => {
+                let secret: Arc<SealedSecret> = Arc::new(decode(key, value)?);
+                self.secrets.insert(object_of(key)?, secret);
             }
             tag::DOMAIN_CLAIM => self.domains.put_claim(Arc::new(decode(key, value)?)),
             tag::DOMAIN_MAPPING => {

@@ -10,6 +10,7 @@ use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,7 @@ pub struct State {
     pub(crate) revisions: Objects<Revision>,
     pub(crate) routes: Objects<Route>,
     pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
+    pub(crate) secrets: BTreeMap<ObjectKey, Arc<SealedSecret>>,
     /// What the system's ConfigMaps say; derived.
     pub(crate) settings: Arc<Settings>,
     pub(crate) domains: Domains,
@@ -140,6 +142,10 @@ pub enum ObjectChange {
         object: Arc<ClusterDomainClaim>,
         change: EventKind,
     },
+    Secret {
+        object: Arc<SealedSecret>,
+        change: EventKind,
+    },
     /// A scale record changed; shown with the revision, not watched by itself.
     Scale { revision: ObjectKey },
 }
@@ -161,6 +167,7 @@ impl ObjectChange {
             ObjectChange::ConfigMap { object, .. } => object.metadata.key(),
             ObjectChange::DomainMapping { object, .. } => object.metadata.key(),
             ObjectChange::DomainClaim { object, .. } => object.metadata.key(),
+            ObjectChange::Secret { object, .. } => object.metadata.key(),
             ObjectChange::Scale { revision } => revision.clone(),
         }
     }
@@ -175,6 +182,7 @@ impl ObjectChange {
             ObjectChange::ConfigMap { .. } => Some(Kind::ConfigMap),
             ObjectChange::DomainMapping { .. } => Some(Kind::DomainMapping),
             ObjectChange::DomainClaim { .. } => Some(Kind::ClusterDomainClaim),
+            ObjectChange::Secret { .. } => Some(Kind::Secret),
             ObjectChange::Scale { .. } => None,
         }
     }
@@ -269,6 +277,21 @@ impl State {
 
     pub fn config_maps(&self) -> impl Iterator<Item = &Arc<ConfigMap>> {
         self.config_maps.values()
+    }
+
+    pub fn secret(&self, key: &ObjectKey) -> Option<&Arc<SealedSecret>> {
+        self.secrets.get(key)
+    }
+
+    /// By key.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SealedSecret>> {
+        self.secrets.values()
+    }
+
+    /// Id of the key that all Secrets are sealed by; `None` while there is none.
+    pub fn secrets_key_id(&self) -> Option<&str> {
+        let (_, first) = self.secrets.first_key_value()?;
+        Some(&first.sealed_by)
     }
 
     pub fn domain_mapping(&self, key: &ObjectKey) -> Option<&Arc<DomainMapping>> {

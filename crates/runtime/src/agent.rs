@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::command_ledger::CommandLedger;
+use crate::config::{self, ConfigSource, Directories, Provided, Reader, Source};
 use crate::docker::DockerDriver;
-use crate::driver::{AnyDriver, Started, Trace};
+use crate::driver::{AnyDriver, Driver, StartError, Started, Trace};
 use crate::fake::{FakeConfig, FakeDriver};
 use crate::handle::{Handles, Record};
 use crate::life::{self, Order};
@@ -27,6 +28,7 @@ use crate::logs::Output;
 use crate::ports::Admission;
 use crate::probe::look::Looks;
 use crate::process::ProcessDriver;
+use crate::process::mark::Mark;
 use crate::startstop::{self, StartStopLog};
 use crate::{recovery, sweep};
 
@@ -125,6 +127,8 @@ pub(crate) struct Inner {
     pub(crate) looks: Looks,
     pub(crate) host: Host,
     handles: Handles,
+    source: Source,
+    directories: Arc<Directories>,
     startstop: StartStopLog,
     table: Mutex<Table>,
     /// As in the table, for those who wait for it.
@@ -160,8 +164,14 @@ impl Agent {
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub fn new(config: AgentConfig, admission: Arc<dyn Admission>) -> std::io::Result<Self> {
+    pub fn new(
+        config: AgentConfig,
+        admission: Arc<dyn Admission>,
+        source: Arc<dyn ConfigSource>,
+    ) -> std::io::Result<Self> {
         let (driver, docker) = (driver(&config)?, docker(&config)?);
+        let mark = Mark::of(&config.dir)?;
+        let directories = Directories::new(&config.dir, mark.as_str());
         let instances = config.dir.join("instances");
         let adopts = config.driver.adopts();
         let (handles, left) = Handles::open(instances, adopts)?;
@@ -176,6 +186,8 @@ impl Agent {
             admission,
             looks: Looks::default(),
             handles,
+            source: Source(source),
+            directories: Arc::new(directories),
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
             table: Mutex::new(Table {
                 orders: config.orders.clone(),
@@ -189,6 +201,8 @@ impl Agent {
         });
         if let AnyDriver::Process(driver) = &inner.driver {
             recovery::recover(&inner, driver, left, noted);
+            inner.directories.retain(|id| inner.is_known(id));
+            tokio::spawn(config::keep(Arc::downgrade(&inner)));
             tokio::spawn(sweep::run(
                 Arc::downgrade(&inner),
                 driver.clone(),
@@ -365,6 +379,8 @@ impl Agent {
         if !self.all_gone_after(Order::Leave, grace).await {
             self.all_gone_after(Order::Kill, KILL_LIMIT).await;
         }
+        let inner = &self.0;
+        inner.directories.retain(|id| inner.is_known(id));
     }
 
     /// Orders it of every instance; whether all of them are gone within `limit`.
@@ -516,6 +532,42 @@ impl Inner {
         }
     }
 
+    /// What the instance refers to, laid out for its driver.
+    pub(crate) async fn provide(
+        &self,
+        spec: &InstanceSpec,
+        reader: Reader,
+    ) -> Result<Provided, StartError> {
+        config::provide(&self.source, &self.directories, spec, reader).await
+    }
+
+    /// Nothing runs that needs it any more.
+    pub(crate) fn take_back(&self, id: &InstanceId) {
+        self.directories.remove(id);
+    }
+
+    /// Instances that run and have files out of objects.
+    pub(crate) fn with_files(&self) -> Vec<(InstanceSpec, Reader)> {
+        let has_files = |instance: &&Instance| {
+            let mut volumes = instance.spec.config.volumes.iter();
+            instance.report.state.is_counted() && volumes.any(|v| v.sources().next().is_some())
+        };
+        let table = self.table.lock();
+        let having = table.instances.values().filter(has_files);
+        let reader = |spec: &InstanceSpec| match self.driver_of(spec) {
+            AnyDriver::Process(driver) => driver.reader(spec),
+            AnyDriver::Docker(driver) => driver.reader(spec),
+            AnyDriver::Fake(driver) => driver.reader(spec),
+        };
+        having
+            .map(|instance| ((*instance.spec).clone(), reader(&instance.spec)))
+            .collect()
+    }
+
+    pub(crate) fn config_parts(&self) -> (Source, Arc<Directories>) {
+        (self.source.clone(), self.directories.clone())
+    }
+
     fn refresh(&self, instance: &Instance) -> InstanceReport {
         let mut report = instance.report.clone();
         report.age_ms = elapsed_ms(instance.started);
@@ -587,6 +639,9 @@ impl Inner {
         } = record;
         let age = self.host.clock.now_ns().saturating_sub(accepted_ns);
         let id = report.id.clone();
+        if !spec.config.volumes.is_empty() {
+            self.directories.adopt(&id);
+        }
         let (mut instance, orders) = Instance::new(report, Arc::new(spec), accepted_ns, output);
         let started = instance.started.checked_sub(Duration::from_nanos(age));
         instance.started = started.unwrap_or(instance.started);

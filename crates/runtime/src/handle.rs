@@ -195,6 +195,7 @@ pub(crate) fn specification() -> InstanceSpec {
         drain_deadline_ms: 2,
         termination_grace_ms: 3,
         probes: Default::default(),
+        config: Default::default(),
     }
 }
 

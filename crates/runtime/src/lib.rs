@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod command_ledger;
+pub mod config;
 pub mod docker;
 pub mod driver;
 pub mod fake;

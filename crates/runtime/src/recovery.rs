@@ -118,6 +118,7 @@ async fn gone(
         driver.destroy_unknown(&id).await;
     }
     inner.log("exit", &id, pid);
+    inner.take_back(&id);
     inner.exited(&id, Exit::Unknown, Vec::new());
     inner.enter(&id, InstanceState::Destroyed);
 }

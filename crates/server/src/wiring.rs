@@ -40,6 +40,7 @@ use crate::admin::config::ConfigApi;
 use crate::admin::domain::DomainApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::config_source::AppliedConfig;
 use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
@@ -53,6 +54,7 @@ use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
 };
+use crate::secrets_key::SecretsKey;
 use crate::service_manager::{self, Parts, ServiceManager};
 
 /// Largest admin message (02-store §2.2).
@@ -85,12 +87,26 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
 
 fn run(config: NodeConfig) -> anyhow::Result<()> {
     log_to_stderr();
+    leave_no_core_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()?;
     runtime.block_on(live(&config))
+}
+
+/// What a crash would write down holds opened Secrets.
+fn leave_no_core_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    let none = Rlimit {
+        current: Some(0),
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "a crash of this node may leave a core file, which may hold Secrets");
+    }
 }
 
 fn log_to_stderr() {
@@ -215,12 +231,22 @@ impl Node {
             host: host.clone(),
             disk,
         };
+        let is_on_files = below.disk.is_none();
         let raft = start_raft(&config, below, snapshot_every).await?;
+        let secrets_key = SecretsKey::new(config.secrets_key_file());
+        // A simulated node leaves nothing on the host.
+        if is_on_files {
+            prepare_secrets_key(&secrets_key, &config, &raft);
+        }
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
         let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
         let adopts = on_node_exit::adopts(&config);
-        let agent = start_agent(&config, adopts, &host, (requests, orders), local)?;
+        let applied = AppliedConfig {
+            raft: raft.clone(),
+            key: secrets_key.clone(),
+        };
+        let agent = start_agent(&config, adopts, &host, (requests, orders), local, applied)?;
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
             channels: Channels::new(host.net.clone()),
@@ -266,7 +292,7 @@ impl Node {
         };
         node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id, relays);
-        node.serve_admin(admin, &config, remote.channels);
+        node.serve_admin(admin, &config, remote.channels, secrets_key);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         let on_node_exit = if adopts { "adopt" } else { "kill" };
         info!(name = config.name, on_node_exit, "node started");
@@ -375,7 +401,13 @@ impl Node {
         });
     }
 
-    fn serve_admin(&self, listener: Listener, config: &NodeConfig, channels: Channels) {
+    fn serve_admin(
+        &self,
+        listener: Listener,
+        config: &NodeConfig,
+        channels: Channels,
+        secrets_key: SecretsKey,
+    ) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -393,6 +425,7 @@ impl Node {
             me,
             started: Instant::now(),
             channels: channels.clone(),
+            secrets_key: secrets_key.clone(),
         };
         let observe = ObserveApi {
             raft: self.raft.clone(),
@@ -405,6 +438,7 @@ impl Node {
         };
         let settings = ConfigApi {
             raft: self.raft.clone(),
+            key: secrets_key,
         };
         let domains = DomainApi {
             raft: self.raft.clone(),
@@ -536,12 +570,38 @@ async fn start_raft(
     Ok(RaftNode::start_on(raft, ground).await?)
 }
 
+/// The founder of a cluster makes its key, unless there are Secrets already, which another one has
+/// sealed. A node without the right key runs all the same.
+fn prepare_secrets_key(key: &SecretsKey, config: &NodeConfig, raft: &RaftNode) {
+    let sealed_by = raft
+        .state()
+        .read(|state| state.secrets_key_id().map(str::to_owned));
+    if config.is_founder()
+        && sealed_by.is_none()
+        && !key.is_there()
+        && let Err(error) = key.make()
+    {
+        let file = display(&config.secrets_key_file());
+        warn!(%error, file, "no key for Secrets could be made");
+    }
+    match (key.get(), sealed_by) {
+        (Ok(key), Some(id)) if key.id() != id => warn!(
+            own = key.id(),
+            cluster = id,
+            "this node's secrets key is not the one that the cluster's Secrets are sealed by"
+        ),
+        (Err(error), Some(_)) => warn!(%error, "the cluster has Secrets, and this node opens none"),
+        _ => {}
+    }
+}
+
 fn start_agent(
     config: &NodeConfig,
     adopts: bool,
     host: &Host,
     (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
+    applied: AppliedConfig,
 ) -> anyhow::Result<Agent> {
     let dir = agent_dir(&config.data_dir);
     let agent = AgentConfig {
@@ -565,7 +625,7 @@ fn start_agent(
         orders,
     };
     std::fs::create_dir_all(&dir)?;
-    Agent::new(agent, Arc::new(AdmissionPort(local)))
+    Agent::new(agent, Arc::new(AdmissionPort(local)), Arc::new(applied))
         .with_context(|| format!("agent directory `{}`", display(&dir)))
 }
 

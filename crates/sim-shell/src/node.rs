@@ -181,6 +181,7 @@ impl Site {
             instance_ports: 20_000,
             docker: DockerSettings::default(),
             process: ProcessSettings::default(),
+            secrets_key_file: None,
             shutdown_grace: 30,
             gateway: GatewaySettings::default(),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
+use crate::instance_config::InstanceConfig;
 use crate::probe::{Probe, ProbeKind};
 use crate::service::is_default;
 use crate::template::PullPolicy;
@@ -84,7 +85,8 @@ pub struct InstanceReport {
     pub last_output: Vec<String>,
 }
 
-/// What an owner asks an agent to run. Everything the agent needs, so that it reads no state.
+/// What an owner asks an agent to run. Everything the agent needs, but for what stands in Secrets and
+/// ConfigMaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSpec {
     pub id: InstanceId,
@@ -118,6 +120,9 @@ pub struct InstanceSpec {
     pub run_as: RunAs,
     #[serde(default, skip_serializing_if = "is_default")]
     pub probes: Probes,
+    /// What its node looks up for it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub config: InstanceConfig,
 }
 
 /// The template's probes, with every default filled in. Without one for readiness an instance is

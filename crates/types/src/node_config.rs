@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const MAX_PROCESSES: u32 = 1_000;
 /// Simulated instances cost a socket and a task each.
 const MAX_FAKES: u32 = 10_000;
+/// Name of the key's file in a data directory.
+const SECRETS_KEY: &str = "secrets.key";
 const MAX_FAKE_BOOT_MS: u32 = 60_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,11 @@ pub struct NodeConfig {
     /// How programs of the process driver are confined.
     #[serde(default, skip_serializing_if = "is_default")]
     pub process: ProcessSettings,
+    /// The key that the cluster's Secrets are sealed by, the same file on every node, for its owner
+    /// alone (0600). The founder makes it; `nihilo cluster join` brings it. Default: `secrets.key` in
+    /// the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_key_file: Option<PathBuf>,
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
@@ -405,6 +412,7 @@ impl NodeConfig {
             instance_ports: instance_ports(),
             docker: DockerSettings::default(),
             process: ProcessSettings::default(),
+            secrets_key_file: None,
             shutdown_grace: shutdown_grace(),
             gateway: GatewaySettings::default(),
         }
@@ -417,6 +425,11 @@ impl NodeConfig {
         } else {
             &self.advertise
         }
+    }
+
+    pub fn secrets_key_file(&self) -> PathBuf {
+        let named = self.secrets_key_file.clone();
+        named.unwrap_or_else(|| self.data_dir.join(SECRETS_KEY))
     }
 
     pub fn peer_address(&self) -> String {

@@ -155,10 +155,10 @@ mod sample {
     use std::collections::BTreeMap;
 
     use nihilo_machine::command::{
-        AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteService,
-        Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutConfigMap,
-        PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping, RecordMembers,
-        RemoveNode, RequestKey, RevokeToken, Roles, Uids,
+        AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteSecret,
+        DeleteService, Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode,
+        PutConfigMap, PutDomainClaim, PutDomainMapping, PutSecret, PutService, Reassign,
+        RecordDomainMapping, RecordMembers, RemoveNode, RequestKey, RevokeToken, Roles, Uids,
     };
     use nihilo_machine::ownership::next_moves;
     use nihilo_machine::{Command, Envelope, Fence, State};
@@ -166,6 +166,8 @@ mod sample {
     use nihilo_types::config_map::ConfigMap;
     use nihilo_types::domain::ClusterDomainClaim;
     use nihilo_types::id::{LogIndex, NodeId, ObjectKey, SessionId};
+    use nihilo_types::sealing::{KEY_BYTES, NONCE_BYTES, SealingKey};
+    use nihilo_types::secret::Secret;
     use nihilo_types::shard::shard_of;
 
     pub(crate) fn log(version: u32) -> Vec<Envelope> {
@@ -205,6 +207,7 @@ mod sample {
         if version >= 2 {
             made.members();
             made.domains();
+            made.secrets();
         }
         made.log
     }
@@ -337,6 +340,35 @@ mod sample {
                 })));
                 self.write(Command::DeleteDomainClaim(DeleteDomainClaim {
                     host: "a.example.org".into(),
+                    expect: Expect::Any,
+                }));
+            }
+        }
+
+        /// Sealed, changed, and one of them deleted.
+        fn secrets(&mut self) {
+            let key = SealingKey::new([7; KEY_BYTES]);
+            for n in 0..4u8 {
+                let json = format!(
+                    r#"{{"metadata":{{"name":"s-{}","namespace":"default"}},
+                    "stringData":{{"password":"golden-{n}"}}}}"#,
+                    n / 2
+                );
+                let mut secret: Secret = serde_json::from_str(&json).unwrap();
+                secret.default_fields();
+                // Written twice: one of three entries is a repetition, and none of these may be.
+                for _ in 0..2 {
+                    let put = PutSecret {
+                        secret: secret.seal(&key, None, || [n; NONCE_BYTES]),
+                        expect: Expect::Any,
+                        uid: format!("x-{}", self.log.len()),
+                    };
+                    self.write(Command::PutSecret(Box::new(put)));
+                }
+            }
+            for _ in 0..2 {
+                self.write(Command::DeleteSecret(DeleteSecret {
+                    key: ObjectKey::new("default", "s-1"),
                     expect: Expect::Any,
                 }));
             }

@@ -14,6 +14,7 @@ pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod internal;
 pub(crate) mod join;
+pub(crate) mod literals;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod members;
@@ -22,6 +23,7 @@ pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod revision;
 pub(crate) mod route;
+pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod traffic;
 pub(crate) mod why;
@@ -85,6 +87,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Ps(args) => ps::run(context, &args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::ConfigMap(command) => configmap::run(context, command).await,
+        Command::Secret(command) => secret::run(context, command).await,
         Command::Why(command) => why::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Dev(_)

@@ -158,6 +158,8 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         instance_ports: instance_ports(above(number), offset),
         docker: DockerSettings::default(),
         process: ProcessSettings::default(),
+        // Of the whole cluster, like the directory.
+        secrets_key_file: Some(dir.join("secrets.key")),
         shutdown_grace: 30,
         gateway: GatewaySettings::default(),
     }

@@ -12,6 +12,7 @@ mod ownership;
 mod revision;
 mod route;
 mod scale;
+mod secret;
 mod service;
 mod session;
 mod token;
@@ -131,6 +132,8 @@ impl State {
             Command::AddNode(add) => self.add_node(add, context),
             Command::PromoteNode(promote) => self.promote_node(*promote, context),
             Command::RemoveNode(remove) => self.remove_node(remove, context),
+            Command::PutSecret(put) => self.put_secret(put, context),
+            Command::DeleteSecret(delete) => self.delete_secret(delete, context),
         }
     }
 

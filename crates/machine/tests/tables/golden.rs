@@ -17,6 +17,7 @@ use nihilo_types::route::TrafficTarget;
 
 use crate::domains::{HOST, autocreate, claim, map, mapping, put_mapping, unclaim, unmap};
 use crate::members::{add, create, founders};
+use crate::secrets::{delete_secret, put_secret};
 use crate::world::{
     World, delete, digest, fenced, init, key, open, put, put_service, service, step,
 };
@@ -147,6 +148,8 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             "RemoveNode",
             Command::RemoveNode(RemoveNode { node: NodeId(9) }),
         ),
+        ("PutSecret", put_secret()),
+        ("DeleteSecret", delete_secret()),
     ]
 }
 
@@ -184,6 +187,33 @@ fn probes_of_a_service_need_a_version_that_knows_them() {
     let container = format!(r#"{{"image":"demo/hello","readinessProbe":{written}}}"#);
     assert!(json.contains(&container), "{json}");
     assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), probed);
+}
+
+/// As of cluster version 2 too.
+#[test]
+fn references_of_a_service_need_a_version_that_knows_them() {
+    let container = |change: &str| {
+        let mut service = service("hello", "demo/hello");
+        let changed = format!(r#"{{"image":"demo/hello",{change}}}"#);
+        service.spec.template.spec.containers[0] = serde_json::from_str(&changed).unwrap();
+        (service, changed)
+    };
+    for change in [
+        r#""env":[{"name":"A","value":"","valueFrom":{"secretKeyRef":{"name":"db","key":"k"}}}]"#,
+        r#""envFrom":[{"configMapRef":{"name":"app"}}]"#,
+        r#""volumeMounts":[{"name":"v","mountPath":"/v","readOnly":true}]"#,
+    ] {
+        let (service, changed) = container(change);
+        let referring = put_service(service, Expect::Any);
+        assert_eq!(referring.since(), 2, "{change}");
+        let json = serde_json::to_string(&referring).unwrap();
+        assert!(json.contains(&changed), "{json}");
+        assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), referring);
+    }
+    let mut service = service("hello", "demo/hello");
+    let volume = r#"{"name":"v","emptyDir":{}}"#;
+    service.spec.template.spec.volumes = vec![serde_json::from_str(volume).unwrap()];
+    assert_eq!(put_service(service, Expect::Any).since(), 2);
 }
 
 fn replies(world: &World) -> Vec<(&'static str, Reply)> {
@@ -254,6 +284,7 @@ fn furnished() -> World {
     world.must(create("a1", true));
     world.must(autocreate(true));
     world.must(map("default", "hello"));
+    world.must(put_secret());
     world
 }
 

@@ -8,6 +8,7 @@ mod hosts;
 mod members;
 mod once;
 mod replay;
+mod secrets;
 mod service;
 mod sessions;
 mod world;

@@ -28,6 +28,7 @@ use nihilo_types::node_config::DockerSettings;
 use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
+use crate::config::{MountSource, Provided, Reader, VOLUMES_STAGE};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
@@ -82,13 +83,14 @@ impl DockerDriver {
         &self,
         ready: &Ready,
         spec: &InstanceSpec,
+        provided: &Provided,
         image: &Reference,
         output: &Output,
     ) -> Result<String, StartError> {
         if spec.pull_policy == PullPolicy::Always {
             image::pull(&ready.docker, image, output).await?;
         }
-        let first = match self.try_create(ready, spec, image).await {
+        let first = match self.try_create(ready, spec, provided, image).await {
             Err(failed) if failed.is_missing_image() => failed,
             created => return created.map_err(|failed| self.engine.start_error("create", failed)),
         };
@@ -96,7 +98,7 @@ impl DockerDriver {
             return Err(image::not_here(image, &first));
         }
         image::pull(&ready.docker, image, output).await?;
-        let created = self.try_create(ready, spec, image).await;
+        let created = self.try_create(ready, spec, provided, image).await;
         created.map_err(|failed| self.engine.start_error("create", failed))
     }
 
@@ -104,11 +106,13 @@ impl DockerDriver {
         &self,
         ready: &Ready,
         spec: &InstanceSpec,
+        provided: &Provided,
         image: &Reference,
     ) -> Result<String, Failed> {
         let name = request::name(&self.mark, &spec.id);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let asked = request::container(spec, image, &self.node_name, &self.mark, &ready.network);
+        let (node, network) = (self.node_name.as_str(), ready.network.as_str());
+        let asked = request::container(spec, provided, image, node, &self.mark, network);
         let created = ready.docker.create_container(Some(options), asked).await;
         Ok(created.map_err(Failed::of)?.id)
     }
@@ -166,6 +170,7 @@ impl Driver for DockerDriver {
     async fn start(
         &self,
         spec: &InstanceSpec,
+        provided: Provided,
         output: &Output,
     ) -> Result<Started<Container>, StartError> {
         let image = match Image::parse(&spec.image) {
@@ -174,7 +179,8 @@ impl Driver for DockerDriver {
             Err(why) => return Err(StartError::not_started("image", why)),
         };
         let ready = self.engine.ready().await?;
-        let id = self.create(ready, spec, &image, output).await?;
+        may_mount(ready, &provided).await?;
+        let id = self.create(ready, spec, &provided, &image, output).await?;
         let inspected = match self.launch(ready, &id).await {
             Ok(inspected) => inspected,
             Err(error) => {
@@ -205,6 +211,16 @@ impl Driver for DockerDriver {
             pid,
             trace: None,
         })
+    }
+
+    fn reader(&self, spec: &InstanceSpec) -> Reader {
+        match (spec.run_as.user, spec.run_as.group) {
+            (None, None) => Reader::OfImage,
+            (user, group) => {
+                let user = user.unwrap_or(0);
+                Reader::User(user, group.unwrap_or(user))
+            }
+        }
     }
 
     /// Never: what an earlier process has left is removed at this one's start (decision 0077).
@@ -246,6 +262,26 @@ impl Driver for DockerDriver {
     fn explain_not_ready(&self, handle: &Container) -> Option<String> {
         explain::not_ready(&handle.id, handle.pid?, handle.port)
     }
+}
+
+/// Volumes are directories of this node's host, which the engine must see at the same paths.
+async fn may_mount(ready: &Ready, provided: &Provided) -> Result<(), StartError> {
+    let sources = || provided.mounts.iter().map(|mount| &mount.source);
+    let refused = |cause: &str| Err(StartError::not_started(VOLUMES_STAGE, cause));
+    if sources().any(|source| matches!(source, MountSource::Earlier(_))) {
+        return refused(
+            "a volume of `medium: Memory` can be mounted once in a container: mount it at one \
+             path, or leave out the medium",
+        );
+    }
+    let mut directories = sources().filter(|source| matches!(source, MountSource::Directory(_)));
+    if directories.next().is_some() && network::is_container_of(&ready.docker).await {
+        return refused(
+            "this node runs in a container of the engine that it uses, which does not see its \
+             files: give the app variables instead, or run the node on the engine's host",
+        );
+    }
+    Ok(())
 }
 
 fn not_a_container_image(image: &str) -> StartError {

@@ -140,6 +140,8 @@ impl Confiner {
             processes: self.user_processes(ids),
             dies_with,
             ids,
+            mounts: Vec::new(),
+            joins_mounts_of: None,
         }
     }
 
@@ -154,6 +156,12 @@ impl Confiner {
     ) -> Result<Plan, String> {
         let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)?;
         Ok(self.plan(group, ids, Some(std::process::id())))
+    }
+
+    /// User and group of the instance's program, where it is not this process's.
+    pub(super) fn ids(&self, spec: &InstanceSpec) -> Option<(u32, u32)> {
+        // What must not be is refused when it is started.
+        ids::ids(spec.run_as, self.settings.run_as, self.own).ok()?
     }
 
     /// The kernel does not count root's.

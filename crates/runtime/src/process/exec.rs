@@ -35,8 +35,11 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         argv: &[String],
     ) -> Result<Ended, String> {
-        let plan = self.confiner.plan_of_command(spec, &inside.group)?;
-        let command = self.command(argv, spec, inside.address, &plan);
+        let mut plan = self.confiner.plan_of_command(spec, &inside.group)?;
+        if !spec.config.volumes.is_empty() {
+            plan.joins_mounts_of = inside.pid;
+        }
+        let command = self.command(argv, spec, inside.address, &inside.provided, &plan);
         let mut command = command.map_err(|error| error.cause)?;
         command
             .stdout(Stdio::piped())

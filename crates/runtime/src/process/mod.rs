@@ -18,11 +18,15 @@ mod pipes;
 mod port;
 mod sampler;
 mod stat;
+mod volumes;
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nihilo_types::id::InstanceId;
@@ -37,8 +41,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::config::{Directories, Provided, Reader, VOLUMES_STAGE};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
-use crate::launch::{FAILED, FAILURE_MARK, Plan};
+use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
@@ -83,6 +88,8 @@ pub struct Process {
     output: Output,
     readers: Vec<JoinHandle<()>>,
     confined: Confined,
+    /// For commands that are run inside.
+    provided: Arc<Provided>,
 }
 
 /// Where commands of one instance run.
@@ -90,6 +97,9 @@ pub struct Process {
 pub struct Inside {
     address: SocketAddr,
     group: Group,
+    provided: Arc<Provided>,
+    /// Whose mounts a command sees.
+    pid: Option<u32>,
 }
 
 /// Kills whatever was started from this directory, without an agent.
@@ -100,6 +110,7 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
     let mark = Mark::of(dir)?;
     Cgroups::detect(mark.as_str()).end_all();
     mark.kill_everything();
+    Directories::new(dir, mark.as_str()).retain(|_| false);
     Ok(())
 }
 
@@ -191,10 +202,14 @@ impl ProcessDriver {
         argv: &[String],
         spec: &InstanceSpec,
         address: SocketAddr,
+        provided: &Provided,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
-        let confined = self.confiner.prepare(spec).await?;
-        let spawned = match self.command(argv, spec, address, &confined.plan) {
+        let mounts = volumes::planned(&provided.mounts)?;
+        let mut confined = self.confiner.prepare(spec).await?;
+        confined.plan.mounts = mounts;
+        let plan = &confined.plan;
+        let spawned = match self.command(argv, spec, address, provided, plan) {
             Ok(command) => self.spawn(command, output).await,
             Err(error) => Err(error),
         };
@@ -213,12 +228,13 @@ impl ProcessDriver {
         argv: &[String],
         spec: &InstanceSpec,
         address: SocketAddr,
+        provided: &Provided,
         plan: &Plan,
     ) -> Result<Command, StartError> {
         let mut command = self.launcher.command(plan, argv);
         command
             .env_clear()
-            .envs(self.environment(spec, address))
+            .envs(self.environment(spec, address, provided))
             .stdin(Stdio::null())
             .kill_on_drop(!self.adopts);
         if !spec.working_dir.is_empty() {
@@ -264,7 +280,12 @@ impl ProcessDriver {
     }
 
     /// Built from nothing, so that no secret of the node's leaks (06-runtime §2.2).
-    fn environment(&self, spec: &InstanceSpec, address: SocketAddr) -> Vec<(String, String)> {
+    fn environment(
+        &self,
+        spec: &InstanceSpec,
+        address: SocketAddr,
+        provided: &Provided,
+    ) -> Vec<(String, OsString)> {
         let own = [
             ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
             ("HOME", "/tmp".into()),
@@ -278,10 +299,18 @@ impl ProcessDriver {
         ];
         // After the user's: without it the instance could get away.
         let ours = [(MARK_ENV, self.mark.of_instance(&spec.id))];
-        let named = |(key, value): (&str, String)| (key.to_owned(), value);
+        let named = |(key, value): (&str, String)| (key.to_owned(), value.into());
+        let written = spec.env.iter();
+        let written = written.map(|(key, value)| (key.clone(), value.into()));
+        let looked_up = provided.env.iter().map(|(key, value)| {
+            let value = OsStr::from_bytes(value.expose()).to_owned();
+            (key.clone(), value)
+        });
         own.into_iter()
             .map(named)
-            .chain(spec.env.iter().cloned())
+            .chain(volumes::variables(&provided.mounts))
+            .chain(written)
+            .chain(looked_up)
             .chain(ours.into_iter().map(named))
             .collect()
     }
@@ -295,6 +324,15 @@ impl Driver for ProcessDriver {
         Inside {
             address: handle.address,
             group: handle.confined.group(),
+            provided: handle.provided.clone(),
+            pid: handle.pid,
+        }
+    }
+
+    fn reader(&self, spec: &InstanceSpec) -> Reader {
+        match self.confiner.ids(spec) {
+            Some((user, group)) => Reader::User(user, group),
+            None => Reader::Node,
         }
     }
 
@@ -310,11 +348,13 @@ impl Driver for ProcessDriver {
     async fn start(
         &self,
         spec: &InstanceSpec,
+        provided: Provided,
         output: &Output,
     ) -> Result<Started<Process>, StartError> {
         let argv = self.argv(spec)?;
         let address = self.ports.lock().take()?;
-        let spawned = self.spawn_confined(&argv, spec, address, output).await;
+        let confined = self.spawn_confined(&argv, spec, address, &provided, output);
+        let spawned = confined.await;
         let ((child, readers), confined) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -340,6 +380,7 @@ impl Driver for ProcessDriver {
             output: output.clone(),
             readers,
             confined,
+            provided: Arc::new(provided),
         };
         Ok(Started {
             handle,
@@ -414,6 +455,7 @@ impl Driver for ProcessDriver {
             output: output.clone(),
             readers,
             confined: self.confiner.adopt(spec, trace.pid, output),
+            provided: Arc::new(volumes::of_adopted(spec, trace.pid)),
         };
         Some(Started {
             handle,
@@ -463,9 +505,15 @@ fn launcher_failure(exit: Exit, lines: &[String]) -> Exit {
         .rev()
         .find_map(|line| line.strip_prefix(FAILURE_MARK));
     match (exit, said) {
-        (Exit::Code(FAILED), Some(cause)) => Exit::StartFailed {
-            stage: "exec".into(),
-            cause: cause.into(),
+        (Exit::Code(FAILED), Some(cause)) => match cause.strip_prefix(MOUNT_MARK) {
+            Some(why) => Exit::StartFailed {
+                stage: VOLUMES_STAGE.into(),
+                cause: format!("its volumes cannot be mounted: {why}"),
+            },
+            None => Exit::StartFailed {
+                stage: "exec".into(),
+                cause: cause.into(),
+            },
         },
         (exit, _) => exit,
     }

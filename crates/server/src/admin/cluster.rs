@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{backup, error, members};
 use crate::peer::channels::Channels;
+use crate::secrets_key::SecretsKey;
 
 /// A member that does not answer within this is shown as unreachable.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
@@ -38,6 +39,7 @@ pub struct ClusterApi {
     /// When this process began to serve.
     pub started: Instant,
     pub channels: Channels,
+    pub secrets_key: SecretsKey,
 }
 
 impl ClusterApi {
@@ -291,7 +293,7 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         &self,
         request: Request<pb::JoinNodeRequest>,
     ) -> Result<Response<pb::JoinNodeResponse>, Status> {
-        let answer = members::join(&self.raft, request.into_inner());
+        let answer = members::join(&self.raft, &self.secrets_key, request.into_inner());
         answer.await.map(Response::new)
     }
 

@@ -14,11 +14,15 @@ use nihilo_machine::{Command, Outcome};
 use nihilo_raft::{RaftNode, Role};
 use nihilo_types::id::NodeId;
 use nihilo_types::join_token::{self, ID_BYTES};
+use nihilo_types::sealing::SealingKey;
+use nihilo_types::secret_value::SecretValue;
 use nihilo_wire::cluster as pb;
 use prost::Message;
 use tonic::Status;
+use tracing::warn;
 
 use super::error;
+use crate::secrets_key::SecretsKey;
 
 /// Bound of a write, forwarding and waiting for a leader included.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
@@ -196,10 +200,12 @@ pub async fn greet(
 
 pub async fn join(
     raft: &RaftNode,
+    secrets_key: &SecretsKey,
     request: pb::JoinNodeRequest,
 ) -> Result<pb::JoinNodeResponse, Status> {
     check_newcomer(&request)?;
     let asked = request.encode_to_vec();
+    let token_secret = SecretValue::new(request.secret.as_bytes());
     let command = Command::AddNode(AddNode {
         token: request.token_id,
         secret_hash: join_token::secret_hash(&request.secret),
@@ -229,7 +235,27 @@ pub async fn join(
         domain: cluster.domain,
         external_port: cluster.external_port.into(),
         members,
+        secrets_key: sealed_key(raft, secrets_key, &token_secret, node_id),
     })
+}
+
+/// The key of the cluster's Secrets for a newcomer; empty where this node has none, or one that is
+/// not the cluster's: the newcomer is let in without it, and says so.
+fn sealed_key(raft: &RaftNode, key: &SecretsKey, token_secret: &SecretValue, node: u64) -> String {
+    let of_cluster = raft
+        .state()
+        .read(|state| state.secrets_key_id().map(str::to_owned));
+    let key = match key.get() {
+        Ok(key) if of_cluster.is_none_or(|id| id == key.id()) => key,
+        Ok(_) => return String::new(),
+        Err(error) => {
+            warn!(%error, "a newcomer is given no secrets key");
+            return String::new();
+        }
+    };
+    let secret = std::str::from_utf8(token_secret.expose()).unwrap_or_default();
+    let under = SealingKey::of_join_token(secret, &raft.identity().cluster_id, node);
+    key.sealed_under(&under, rand::random(), &[join_token::KEY_PLACE])
 }
 
 fn check_newcomer(request: &pb::JoinNodeRequest) -> Result<(), Status> {

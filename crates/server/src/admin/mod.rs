@@ -10,6 +10,7 @@ pub(crate) mod metrics;
 pub mod names;
 pub mod observe;
 pub mod read;
+mod secret;
 pub mod serving;
 pub mod watch;
 mod write;

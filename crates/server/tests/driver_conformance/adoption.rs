@@ -12,6 +12,7 @@ use super::*;
 struct Node {
     dir: tempfile::TempDir,
     first_port: u16,
+    objects: Objects,
 }
 
 impl Node {
@@ -19,6 +20,7 @@ impl Node {
         Self {
             dir: tempfile::tempdir().unwrap(),
             first_port: free_ports(),
+            objects: Objects::some(),
         }
     }
 
@@ -36,7 +38,7 @@ impl Node {
             adopts,
         };
         let done = runtime.block_on(async {
-            let (agent, admission) = agent_in(self.dir.path(), driver);
+            let (agent, admission) = agent_with(self.dir.path(), driver, self.objects.clone());
             life(&Life { agent, admission }).await
         });
         runtime.shutdown_timeout(LIMIT);
@@ -259,6 +261,35 @@ fn one_that_died_while_its_node_was_away_is_reported_and_leaves_nothing() {
         assert!(life.agent.list(&[(SHARD, EPOCH)], 1).unwrap().is_empty());
     });
     assert_eq!(node.events("exit"), 1);
+}
+
+#[test]
+fn what_was_provided_outlives_the_node_and_files_follow_their_objects_again() {
+    if !config::may_mount() {
+        return;
+    }
+    let (node, at) = (Node::new(), config::MountPoint::new());
+    let check = format!(
+        "test ${{#PASSWORD}} = 7 && test \"$(cat '{}')\" = changed",
+        at.path("db/password")
+    );
+    let template = config::volumes_and_variable(&at);
+    let mut spec = config::configured(shell("exec tail -f /dev/null", 1), &template);
+    spec.probes.readiness = Some(Box::new(config::asks(&check)));
+    node.leave_running(&spec, InstanceState::Booting);
+    let handle = std::fs::read_to_string(node.instance_dir(&spec.id).join("handle")).unwrap();
+    assert!(
+        handle.contains("secret") || handle.contains("Secret"),
+        "{handle}"
+    );
+    assert!(!handle.contains("hunter2"), "{handle}");
+    let holder = nihilo_types::instance_config::Holder::Secret;
+    node.objects
+        .put(holder, "db", &[("password", "changed"), ("user", "u")]);
+    node.live(async |life| {
+        // A command inside has the environment of the start, and sees the files of now.
+        life.becomes(&spec.id, InstanceState::Ready).await;
+    });
 }
 
 #[test]
