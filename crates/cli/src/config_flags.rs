@@ -230,9 +230,12 @@ fn change_mount(text: &str, container: &mut Container, volumes: &mut Vec<Volume>
     let mounts = &mut container.volume_mounts;
     let Some((path, from)) = text.split_once('=') else {
         let path = text.strip_suffix('-').ok_or_else(malformed)?;
+        let gone = mounts.iter().find(|mount| mount.mount_path == path);
+        let gone = gone.map(|mount| mount.name.clone());
         mounts.retain(|mount| mount.mount_path != path);
         // A volume that nobody mounts is refused.
-        volumes.retain(|volume| mounts.iter().any(|mount| mount.name == volume.name));
+        let is_mounted = |name: &String| mounts.iter().any(|mount| mount.name == *name);
+        volumes.retain(|volume| gone.as_ref() != Some(&volume.name) || is_mounted(&volume.name));
         return Ok(());
     };
     if !path.starts_with('/') {
@@ -338,6 +341,21 @@ mod tests {
         );
         taken_back.change(&mut changed).unwrap();
         assert_eq!(changed, spec());
+    }
+
+    #[test]
+    fn a_volume_goes_with_its_last_mount_and_no_other_does() {
+        let mut changed = spec();
+        let given = flags(&[], &[], &["/a=v", "/b=v"], &["v=secret:db"]);
+        given.change(&mut changed).unwrap();
+        let volumes = |removed: &[&str], changed: &mut RevisionSpec| {
+            let other = flags(&[], &[], removed, &["other=cm:app"]);
+            other.change(changed).unwrap();
+            let names = changed.volumes.iter().map(|volume| volume.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(volumes(&["/a-"], &mut changed), ["v", "other"]);
+        assert_eq!(volumes(&["/b-"], &mut changed), ["other"]);
     }
 
     #[test]
