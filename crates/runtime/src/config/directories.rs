@@ -81,7 +81,7 @@ impl Directories {
         self.remove(&spec.id);
         let mut mounts = Vec::new();
         for volume in &spec.config.volumes {
-            let mut source = match &volume.content {
+            let source = match &volume.content {
                 VolumeContent::Files(_) => {
                     let dir = own_dir(&self.files, &spec.id)?.join(&volume.name);
                     make_dir(&dir)?;
@@ -115,12 +115,9 @@ impl Directories {
                     path: mount.path.clone(),
                     read_only: mount.read_only,
                 });
-                if let MountSource::Memory { .. } = source {
-                    source = MountSource::Earlier(mount.path.clone());
-                }
             }
         }
-        Ok(mounts)
+        Ok(in_order(mounts))
     }
 
     /// Writes a volume's files anew; whoever reads sees the old ones or the new ones, all of them.
@@ -182,6 +179,23 @@ impl Directories {
             drop(fs::remove_dir(root));
         }
     }
+}
+
+/// Directories before what is mounted below them; what is in memory is made once, and shown again
+/// where it is mounted again.
+fn in_order(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    mounts.sort_by_key(|mount| Path::new(&mount.path).components().count());
+    let mut made = BTreeMap::new();
+    for mount in &mut mounts {
+        if !matches!(mount.source, MountSource::Memory { .. }) {
+            continue;
+        }
+        match made.get(&mount.volume) {
+            Some(path) => mount.source = MountSource::Earlier(String::clone(path)),
+            None => drop(made.insert(mount.volume.clone(), mount.path.clone())),
+        }
+    }
+    mounts
 }
 
 fn remove(dir: &Path) {
@@ -383,6 +397,21 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["..2", "..data", "k", "new"]);
+    }
+
+    #[test]
+    fn a_directory_is_mounted_before_what_lies_in_it() {
+        let mount = |volume: &str, path: &str| Mount {
+            volume: volume.into(),
+            source: MountSource::Memory { max_bytes: None },
+            path: path.into(),
+            read_only: false,
+        };
+        let given = vec![mount("a", "/x/y/z"), mount("b", "/x"), mount("a", "/x/y/")];
+        let ordered = in_order(given);
+        let paths: Vec<_> = ordered.iter().map(|mount| mount.path.as_str()).collect();
+        assert_eq!(paths, ["/x", "/x/y/", "/x/y/z"]);
+        assert_eq!(ordered[2].source, MountSource::Earlier("/x/y/".into()));
     }
 
     #[test]

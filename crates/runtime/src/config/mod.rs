@@ -72,7 +72,7 @@ impl fmt::Debug for Source {
 pub struct Provided {
     /// Beside those of the specification; none of them is in both.
     pub env: Vec<(String, SecretValue)>,
-    /// In the order of the template's volumes, each with its mounts in order.
+    /// In an order in which they can be mounted.
     pub mounts: Vec<Mount>,
 }
 
