@@ -9,6 +9,7 @@ fn main() {
     let files = [
         "launcher/main.rs",
         "src/launch.rs",
+        "src/launch/mounts.rs",
         "src/launch/plan.rs",
         "src/launch/steps.rs",
         "build.rs",

@@ -7,7 +7,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "nihilo/internal/v1/raft.proto",
         "nihilo/internal/v1/node.proto",
+        "nihilo/internal/v1/bundle.proto",
         "nihilo/serving/v1/serving.proto",
+        "nihilo/serving/v1/bundle.proto",
         "nihilo/cluster/v1/cluster.proto",
     ];
     println!("cargo:rerun-if-changed={}", root.display());

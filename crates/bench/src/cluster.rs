@@ -278,6 +278,7 @@ pub(crate) fn service(name: &str, image: &str, env: &[(&str, String)]) -> Servic
     let env = env.iter().map(|(name, value)| EnvVar {
         name: (*name).into(),
         value: value.clone(),
+        ..EnvVar::default()
     });
     let container = Container {
         image: image.to_owned(),

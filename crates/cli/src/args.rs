@@ -6,8 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, autoscaler, cluster, completion, configmap, demo, doctor, domain, health, instance,
-    internal, logs, man, node, ps, revision, route, service, traffic, why,
+    apply, autoscaler, bundle, cluster, completion, configmap, demo, deploy, doctor, domain,
+    health, instance, internal, logs, man, node, ps, revision, route, secret, service, traffic,
+    why,
 };
 use crate::dev;
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     /// Create or replace what a manifest says.
     Apply(apply::ApplyArgs),
+    /// Upload a program or a directory, and serve it.
+    Deploy(deploy::DeployArgs),
     /// Services.
     #[command(subcommand, visible_alias = "ksvc")]
     Service(service::ServiceCommand),
@@ -68,6 +71,9 @@ pub(crate) enum Command {
     /// Own host names of services.
     #[command(subcommand, visible_alias = "dm")]
     Domain(domain::DomainCommand),
+    /// Programs and directories that the cluster keeps.
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Running instances.
     #[command(subcommand, visible_alias = "inst")]
     Instance(instance::InstanceCommand),
@@ -81,7 +87,10 @@ pub(crate) enum Command {
     /// What an autoscaler would do.
     #[command(subcommand)]
     Autoscaler(autoscaler::AutoscalerCommand),
-    /// Settings, the cluster's own among them.
+    /// Values for services' instances that are shown to nobody else.
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
+    /// Settings of services, and the cluster's own.
     #[command(subcommand, name = "configmap", visible_alias = "cm")]
     ConfigMap(configmap::ConfigMapCommand),
     /// The cluster itself.
@@ -91,7 +100,7 @@ pub(crate) enum Command {
     Health(health::HealthArgs),
     /// What this machine lacks to be a node, and how to mend it.
     Doctor(doctor::DoctorArgs),
-    /// One node of a cluster.
+    /// Nodes of a cluster: run one, look at them, cordon and drain them.
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Print the version.

@@ -10,6 +10,7 @@ use nihilo_types::template::{
     Amounts, Container, ContainerPort, EnvVar, PullPolicy, RevisionTemplate,
 };
 
+use crate::config_flags::ConfigFlags;
 use crate::failure::{Failure, Result};
 
 const MIN_SCALE: &str = "autoscaling.knative.dev/min-scale";
@@ -20,7 +21,7 @@ const WINDOW: &str = "autoscaling.knative.dev/window";
 /// What to change of a Service's template; nothing given, nothing changed.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ServiceFlags {
-    /// `demo/NAME`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
+    /// `demo/NAME`, `bundle/NAME:TAG`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
     #[arg(long)]
     pub image: Option<String>,
     /// When a container image is fetched: `IfNotPresent`, `Always` or `Never`.
@@ -29,6 +30,8 @@ pub(crate) struct ServiceFlags {
     /// Environment variable; `KEY-` removes it. May be repeated.
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
+    #[command(flatten)]
+    pub config: ConfigFlags,
     /// Port the app listens on, with its protocol: `8080`, `h2c:8080`.
     #[arg(short, long, value_name = "[h2c:]PORT")]
     pub port: Option<String>,
@@ -110,6 +113,7 @@ impl ServiceFlags {
             template.spec.containers.push(Container::default());
         }
         self.change_container(&mut template.spec.containers[0])?;
+        self.config.change(&mut template.spec)?;
         if let Some(name) = &self.revision_name {
             template.metadata.name.clone_from(name);
         } else if *template != before {
@@ -191,10 +195,14 @@ fn change_env(changes: &[String], env: &mut Vec<EnvVar>) -> Result<()> {
             continue;
         };
         match env.iter_mut().find(|variable| variable.name == name) {
-            Some(variable) => variable.value = value.into(),
+            Some(variable) => {
+                variable.value = value.into();
+                variable.value_from = None;
+            }
             None => env.push(EnvVar {
                 name: name.into(),
                 value: value.into(),
+                ..EnvVar::default()
             }),
         }
     }

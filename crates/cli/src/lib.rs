@@ -4,12 +4,14 @@
 
 mod args;
 mod command;
+mod config_flags;
 mod context;
 mod dev;
 mod failure;
 mod flags;
 mod http;
 mod output;
+mod pack;
 mod traffic_spec;
 mod wait;
 

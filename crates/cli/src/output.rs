@@ -35,6 +35,13 @@ pub(crate) fn note(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
+/// Writes the terminal's line of remarks anew; an empty one clears it.
+pub(crate) fn progress(line: &str) {
+    const CLEAR: &str = "\r\x1b[K";
+    let mut err = std::io::stderr();
+    drop(write!(err, "{CLEAR}{line}").and_then(|()| err.flush()));
+}
+
 /// Rows in columns two spaces apart, without trailing blanks.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows

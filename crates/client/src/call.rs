@@ -159,6 +159,10 @@ impl Client {
         self.current.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn channel(&self, index: usize) -> Channel {
+        self.servers[index].channel.clone()
+    }
+
     pub(crate) fn address(&self, index: usize) -> &str {
         &self.servers[index].address
     }

@@ -182,8 +182,67 @@ impl Client {
         let request = pb::RemoveNodeRequest {
             node,
             request_id: request_id(),
+            only_check: false,
         };
         Ok(unary!(self, ClusterServiceClient, remove_node, request)?.index)
+    }
+
+    /// Whether a node could be taken out now; nothing is changed.
+    ///
+    /// # Errors
+    /// It could not, as [`Self::remove`] says it, or no server answered.
+    pub async fn check_removal(&self, node: u64) -> Result<(), Error> {
+        let request = pb::RemoveNodeRequest {
+            node,
+            request_id: String::new(),
+            only_check: true,
+        };
+        unary!(self, ClusterServiceClient, remove_node, request).map(drop)
+    }
+
+    /// No new instance is placed on the node; what runs there stays.
+    ///
+    /// # Errors
+    /// No such node, or no server answered.
+    pub async fn cordon(&self, node: u64) -> Result<u64, Error> {
+        let request = pb::CordonNodeRequest {
+            node,
+            request_id: request_id(),
+        };
+        Ok(unary!(self, ClusterServiceClient, cordon_node, request)?.index)
+    }
+
+    /// Begins to move everything away from the node; [`Self::describe_node`] shows how far it is.
+    ///
+    /// # Errors
+    /// No such node, or no server answered.
+    pub async fn drain(&self, node: u64) -> Result<u64, Error> {
+        let request = pb::DrainNodeRequest {
+            node,
+            request_id: request_id(),
+        };
+        Ok(unary!(self, ClusterServiceClient, drain_node, request)?.index)
+    }
+
+    /// The node is given all work again.
+    ///
+    /// # Errors
+    /// No such node, or no server answered.
+    pub async fn uncordon(&self, node: u64) -> Result<u64, Error> {
+        let request = pb::UncordonNodeRequest {
+            node,
+            request_id: request_id(),
+        };
+        Ok(unary!(self, ClusterServiceClient, uncordon_node, request)?.index)
+    }
+
+    /// A node with what it runs, and what keeps that there while the node is drained.
+    ///
+    /// # Errors
+    /// No such node, or no server answered.
+    pub async fn describe_node(&self, node: u64) -> Result<pb::DescribeNodeResponse, Error> {
+        let request = pb::DescribeNodeRequest { node };
+        unary!(self, ClusterServiceClient, describe_node, request)
     }
 
     /// Raises the cluster version to what every node knows; returns the one in force then.

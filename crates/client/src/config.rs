@@ -83,6 +83,23 @@ impl Client {
         })
     }
 
+    /// As [`Self::apply_config_map`], for one that is not there yet.
+    ///
+    /// # Errors
+    /// Invalid, there already, or no server answered.
+    pub async fn create_config_map(&self, config_map: &ConfigMap) -> Result<u64, Error> {
+        let request = pb::WriteRequest {
+            json: serde_json::to_vec(config_map)
+                .map_err(Error::bad_answer)?
+                .into(),
+            request_id: request_id(),
+            etag: String::new(),
+            validate_only: false,
+        };
+        let answer = unary!(self, ConfigServiceClient, create_config_map, request)?;
+        Ok(answer.index)
+    }
+
     /// # Errors
     /// Not found, one of the cluster's own, or no server answered.
     pub async fn delete_config_map(&self, namespace: &str, name: &str) -> Result<u64, Error> {

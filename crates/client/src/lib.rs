@@ -3,18 +3,22 @@
 //! Any node answers any call, so the client stays with one server until it fails, then tries the
 //! next. Every write carries a request id that is kept over all attempts: repeating is safe.
 
+mod bundle;
 mod call;
 mod cluster;
 mod config;
 mod domain;
 mod error;
+mod secret;
 mod serving;
 mod watch;
 
+pub use bundle::{Push, Pushed, Upload};
 pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;
 pub use error::Error;
+pub use secret::WrittenSecret;
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;
 

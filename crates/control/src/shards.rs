@@ -9,8 +9,10 @@ use nihilo_entity::keeper::{Keeper, RESTART_GRACE_MS};
 use nihilo_entity::reconcile;
 use nihilo_entity::{EntityKey, View};
 use nihilo_failpoint::{Point, hit};
+use nihilo_machine::member::Duty;
 use nihilo_machine::route_table::Changed;
 use nihilo_machine::state::{ObjectChange, ObjectEvent, Session};
+use nihilo_types::config_map::is_system;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 use tracing::{debug, info};
@@ -37,6 +39,8 @@ struct Progress {
     lost: BTreeMap<NodeId, u64>,
     follower: Follower,
     routes: RouteFeed,
+    /// Nodes that are not given all work.
+    off_duty: Vec<(NodeId, Duty)>,
 }
 
 /// Never returns.
@@ -50,6 +54,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         lost: lost_before(&shared),
         follower: Follower::default(),
         routes: RouteFeed::start(&shared),
+        off_duty: Vec::new(),
     };
     progress.sync_ownership(&shared);
     shared.table_acknowledged.send_replace(progress.applied);
@@ -94,11 +99,23 @@ impl Progress {
             Some(events) => shared.wake_interested(&events),
             None => shared.wake_everything(),
         }
+        self.look_at_duties(shared);
         shared.table_acknowledged.send_if_modified(|known| {
             let grew = acknowledged > *known;
             *known = acknowledged.max(*known);
             grew
         });
+    }
+
+    /// What may be placed where, and what must move, changes for every revision at once.
+    fn look_at_duties(&mut self, shared: &Shared) {
+        let off_duty = read(shared.ports.state.as_ref(), |state| {
+            state.off_duty().collect()
+        });
+        if off_duty != self.off_duty {
+            self.off_duty = off_duty;
+            shared.wake_everything();
+        }
     }
 
     /// Compares sessions and owners with what was acted on; each difference is handled once.
@@ -258,8 +275,9 @@ impl Shared {
     }
 
     fn wake_interested(&self, events: &[ObjectEvent]) {
-        let is_setting =
-            |event: &ObjectEvent| matches!(event.object, ObjectChange::ConfigMap { .. });
+        let is_setting = |event: &ObjectEvent| {
+            matches!(event.object, ObjectChange::ConfigMap { .. }) && is_system(&event.object.key())
+        };
         if events.iter().any(is_setting) {
             // Running autoscalers look anyway, each second; the rest may have a new minimum.
             self.wake_everything();
@@ -284,7 +302,9 @@ impl Shared {
             | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
             ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
             ObjectChange::DomainMapping { object, .. } => Some(shard_of(&object.route())),
-            ObjectChange::ConfigMap { .. } | ObjectChange::DomainClaim { .. } => None,
+            ObjectChange::ConfigMap { .. }
+            | ObjectChange::Secret { .. }
+            | ObjectChange::DomainClaim { .. } => None,
             ObjectChange::Scale { revision } => read(self.ports.state.as_ref(), |state| {
                 state
                     .revision(revision)

@@ -65,6 +65,8 @@ pub enum StopReason {
     Deleted,
     Surplus,
     Unhealthy,
+    /// Its node is drained, and another instance serves in its place.
+    Drain,
 }
 
 impl StopReason {
@@ -74,6 +76,7 @@ impl StopReason {
             StopReason::Deleted => "deleted",
             StopReason::Surplus => "surplus",
             StopReason::Unhealthy => "unhealthy",
+            StopReason::Drain => "drain",
         }
     }
 }

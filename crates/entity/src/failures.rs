@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nihilo_types::condition::types;
 use nihilo_types::id::{InstanceId, SessionId};
-use nihilo_types::instance::{Exit, InstanceReport};
+use nihilo_types::instance::{Exit, InstanceReport, stage};
 use nihilo_types::revision::Revision;
 
 use crate::rows::{is_leaving, is_ready};
@@ -23,8 +23,8 @@ const HEALTHY_MS: u64 = 10_000;
 /// So has time without a failure; longer than the longest pause, so that a loop stays slow.
 const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
 
-/// Stage of a start that an agent refused for whom it was to run as.
-const RUN_AS: &str = "run-as";
+/// Why a start failed that had no program to run.
+const IMAGE_REASON: &str = "ContainerMissing";
 
 /// One revision's ends and what follows from them.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ impl Failures {
             RefusalKind::Failed => {
                 let failure = Failure {
                     kind: types::CONTAINER_HEALTHY,
-                    reason: "ContainerMissing".into(),
+                    reason: IMAGE_REASON.into(),
                     message: refusal.text.clone(),
                 };
                 self.failed(failure, row.since_ms);
@@ -226,19 +226,36 @@ fn failure_of_exit(exit: &Exit, report: &InstanceReport, image: &str) -> Failure
             ),
         ),
         Exit::Unknown => healthy("ExitUnknown".into(), after("nobody saw how", &output)),
-        Exit::StartFailed { stage, cause } if stage == RUN_AS => {
-            healthy("RunAsUserForbidden".into(), cause.clone())
+        Exit::StartFailed { stage, cause } => {
+            let (kind, reason) = reason_of_stage(stage);
+            let message = match reason {
+                IMAGE_REASON => format!("Unable to fetch image {image:?}: {cause}"),
+                _ => cause.clone(),
+            };
+            Failure {
+                kind,
+                reason: reason.into(),
+                message,
+            }
         }
-        Exit::StartFailed { cause, .. } => healthy(
-            "ContainerMissing".into(),
-            format!("Unable to fetch image {image:?}: {cause}"),
-        ),
         Exit::Unhealthy { cause, .. } => healthy("ProbeFailed".into(), after(cause, &output)),
         Exit::NeverReady { after_ms } => Failure {
             kind: types::RESOURCES_AVAILABLE,
             reason: "ProgressDeadlineExceeded".into(),
             message: format!("not ready after {} s\n{output}", after_ms / 1_000),
         },
+    }
+}
+
+/// The condition that a refused start makes false, and why.
+fn reason_of_stage(of: &str) -> (&'static str, &'static str) {
+    match of {
+        stage::CONFIG => (types::RESOURCES_AVAILABLE, "CreateContainerConfigError"),
+        stage::VOLUMES => (types::RESOURCES_AVAILABLE, "VolumeNeedsMountNamespace"),
+        stage::RUN_AS => (types::CONTAINER_HEALTHY, "RunAsUserForbidden"),
+        stage::BUNDLE => (types::CONTAINER_HEALTHY, "ArtefactUnavailable"),
+        stage::SOCKET => (types::CONTAINER_HEALTHY, "SocketActivationRefused"),
+        _ => (types::CONTAINER_HEALTHY, IMAGE_REASON),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod keeper;
 pub mod key;
 pub mod liveness;
 pub mod placement;
+mod plan;
 pub mod reconcile;
 pub mod revision;
 pub mod route;

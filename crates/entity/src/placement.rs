@@ -13,8 +13,8 @@ use crate::table::{InstanceRow, RowState, View};
 const NEAR_SLACK: u32 = 2;
 
 /// Returns the node session for the next instance of `revision`: spread over nodes, then `near`,
-/// where requests wait, then least loaded, ties by rendezvous. `None` when no open agent has a free
-/// place.
+/// where requests wait, then least loaded, ties by rendezvous. `None` when no open agent that is
+/// given work has a free place.
 pub fn place(
     view: View<'_>,
     revision: &ObjectKey,
@@ -32,6 +32,7 @@ pub fn place(
     };
     let open: Vec<_> = (view.state.sessions())
         .filter(|session| session.opened.roles.agent && !avoid.contains(&session.id))
+        .filter(|session| view.state.duty_of(session.opened.node).is_full())
         .map(|session| (session, load(session.id, None)))
         .filter(|(session, load)| *load < session.opened.capacity)
         .collect();

@@ -112,6 +112,7 @@ pub fn interested(change: &ObjectChange) -> Vec<EntityKey> {
         ObjectChange::DomainMapping { object, .. } => vec![EntityKey::Route(object.route())],
         ObjectChange::Scale { .. }
         | ObjectChange::ConfigMap { .. }
+        | ObjectChange::Secret { .. }
         | ObjectChange::DomainClaim { .. } => Vec::new(),
     }
 }

@@ -1,17 +1,19 @@
 //! The Revision actor: turns the number that is wanted into instances, and what happens to them
 //! into conditions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nihilo_machine::Command;
 use nihilo_machine::command::{Fence, RecordRevision};
+use nihilo_machine::member::Duty;
+use nihilo_machine::{Command, State};
 use nihilo_scale::config::RevisionScale;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::{Assertion, ConditionStatus, types};
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
-use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
+use nihilo_types::id::{InstanceId, LogIndex, ObjectKey, SessionId};
 use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, Probes, RunAs};
+use nihilo_types::instance_config::{Holder, InstanceConfig};
 use nihilo_types::meta::keys;
 use nihilo_types::probe::Probe;
 use nihilo_types::quantity::Quantity;
@@ -22,11 +24,10 @@ use nihilo_types::time::parse_go_duration_ms;
 use crate::effect::{Effect, Outputs, StopReason};
 use crate::event::Event;
 use crate::failures::{AVOID_MS, Failures};
-use crate::placement::{place, victims};
+use crate::placement::place;
+use crate::plan::{Goal, Row, plan};
 use crate::reconcile::Proposing;
-use crate::rows::{
-    is_counted, is_draining, is_foreign, is_leaving, is_ready, is_staying, own_rows,
-};
+use crate::rows::{is_counted, is_foreign, is_leaving, is_ready, is_staying, own_rows};
 use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
@@ -133,71 +134,62 @@ impl RevisionActor {
     fn scale(&mut self, view: View<'_>, revision: &Revision, now_ms: u64, outputs: &mut Outputs) {
         let key = self.key.clone();
         let rows: Vec<_> = own_rows(view, &key, revision).collect();
-        let staying: Vec<_> = (rows.iter().copied())
-            .filter(|(_, row)| is_staying(row))
-            .collect();
-        let wanted = self.desired as usize;
-        if staying.len() > wanted {
-            self.stop_surplus(staying, wanted, outputs);
-            return;
-        }
-        let mut missing = wanted - staying.len();
-        for (id, row) in (rows.iter().filter(|(_, row)| is_draining(row))).take(missing) {
-            let (session, instance) = (row.session, (*id).clone());
-            outputs.effect(Effect::Reopen { session, instance });
-            missing -= 1;
-        }
         let max_scale = self.scale_settings(view, revision).max_scale;
-        if let Ok(cap) = usize::try_from(max_scale)
-            && cap > 0
-        {
-            // Everything that may still run counts, in the turn that orders.
-            let n_counted = rows.iter().filter(|(_, row)| is_counted(row)).count();
-            missing = missing.min(cap.saturating_sub(n_counted));
-            if !view.table.complete {
-                return;
-            }
+        let goal = Goal {
+            wanted: self.desired as usize,
+            cap: usize::try_from(max_scale).ok().filter(|cap| *cap > 0),
+            is_complete: view.table.complete,
+        };
+        let is_drained = |row: &InstanceRow| view.state.duty_of(row.node) == Duty::Drained;
+        let has_place = || {
+            let avoid = self.avoided(view, revision);
+            place(view, &key, &BTreeMap::new(), &avoid, self.near).is_some()
+        };
+        let plan = plan(goal, &rows, is_drained, has_place);
+        for (row, reason) in plan.stops {
+            self.stop(row, reason, outputs);
         }
-        if missing == 0 {
+        for (id, row) in plan.reopens {
+            let (session, instance) = (row.session, id.clone());
+            outputs.effect(Effect::Reopen { session, instance });
+        }
+        if plan.waits_for_place {
+            outputs.timer(BACKOFF, AVOID_MS);
+        }
+        if plan.n_starts == 0 && plan.given_up.is_none() {
             return;
         }
-        match self.failures.pause_ms(now_ms) {
-            Some(pause_ms) => outputs.timer(BACKOFF, pause_ms),
-            None => self.start(view, revision, missing, outputs),
+        if let Some(pause_ms) = self.failures.pause_ms(now_ms) {
+            return outputs.timer(BACKOFF, pause_ms);
         }
+        if let Some(row) = plan.given_up {
+            self.stop(row, StopReason::Drain, outputs);
+        }
+        self.start(view, revision, plan.n_starts, outputs);
     }
 
-    fn stop_surplus(
-        &mut self,
-        mut staying: Vec<(&InstanceId, &InstanceRow)>,
-        wanted: usize,
-        outputs: &mut Outputs,
-    ) {
-        victims(&mut staying);
-        let surplus = staying.len() - wanted;
-        let reported = |row: &InstanceRow| matches!(row.state, RowState::Reported(_));
-        for (id, row) in staying
-            .into_iter()
-            .take(surplus)
-            .filter(|(_, row)| reported(row))
-        {
-            self.failures.ordered(id);
-            let (session, instance) = (row.session, id.clone());
-            outputs.effect(Effect::Stop {
-                session,
-                instance,
-                reason: StopReason::ScaleDown,
-            });
-        }
+    fn stop(&mut self, (id, row): Row<'_>, reason: StopReason, outputs: &mut Outputs) {
+        self.failures.ordered(id);
+        outputs.effect(Effect::Stop {
+            session: row.session,
+            instance: id.clone(),
+            reason,
+        });
     }
 
-    fn start(&self, view: View<'_>, revision: &Revision, n: usize, outputs: &mut Outputs) {
+    /// Nodes that get no start now.
+    fn avoided(&self, view: View<'_>, revision: &Revision) -> BTreeSet<SessionId> {
         let mut avoid = self.failures.avoided();
         avoid.extend(&view.table.by_relay);
         let asked = own_rows(view, &self.key, revision)
             .filter(|(_, row)| row.state == RowState::Requested)
             .map(|(_, row)| row.session);
         avoid.extend(asked.filter(|session| self.failures.is_on_probation(*session)));
+        avoid
+    }
+
+    fn start(&self, view: View<'_>, revision: &Revision, n: usize, outputs: &mut Outputs) {
+        let mut avoid = self.avoided(view, revision);
         let mut planned = BTreeMap::new();
         for k in 0..n {
             let Some(session) = place(view, &self.key, &planned, &avoid, self.near) else {
@@ -210,7 +202,8 @@ impl RevisionActor {
                 avoid.insert(session);
             }
             let id = view.table.instance_id(&self.key, k as u64);
-            let spec = Box::new(instance_spec(id, revision));
+            let mut spec = Box::new(instance_spec(id, revision));
+            spec.config.min_index = min_index(&spec.config, view.state, revision);
             outputs.effect(Effect::Start { session, spec });
         }
     }
@@ -370,6 +363,7 @@ fn endpoints(view: View<'_>, key: &ObjectKey, revision: &Revision, limit: u32) -
 
 fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
     let container = revision.spec.container().cloned().unwrap_or_default();
+    let (config, env) = InstanceConfig::of(&revision.spec);
     let label = |key| revision.metadata.label(key).unwrap_or_default();
     let grace = revision
         .metadata
@@ -390,11 +384,7 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
         image: container.image,
         command: container.command,
         args: container.args,
-        env: container
-            .env
-            .into_iter()
-            .map(|variable| (variable.name, variable.value))
-            .collect(),
+        env,
         working_dir: container.working_dir,
         h2c: container.ports.iter().any(|port| port.name == "h2c"),
         container_concurrency: revision.spec.concurrency_limit(),
@@ -417,7 +407,25 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             .metadata
             .annotation(keys::SOCKET_ACTIVATION)
             .is_some_and(|text| text == "true"),
+        config,
     }
+}
+
+/// The node that looks up what an instance refers to must have seen what its owner has: the newest
+/// version of all that, and the revision itself.
+fn min_index(config: &InstanceConfig, state: &State, revision: &Revision) -> LogIndex {
+    if config.is_empty() {
+        return LogIndex(0);
+    }
+    let version = |(holder, name): (Holder, &str)| {
+        let key = ObjectKey::new(revision.metadata.namespace.as_str(), name);
+        match holder {
+            Holder::Secret => Some(state.secret(&key)?.metadata.version()),
+            Holder::ConfigMap => Some(state.config_map(&key)?.metadata.version()),
+        }
+    };
+    let versions = config.references().filter_map(version);
+    versions.fold(revision.metadata.version(), LogIndex::max)
 }
 
 /// One that waits for its probes is not given up before they have: as long as startup may fail, and

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nihilo_types::id::{LogIndex, NodeId};
 
-use crate::member::{Member, Standing};
+use crate::member::{Duty, Member, Standing};
 use crate::state::State;
 
 impl State {
@@ -35,7 +35,9 @@ impl State {
                 });
             }
         }
-        self.members.insert(me.id, Arc::new(me));
+        // It is all that there is: what it was not to do there it has to do here.
+        let duty = Duty::Full;
+        self.members.insert(me.id, Arc::new(Member { duty, ..me }));
         self.rebuild_indexes();
         self
     }

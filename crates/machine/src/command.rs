@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::bundle::{BundleVersion, Digest, Manifest};
 use nihilo_types::condition::Assertion;
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::rollout::Rollout;
 use nihilo_types::route::TrafficTarget;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
+
+use crate::member::Duty;
 
 /// One log entry's content, around its [`Command`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +92,11 @@ pub enum Command {
     AddNode(AddNode),
     PromoteNode(PromoteNode),
     RemoveNode(RemoveNode),
+    SetDuty(SetDuty),
+    PutBundle(Box<PutBundle>),
+    DeleteBundle(DeleteBundle),
+    PutSecret(Box<PutSecret>),
+    DeleteSecret(DeleteSecret),
 }
 
 impl Command {
@@ -123,7 +132,12 @@ impl Command {
             | Command::RevokeToken(_)
             | Command::AddNode(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => 2,
+            | Command::RemoveNode(_)
+            | Command::SetDuty(_)
+            | Command::PutBundle(_)
+            | Command::DeleteBundle(_)
+            | Command::PutSecret(_)
+            | Command::DeleteSecret(_) => 2,
         }
     }
 
@@ -139,6 +153,8 @@ impl Command {
             Command::DeleteDomainMapping(delete) => delete.expect == Expect::Any,
             Command::PutDomainClaim(put) => put.expect == Expect::Any,
             Command::DeleteDomainClaim(delete) => delete.expect == Expect::Any,
+            Command::PutSecret(put) => put.expect == Expect::Any,
+            Command::DeleteSecret(delete) => delete.expect == Expect::Any,
             Command::InitCluster(_)
             | Command::RecordService(_)
             | Command::RecordRevision(_)
@@ -157,9 +173,12 @@ impl Command {
             | Command::CreateToken(_)
             | Command::RevokeToken(_)
             | Command::PromoteNode(_)
-            | Command::RemoveNode(_) => false,
+            | Command::RemoveNode(_)
+            | Command::SetDuty(_) => false,
             // Each application makes another id: a repetition must be known as one.
             Command::AddNode(_) => true,
+            // A repetition would move a tag back that somebody else has moved on since.
+            Command::PutBundle(_) | Command::DeleteBundle(_) => true,
         }
     }
 }
@@ -204,8 +223,49 @@ pub struct PutConfigMap {
     pub uid: String,
 }
 
+/// Makes a bundle known whose bytes are on the disks of at least two nodes, or of all that live, and
+/// moves a tag to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBundle {
+    pub namespace: String,
+    pub name: String,
+    /// Empty = none.
+    pub tag: String,
+    /// Of the manifest's canonical form.
+    pub digest: Digest,
+    pub manifest: Manifest,
+    /// It only gets a tag: refused where it is not known any more, since its bytes may be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_be_known: bool,
+}
+
+/// Forgets bundles; nodes drop their bytes later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteBundle {
+    pub namespace: String,
+    pub name: String,
+    /// A tag goes, and its bundle where nothing else holds it; a digest goes with its tags. `None` =
+    /// everything of the name.
+    pub version: Option<BundleVersion>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteConfigMap {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+/// Creates or replaces a Secret, sealed by who proposes it: no value is ever in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutSecret {
+    pub secret: SealedSecret,
+    pub expect: Expect,
+    /// Drawn by the proposer, for one that is new.
+    pub uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteSecret {
     pub key: ObjectKey,
     pub expect: Expect,
 }
@@ -497,4 +557,11 @@ pub struct PromoteNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveNode {
     pub node: NodeId,
+}
+
+/// Cordons a node, drains it, or lets it work again; the same duty twice is no change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDuty {
+    pub node: NodeId,
+    pub duty: Duty,
 }

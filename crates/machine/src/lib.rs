@@ -7,6 +7,7 @@
 
 mod anew;
 pub mod apply;
+pub mod bundles;
 pub mod command;
 pub mod digest;
 mod domains;

@@ -18,6 +18,9 @@ pub struct Member {
     pub standing: Standing,
     /// It belonged to the founding members.
     pub is_founder: bool,
+    /// What its operator lets it do.
+    #[serde(default, skip_serializing_if = "Duty::is_full")]
+    pub duty: Duty,
 }
 
 /// What a node should be in consensus.
@@ -30,6 +33,23 @@ pub enum Standing {
     Removed {
         at: LogIndex,
     },
+}
+
+/// What work a node is given. Its gateway serves and its vote counts in either case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Duty {
+    #[default]
+    Full,
+    /// No new instance is placed there; what runs stays.
+    Cordoned,
+    /// Nothing is placed there, and what it has goes elsewhere: instances, shards, leadership.
+    Drained,
+}
+
+impl Duty {
+    pub fn is_full(&self) -> bool {
+        *self == Duty::Full
+    }
 }
 
 impl Member {

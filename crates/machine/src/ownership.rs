@@ -3,6 +3,7 @@
 use nihilo_types::id::{NodeId, SessionId, ShardId};
 
 use crate::command::Move;
+use crate::member::Duty;
 use crate::state::State;
 
 /// Shards moved by one `Reassign` towards a newly joined node, at most (03-actors §3).
@@ -10,7 +11,8 @@ pub const MAX_MOVES_TO_A_JOINER: usize = 16;
 
 /// Returns the open control session that a shard prefers, leaving `without` out.
 ///
-/// Rendezvous hashing: a session that leaves moves only its own shards.
+/// Rendezvous hashing: a session that leaves moves only its own shards, and so does a node that is
+/// drained. Where nobody else is there, a drained one owns.
 pub fn preferred_owner(
     state: &State,
     shard: ShardId,
@@ -19,8 +21,15 @@ pub fn preferred_owner(
     state
         .sessions()
         .filter(|session| session.opened.roles.control && Some(session.id) != without)
-        .max_by_key(|session| (weight(shard, session.opened.node.0), session.id))
+        .max_by_key(|session| {
+            let node = session.opened.node;
+            (!is_drained(state, node), weight(shard, node.0), session.id)
+        })
         .map(|session| session.id)
+}
+
+fn is_drained(state: &State, node: NodeId) -> bool {
+    state.duty_of(node) == Duty::Drained
 }
 
 /// The node that a shard prefers among `nodes`; `None` when there is none.
@@ -44,8 +53,8 @@ pub fn moves_away_from(state: &State, leaving: SessionId) -> Vec<Move> {
         .collect()
 }
 
-/// The next moves towards the preferred placement: all unowned shards, and at most
-/// [`MAX_MOVES_TO_A_JOINER`] that have a live owner which is not the preferred one.
+/// The next moves towards the preferred placement: all shards that are unowned or a drained node's,
+/// and at most [`MAX_MOVES_TO_A_JOINER`] others that have a live owner which is not the preferred one.
 pub fn next_moves(state: &State) -> Vec<Move> {
     let mut moves = Vec::new();
     let mut n_rebalanced = 0;
@@ -56,7 +65,8 @@ pub fn next_moves(state: &State) -> Vec<Move> {
         if to == owner.session {
             continue;
         }
-        if state.session(owner.session).is_some() {
+        let lives = state.session(owner.session);
+        if lives.is_some_and(|session| !is_drained(state, session.opened.node)) {
             n_rebalanced += 1;
             if n_rebalanced > MAX_MOVES_TO_A_JOINER {
                 continue;

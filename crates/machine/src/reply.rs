@@ -3,6 +3,7 @@
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId};
+use nihilo_types::secret::SecretOutline;
 use nihilo_types::service::Service;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,10 @@ pub enum Outcome {
     },
     /// A node was let in under this id.
     Node(NodeId),
+    Secret {
+        secret: Box<SecretOutline>,
+        change: Change,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,4 +98,9 @@ pub enum Rejection {
     LastVoter(NodeId),
     #[error("the cluster has version {have}, the next one is not {wanted}")]
     WrongVersion { have: u32, wanted: u32 },
+    /// With the next command.
+    #[error("{0}")]
+    UnknownBundle(String),
+    #[error("{0}")]
+    BundleInUse(String),
 }

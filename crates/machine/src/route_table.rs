@@ -38,6 +38,7 @@ impl Changed {
                 | ObjectChange::Configuration { .. }
                 | ObjectChange::Revision { .. }
                 | ObjectChange::ConfigMap { .. }
+                | ObjectChange::Secret { .. }
                 | ObjectChange::DomainClaim { .. }
                 | ObjectChange::Scale { .. } => {}
             }

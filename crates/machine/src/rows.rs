@@ -11,10 +11,12 @@ use nihilo_types::configuration::Configuration;
 use nihilo_types::id::{NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::bundles::BundleKey;
 use crate::objects::{Kept, SharedKeys, Stored};
 use crate::state::{RowChange, State};
 
@@ -51,10 +53,13 @@ pub(crate) mod tag {
     pub(crate) const ANCESTORS: &str = "ancestors";
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const TOKEN: &str = "token";
+    pub(crate) const BUNDLE: &str = "bundle";
+    pub(crate) const SECRET: &str = "secret";
 }
 
 /// The kinds of rows that there may be very many of, in the order of their keys.
-pub(crate) const OBJECT_TAGS: [&str; 8] = [
+pub(crate) const OBJECT_TAGS: [&str; 10] = [
+    tag::BUNDLE,
     tag::CONFIG_MAP,
     tag::CONFIGURATION,
     tag::DOMAIN_CLAIM,
@@ -62,6 +67,7 @@ pub(crate) const OBJECT_TAGS: [&str; 8] = [
     tag::REVISION,
     tag::ROUTE,
     tag::SCALE,
+    tag::SECRET,
     tag::SERVICE,
 ];
 
@@ -151,6 +157,11 @@ impl State {
                     visit(put(object_key(kind, key), config_map));
                 }
             }
+            tag::BUNDLE => {
+                for bundle in self.bundles.all() {
+                    visit(put(bundle.key().row(), bundle));
+                }
+            }
             tag::DOMAIN_CLAIM => {
                 for (host, claim) in self.domains.claims() {
                     visit(put(key(kind, &[host]), claim));
@@ -159,6 +170,11 @@ impl State {
             tag::DOMAIN_MAPPING => {
                 for (key, mapping) in self.domains.mappings() {
                     visit(put(object_key(kind, key), mapping));
+                }
+            }
+            tag::SECRET => {
+                for (key, secret) in &self.secrets {
+                    visit(put(object_key(kind, key), secret));
                 }
             }
             tag::SCALE => {
@@ -216,6 +232,9 @@ impl State {
         let mut known = SharedKeys::of(&state.revisions);
         let shared = |(key, scale)| (known.share(key), scale);
         state.scales = all.scales.into_iter().map(shared).collect();
+        for (bundle, revision) in all.pins {
+            state.bundles.pin(bundle, &revision);
+        }
         for (key, value) in all.others {
             state.load_row(&key, &value)?;
         }
@@ -250,6 +269,11 @@ impl State {
             tag::CONFIG_MAP => {
                 let map: Arc<ConfigMap> = Arc::new(decode(key, value)?);
                 self.config_maps.insert(object_of(key)?, map);
+            }
+            tag::BUNDLE => self.bundles.put(Arc::new(decode(key, value)?)),
+            tag::SECRET => {
+                let secret: Arc<SealedSecret> = Arc::new(decode(key, value)?);
+                self.secrets.insert(object_of(key)?, secret);
             }
             tag::DOMAIN_CLAIM => self.domains.put_claim(Arc::new(decode(key, value)?)),
             tag::DOMAIN_MAPPING => {
@@ -287,6 +311,8 @@ pub struct ReadRows {
     revisions: Vec<(ObjectKey, ObjectKey, Kept<Revision>)>,
     routes: Vec<(ObjectKey, Kept<Route>)>,
     scales: Vec<(ObjectKey, Arc<ScaleRecord>)>,
+    /// Bundles that revisions run, each with the revision.
+    pins: Vec<(BundleKey, Arc<str>)>,
     /// Key and value of what there is little of.
     others: Vec<(String, Vec<u8>)>,
 }
@@ -305,8 +331,10 @@ impl ReadRows {
             tag::ROUTE => self.routes.push(kept(&key, value)?),
             tag::REVISION => {
                 let (kept, revision) = read::<Revision>(&key, value)?;
-                self.revisions
-                    .push((object_of(&key)?, revision.root(), kept));
+                let key = object_of(&key)?;
+                let pin = BundleKey::of_revision(&revision);
+                self.pins.extend(pin.map(|pin| (pin, key.name.clone())));
+                self.revisions.push((key, revision.root(), kept));
             }
             tag::SCALE => {
                 let scale = Arc::new(decode(&key, value)?);
@@ -323,6 +351,7 @@ impl ReadRows {
         self.revisions.append(&mut later.revisions);
         self.routes.append(&mut later.routes);
         self.scales.append(&mut later.scales);
+        self.pins.append(&mut later.pins);
         self.others.append(&mut later.others);
     }
 }

@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use nihilo_types::autoscaler::ScaleRecord;
+use nihilo_types::bundle::Digest;
 use nihilo_types::config_map::{ConfigMap, SYSTEM_MAPS, SYSTEM_NAMESPACE};
 use nihilo_types::configuration::Configuration;
 use nihilo_types::domain::{ClusterDomainClaim, DomainMapping};
 use nihilo_types::id::{Epoch, Kind, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
+use nihilo_types::secret::SealedSecret;
 use nihilo_types::service::Service;
 use nihilo_types::shard::{N_SHARDS, shard_of};
 use serde::{Deserialize, Serialize};
 
+use crate::bundles::{Bundle, BundleKey, Bundles};
 use crate::command::{FIRST_CLUSTER_VERSION, InitCluster, OpenSession};
 use crate::domains::Domains;
-use crate::member::{JoinToken, Member, Standing};
+use crate::member::{Duty, JoinToken, Member, Standing};
 use crate::objects::{Objects, RevisionFacts, RouteFacts, ServiceFacts};
 use crate::replies::Replies;
 use crate::reply::Reply;
@@ -42,9 +45,11 @@ pub struct State {
     pub(crate) revisions: Objects<Revision>,
     pub(crate) routes: Objects<Route>,
     pub(crate) config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
+    pub(crate) secrets: BTreeMap<ObjectKey, Arc<SealedSecret>>,
     /// What the system's ConfigMaps say; derived.
     pub(crate) settings: Arc<Settings>,
     pub(crate) domains: Domains,
+    pub(crate) bundles: Bundles,
     pub(crate) scales: BTreeMap<ObjectKey, Arc<ScaleRecord>>,
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
@@ -140,6 +145,10 @@ pub enum ObjectChange {
         object: Arc<ClusterDomainClaim>,
         change: EventKind,
     },
+    Secret {
+        object: Arc<SealedSecret>,
+        change: EventKind,
+    },
     /// A scale record changed; shown with the revision, not watched by itself.
     Scale { revision: ObjectKey },
 }
@@ -161,6 +170,7 @@ impl ObjectChange {
             ObjectChange::ConfigMap { object, .. } => object.metadata.key(),
             ObjectChange::DomainMapping { object, .. } => object.metadata.key(),
             ObjectChange::DomainClaim { object, .. } => object.metadata.key(),
+            ObjectChange::Secret { object, .. } => object.metadata.key(),
             ObjectChange::Scale { revision } => revision.clone(),
         }
     }
@@ -175,6 +185,7 @@ impl ObjectChange {
             ObjectChange::ConfigMap { .. } => Some(Kind::ConfigMap),
             ObjectChange::DomainMapping { .. } => Some(Kind::DomainMapping),
             ObjectChange::DomainClaim { .. } => Some(Kind::ClusterDomainClaim),
+            ObjectChange::Secret { .. } => Some(Kind::Secret),
             ObjectChange::Scale { .. } => None,
         }
     }
@@ -214,6 +225,20 @@ impl State {
             Standing::Removed { at } => Some(at),
             Standing::Learner | Standing::Voter => None,
         }
+    }
+
+    /// What work a node is given; one that the state does not know has all of it.
+    pub fn duty_of(&self, node: NodeId) -> Duty {
+        self.members
+            .get(&node)
+            .map_or(Duty::Full, |member| member.duty)
+    }
+
+    /// Members that are not given all work, by id, with what they are given.
+    pub fn off_duty(&self) -> impl Iterator<Item = (NodeId, Duty)> + '_ {
+        let present = self.members.values().filter(|member| !member.is_removed());
+        let duties = present.map(|member| (member.id, member.duty));
+        duties.filter(|(_, duty)| !duty.is_full())
     }
 
     /// Join tokens that were neither used nor revoked, expired ones included.
@@ -271,6 +296,21 @@ impl State {
         self.config_maps.values()
     }
 
+    pub fn secret(&self, key: &ObjectKey) -> Option<&Arc<SealedSecret>> {
+        self.secrets.get(key)
+    }
+
+    /// By key.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SealedSecret>> {
+        self.secrets.values()
+    }
+
+    /// Id of the key that all Secrets are sealed by; `None` while there is none.
+    pub fn secrets_key_id(&self) -> Option<&str> {
+        let (_, first) = self.secrets.first_key_value()?;
+        Some(&first.sealed_by)
+    }
+
     pub fn domain_mapping(&self, key: &ObjectKey) -> Option<&Arc<DomainMapping>> {
         self.domains.mapping(key)
     }
@@ -304,6 +344,24 @@ impl State {
     /// By host.
     pub fn domain_claims(&self) -> impl Iterator<Item = &Arc<ClusterDomainClaim>> {
         self.domains.claims().map(|(_, claim)| claim)
+    }
+
+    pub fn bundle(&self, key: &BundleKey) -> Option<&Arc<Bundle>> {
+        self.bundles.get(key)
+    }
+
+    /// Every bundle whose bytes are kept, with the revisions that run it, by key.
+    pub fn bundles(&self) -> impl Iterator<Item = (&Arc<Bundle>, u32)> {
+        let now = self.clock.log_ms;
+        let all = self.bundles.all();
+        all.filter(move |bundle| self.bundles.is_kept(bundle, now))
+            .map(|bundle| (bundle, self.bundles.n_pins(&bundle.key())))
+    }
+
+    /// Digests of the bundles that no node may drop: a revision runs them, a tag names them, or they
+    /// have just come.
+    pub fn kept_bundles(&self) -> BTreeSet<Digest> {
+        self.bundles().map(|(bundle, _)| bundle.digest).collect()
     }
 
     /// What the system's ConfigMaps say.

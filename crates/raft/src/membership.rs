@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nihilo_machine::Command;
 use nihilo_machine::command::{PromoteNode, RecordMembers, RequestKey};
-use nihilo_machine::member::{Member, Standing};
+use nihilo_machine::member::{Duty, Member, Standing};
 use nihilo_store::Node;
 use nihilo_types::id::NodeId;
 use openraft::ChangeMembers;
@@ -58,6 +58,8 @@ pub(crate) enum Step {
     /// This node is to go: somebody else must lead first.
     HandOver,
     DropVoters(BTreeSet<u64>),
+    /// This node is drained: this other voter, which is not, is to lead.
+    Retire(u64),
     /// Writes down that a learner is to vote, because a voter is missing.
     Want(PromoteNode),
     /// What is wanted would end the cluster's ability to decide.
@@ -112,7 +114,23 @@ pub(crate) fn next_step(wanted: &[Arc<Member>], seen: &Observed) -> Option<Step>
     if !gone_voters.is_empty() {
         return Some(drop_voters(&voters, gone_voters, seen));
     }
-    missing_voter(wanted, seen)
+    missing_voter(wanted, seen).or_else(|| retire(wanted, seen))
+}
+
+/// A drained leader hands over to whoever lags least; it leads on where nobody can take over.
+fn retire(wanted: &[Arc<Member>], seen: &Observed) -> Option<Step> {
+    let is_drained = |member: &&Arc<Member>| member.duty == Duty::Drained;
+    wanted
+        .iter()
+        .find(|member| member.id.0 == seen.me)
+        .filter(is_drained)?;
+    let voters = seen.voters();
+    let able = wanted.iter().filter(|member| {
+        let id = member.id.0;
+        !is_drained(member) && id != seen.me && voters.contains(&id) && seen.is_caught_up(id)
+    });
+    let least = able.min_by_key(|member| (seen.lag.get(&member.id.0), member.id))?;
+    Some(Step::Retire(least.id.0))
 }
 
 fn drop_voters(voters: &BTreeSet<u64>, gone: BTreeSet<u64>, seen: &Observed) -> Step {
@@ -300,6 +318,10 @@ impl RaftNode {
             }
             Step::HandOver => {
                 let moved = self.transfer_leader(None, STEP_LIMIT).await;
+                return moved.map(drop).map_err(|error| error.to_string());
+            }
+            Step::Retire(to) => {
+                let moved = self.transfer_leader(Some(to), STEP_LIMIT).await;
                 return moved.map(drop).map_err(|error| error.to_string());
             }
             Step::Want(promote) => {

@@ -21,6 +21,7 @@ fn wanted(members: &[(u64, Standing)]) -> Vec<Arc<Member>> {
             admin_address: format!("host{id}:7070"),
             standing: *standing,
             is_founder: *id <= 3,
+            duty: Duty::Full,
         })
     };
     members.iter().map(member).collect()
@@ -226,4 +227,37 @@ fn replacing() {
         there: &[1, 3, 17],
         want: Some(Step::Promote(set(&[17]))),
     });
+}
+
+#[test]
+fn a_drained_leader_hands_over_to_whoever_is_closest_behind() {
+    // (drained, nodes 2 and 3 with their lag if they answer, who is to lead)
+    let cases = [
+        (&[1][..], [Some(5), Some(0)], Some(3)),
+        (&[1], [Some(5), None], Some(2)),
+        (&[1, 3], [Some(5), Some(0)], Some(2)),
+        (&[1], [Some(CAUGHT_UP + 1), None], None),
+        (&[1, 2, 3], [Some(0), Some(0)], None),
+        (&[2], [Some(0), Some(0)], None),
+    ];
+    for (drained, lags, want) in cases {
+        let answering = (2..).zip(lags);
+        let lag: BTreeMap<u64, u64> = answering.filter_map(|(id, lag)| Some((id, lag?))).collect();
+        let mut members = wanted(FOUNDERS);
+        for member in &mut members {
+            if drained.contains(&member.id.0) {
+                Arc::make_mut(member).duty = Duty::Drained;
+            }
+        }
+        let seen = Observed {
+            me: 1,
+            configs: vec![set(ALL)],
+            nodes: set(ALL),
+            is_committed: true,
+            heard: lag.keys().copied().chain([1]).collect(),
+            lag,
+        };
+        let step = next_step(&members, &seen);
+        assert_eq!(step, want.map(Step::Retire), "{drained:?} {lags:?}");
+    }
 }

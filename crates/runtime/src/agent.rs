@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nihilo_failpoint::{Point, hit};
 use nihilo_host::{Host, planted};
+use nihilo_types::bundle::Digest;
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::image::Image;
@@ -17,25 +18,25 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::bundle::Bundles;
 use crate::command_ledger::CommandLedger;
+use crate::config::{self, ConfigSource, Directories, Provided, Reader, Source};
 use crate::docker::DockerDriver;
-use crate::driver::{AnyDriver, Started, Trace};
+use crate::driver::{AnyDriver, Driver, StartError, Started, Trace};
+use crate::ended::{self, End, Ended, is_crash};
 use crate::fake::{FakeConfig, FakeDriver};
 use crate::handle::{Handles, Record};
 use crate::life::{self, Order};
-use crate::logs::Output;
+use crate::logs::{Output, wall_ms};
 use crate::ports::Admission;
 use crate::probe::look::Looks;
 use crate::process::ProcessDriver;
+use crate::process::mark::Mark;
 use crate::startstop::{self, StartStopLog};
 use crate::{recovery, sweep};
 
 /// Events a subscriber may lag behind before it is told to list.
 pub const EVENT_LAG: usize = 1024;
-/// Ended instances are remembered so long, and so many, for their output.
-const REMEMBER: Duration = Duration::from_secs(900);
-const MAX_REMEMBERED: usize = 200;
-const MAX_REMEMBERED_BYTES: u64 = 1024 * 1024 * 1024;
 /// The kernel needs a moment for what is killed, and the agent for its last words.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,6 +50,8 @@ pub struct AgentConfig {
     pub capacity: u32,
     pub driver: DriverConfig,
     pub host: Host,
+    /// What `bundle/…` images are run from; without it they are refused.
+    pub bundles: Option<Bundles>,
     /// Hears of every order of an owner.
     pub orders: Option<OrderListener>,
 }
@@ -84,6 +87,11 @@ pub enum DriverConfig {
 impl DriverConfig {
     fn adopts(&self) -> bool {
         matches!(self, DriverConfig::Process { adopts: true, .. })
+    }
+
+    /// Its instances are programs, and not simulated.
+    fn is_real(&self) -> bool {
+        matches!(self, DriverConfig::Process { .. })
     }
 }
 
@@ -125,6 +133,8 @@ pub(crate) struct Inner {
     pub(crate) looks: Looks,
     pub(crate) host: Host,
     handles: Handles,
+    source: Source,
+    directories: Arc<Directories>,
     startstop: StartStopLog,
     table: Mutex<Table>,
     /// As in the table, for those who wait for it.
@@ -145,11 +155,13 @@ struct Table {
 
 struct Instance {
     report: InstanceReport,
-    spec: Arc<InstanceSpec>,
+    /// `None` of one that had ended before this process began.
+    spec: Option<Arc<InstanceSpec>>,
     trace: Option<Trace>,
     accepted_ns: u64,
     started: Instant,
     ended: Option<Instant>,
+    crashed: bool,
     orders: watch::Sender<Order>,
     output: Output,
 }
@@ -160,11 +172,20 @@ impl Agent {
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub fn new(config: AgentConfig, admission: Arc<dyn Admission>) -> std::io::Result<Self> {
-        let (driver, docker) = (driver(&config)?, docker(&config)?);
+    pub fn new(
+        config: AgentConfig,
+        admission: Arc<dyn Admission>,
+        source: Arc<dyn ConfigSource>,
+    ) -> std::io::Result<Self> {
+        let mark = Mark::of(&config.dir)?;
+        let directories = Directories::new(&config.dir, mark.as_str());
         let instances = config.dir.join("instances");
         let adopts = config.driver.adopts();
-        let (handles, left) = Handles::open(instances, adopts)?;
+        let (handles, left, ended) = Handles::open(instances, adopts)?;
+        let (driver, docker) = (
+            driver(&config)?,
+            docker(&config, recovery::kept(&left, adopts))?,
+        );
         // Otherwise nothing outlives a process of this node.
         let noted = match adopts {
             true => startstop::left_open(&config.dir),
@@ -176,6 +197,8 @@ impl Agent {
             admission,
             looks: Looks::default(),
             handles,
+            source: Source(source),
+            directories: Arc::new(directories),
             startstop: StartStopLog::open(&config.dir, config.host.clock.clone())?,
             table: Mutex::new(Table {
                 orders: config.orders.clone(),
@@ -187,8 +210,11 @@ impl Agent {
             host: config.host.clone(),
             config,
         });
+        inner.remember(ended);
         if let AnyDriver::Process(driver) = &inner.driver {
             recovery::recover(&inner, driver, left, noted);
+            inner.directories.retain(|id| inner.is_known(id));
+            tokio::spawn(config::keep(Arc::downgrade(&inner)));
             tokio::spawn(sweep::run(
                 Arc::downgrade(&inner),
                 driver.clone(),
@@ -205,6 +231,11 @@ impl Agent {
             AnyDriver::Docker(_) => "the engine's".into(),
             AnyDriver::Fake(_) => "simulated".into(),
         }
+    }
+
+    /// Instances that it takes at most.
+    pub fn capacity(&self) -> u32 {
+        self.0.config.capacity
     }
 
     /// Orders are taken only while this node's session is open and applied here.
@@ -244,12 +275,9 @@ impl Agent {
                 capacity: self.0.config.capacity,
             });
         }
-        for id in table.forget_old() {
-            self.0.handles.forget(&id);
-        }
         let (instance, receiver) = Instance::new(
             spec.accepted(shard, epoch),
-            Arc::new(spec.clone()),
+            Some(Arc::new(spec.clone())),
             self.0.host.clock.now_ns(),
             Output::new(self.0.handles.prepare(&spec.id)),
         );
@@ -358,6 +386,16 @@ impl Agent {
             .collect()
     }
 
+    /// Digests of the bundles that instances run which have not ended.
+    pub fn bundles_in_use(&self) -> BTreeSet<Digest> {
+        let table = self.0.table.lock();
+        let counted = table.instances.values();
+        let counted = counted.filter(|instance| instance.report.state.is_counted());
+        counted
+            .filter_map(|instance| Image::bundle(&instance.spec.as_ref()?.image)?.digest())
+            .collect()
+    }
+
     /// Drains and stops everything within `grace`, and kills what is left then: the end of the
     /// session, which follows, says that nothing runs here any more.
     pub async fn shutdown(&self, grace: Duration) {
@@ -365,6 +403,9 @@ impl Agent {
         if !self.all_gone_after(Order::Leave, grace).await {
             self.all_gone_after(Order::Kill, KILL_LIMIT).await;
         }
+        let inner = self.0.clone();
+        let kept = move || inner.directories.retain(|id| inner.is_known(id));
+        drop(tokio::task::spawn_blocking(kept).await);
     }
 
     /// Orders it of every instance; whether all of them are gone within `limit`.
@@ -392,14 +433,15 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
             ..
         } => {
             let (executable, name) = (config.executable.clone(), config.node_name.clone());
-            AnyDriver::Process(Arc::new(ProcessDriver::new(
+            let driver = ProcessDriver::new(
                 executable,
                 name,
                 *first_port,
                 *settings,
                 &config.dir,
                 *adopts,
-            )?))
+            )?;
+            AnyDriver::Process(Arc::new(driver.with_bundles(config.bundles.clone())))
         }
         DriverConfig::Fake(fake) => {
             let driver = FakeDriver::new(fake.clone(), config.host.net.clone());
@@ -408,18 +450,22 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     })
 }
 
-fn docker(config: &AgentConfig) -> std::io::Result<Option<Arc<DockerDriver>>> {
+fn docker(
+    config: &AgentConfig,
+    kept: BTreeSet<InstanceId>,
+) -> std::io::Result<Option<Arc<DockerDriver>>> {
     let DriverConfig::Process { docker, .. } = &config.driver else {
         return Ok(None);
     };
-    let driver = DockerDriver::new(docker.clone(), config.node_name.clone(), &config.dir)?;
+    let name = config.node_name.clone();
+    let driver = DockerDriver::new(docker.clone(), name, &config.dir, kept)?;
     Ok(Some(Arc::new(driver)))
 }
 
 impl Instance {
     fn new(
         report: InstanceReport,
-        spec: Arc<InstanceSpec>,
+        spec: Option<Arc<InstanceSpec>>,
         accepted_ns: u64,
         output: Output,
     ) -> (Self, watch::Receiver<Order>) {
@@ -431,6 +477,7 @@ impl Instance {
             accepted_ns,
             started: Instant::now(),
             ended: None,
+            crashed: false,
             orders,
             output,
         };
@@ -438,13 +485,25 @@ impl Instance {
     }
 
     /// What the node's next process needs to go on with it.
-    fn record(&self) -> Record {
-        Record {
+    fn record(&self) -> Option<Record> {
+        Some(Record {
             report: self.report.clone(),
-            spec: (*self.spec).clone(),
+            spec: self.spec.as_deref()?.clone(),
             accepted_ns: self.accepted_ns,
             trace: self.trace,
-        }
+        })
+    }
+
+    /// One that had ended before this process began, `ago` from now.
+    fn of_end(end: End, ago: Duration, output: Output) -> Self {
+        let age = Duration::from_millis(end.report.age_ms) + ago;
+        let (mut instance, _) = Self::new(end.report, None, 0, output);
+        let now = Instant::now();
+        // A host that was started since cannot count so far back: it stays a little longer.
+        instance.started = now.checked_sub(age).unwrap_or(now);
+        instance.ended = Some(now.checked_sub(ago).unwrap_or(now));
+        instance.crashed = end.crashed;
+        instance
     }
 }
 
@@ -488,21 +547,20 @@ impl Table {
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
-    /// Keeps the newest of the ended ones, within bounds of number, age and disk; returns what was
-    /// forgotten.
+    /// Keeps of the ended ones what [`ended`] says; returns those that were forgotten.
     fn forget_old(&mut self) -> Vec<InstanceId> {
-        let ended = self.instances.iter();
-        let mut ended: Vec<_> = ended
-            .filter_map(|(id, instance)| Some((instance.ended?, id.clone())))
-            .collect();
-        ended.sort();
-        let (mut n_bytes, mut old) = (0, Vec::new());
-        for (i, (at, id)) in ended.into_iter().rev().enumerate() {
-            n_bytes += self.instances[&id].output.disk_bytes();
-            if i >= MAX_REMEMBERED || at.elapsed() > REMEMBER || n_bytes > MAX_REMEMBERED_BYTES {
-                self.instances.remove(&id);
-                old.push(id);
-            }
+        let ended = self.instances.iter().filter_map(|(id, instance)| {
+            Some(Ended {
+                id: id.clone(),
+                revision: instance.report.revision.clone(),
+                ago: instance.ended?.elapsed(),
+                crashed: instance.crashed,
+                n_bytes: instance.output.disk_bytes(),
+            })
+        });
+        let old = ended::to_forget(ended.collect());
+        for id in &old {
+            self.instances.remove(id);
         }
         old
     }
@@ -514,6 +572,47 @@ impl Inner {
             Some(docker) if Image::is_container(&spec.image) => AnyDriver::Docker(docker.clone()),
             _ => self.driver.clone(),
         }
+    }
+
+    /// What the instance refers to, laid out for its driver.
+    pub(crate) async fn provide(
+        &self,
+        spec: &InstanceSpec,
+        reader: Reader,
+    ) -> Result<Provided, StartError> {
+        config::provide(&self.source, &self.directories, spec, reader).await
+    }
+
+    /// Nothing runs that needs it any more.
+    pub(crate) async fn take_back(&self, id: &InstanceId) {
+        let (directories, id) = (self.directories.clone(), id.clone());
+        // As much as an instance has left there.
+        drop(tokio::task::spawn_blocking(move || directories.remove(&id)).await);
+    }
+
+    /// Instances that run and have files out of objects.
+    pub(crate) fn with_files(&self) -> Vec<(InstanceSpec, Reader)> {
+        let has_files = |spec: &&InstanceSpec| {
+            let mut volumes = spec.config.volumes.iter();
+            volumes.any(|volume| volume.sources().next().is_some())
+        };
+        let table = self.table.lock();
+        let instances = table.instances.values();
+        let counted = instances.filter(|instance| instance.report.state.is_counted());
+        let specs = counted.filter_map(|instance| instance.spec.as_deref());
+        let reader = |spec: &InstanceSpec| match self.driver_of(spec) {
+            AnyDriver::Process(driver) => driver.reader(spec),
+            AnyDriver::Docker(driver) => driver.reader(spec),
+            AnyDriver::Fake(driver) => driver.reader(spec),
+        };
+        specs
+            .filter(has_files)
+            .map(|spec| (spec.clone(), reader(spec)))
+            .collect()
+    }
+
+    pub(crate) fn config_parts(&self) -> (Source, Arc<Directories>) {
+        (self.source.clone(), self.directories.clone())
     }
 
     fn refresh(&self, instance: &Instance) -> InstanceReport {
@@ -546,10 +645,52 @@ impl Inner {
         match state {
             // Before anything is started, and when there is no way back.
             InstanceState::Starting | InstanceState::Stopping => self.write_down(id),
-            InstanceState::Ready if is_first_ready => self.write_down(id),
-            InstanceState::Destroyed => self.handles.ended(id),
+            InstanceState::Ready if is_first_ready => {
+                self.write_down(id);
+                self.write_end_with_the_node(id);
+            }
+            InstanceState::Destroyed => self.write_end(id),
             _ => {}
         }
+    }
+
+    /// Its handle goes after its end is written: one of them is always there.
+    fn write_end(&self, id: &InstanceId) {
+        let table = self.table.lock();
+        let end = table.instances.get(id).map(|instance| End {
+            report: self.refresh(instance),
+            at_ms: wall_ms(),
+            crashed: instance.crashed,
+        });
+        drop(table);
+        if let Some(end) = end.filter(|_| self.config.driver.is_real()) {
+            self.handles.write_end(&end);
+        }
+        self.handles.ended(id);
+        self.forget_old();
+    }
+
+    fn forget_old(&self) {
+        let old = self.table.lock().forget_old();
+        for id in old {
+            self.handles.forget(&id);
+        }
+    }
+
+    /// Takes in what an earlier process has left of ended instances.
+    fn remember(&self, ended: Vec<End>) {
+        let now_ms = wall_ms();
+        let mut table = self.table.lock();
+        for end in ended {
+            let id = end.report.id.clone();
+            let ago = Duration::from_millis(now_ms.saturating_sub(end.at_ms));
+            let output = Output::ended(self.handles.dir_of(&id));
+            table
+                .instances
+                .insert(id, Instance::of_end(end, ago, output));
+        }
+        drop(table);
+        self.forget_old();
     }
 
     pub(crate) fn booting<H>(&self, id: &InstanceId, started: &Started<H>) {
@@ -565,13 +706,35 @@ impl Inner {
         self.write_down(id);
     }
 
+    /// Where instances die with this process, nobody is there to say how they ended. Not before it is
+    /// ready, so that no start waits for it.
+    fn write_end_with_the_node(&self, id: &InstanceId) {
+        if self.config.driver.adopts() || !self.config.driver.is_real() {
+            return;
+        }
+        let table = self.table.lock();
+        let report = table
+            .instances
+            .get(id)
+            .map(|instance| self.refresh(instance));
+        drop(table);
+        if let Some(report) = report {
+            self.handles.write_end(&End::with_the_node(report));
+        }
+    }
+
     /// Leaves word for the node's next process. One instance's words are written by its own life
     /// alone, one after the other.
     fn write_down(&self, id: &InstanceId) {
         if !self.config.driver.adopts() {
             return;
         }
-        let record = self.table.lock().instances.get(id).map(Instance::record);
+        let record = self
+            .table
+            .lock()
+            .instances
+            .get(id)
+            .and_then(Instance::record);
         if let Some(record) = record {
             self.handles.write(&record);
         }
@@ -587,7 +750,11 @@ impl Inner {
         } = record;
         let age = self.host.clock.now_ns().saturating_sub(accepted_ns);
         let id = report.id.clone();
-        let (mut instance, orders) = Instance::new(report, Arc::new(spec), accepted_ns, output);
+        if !spec.config.volumes.is_empty() {
+            self.directories.adopt(&id);
+        }
+        let spec = Some(Arc::new(spec));
+        let (mut instance, orders) = Instance::new(report, spec, accepted_ns, output);
         let started = instance.started.checked_sub(Duration::from_nanos(age));
         instance.started = started.unwrap_or(instance.started);
         instance.trace = trace;
@@ -611,12 +778,24 @@ impl Inner {
         self.startstop.write("exit", id, Epoch::default(), None);
     }
 
+    /// What runs an instance, where it is a container; with whether containers outlive this process.
+    pub(crate) fn container_driver(
+        &self,
+        spec: &InstanceSpec,
+    ) -> Option<(Arc<DockerDriver>, bool)> {
+        match self.driver_of(spec) {
+            AnyDriver::Docker(driver) => Some((driver, self.config.driver.adopts())),
+            AnyDriver::Process(_) | AnyDriver::Fake(_) => None,
+        }
+    }
+
     pub(crate) fn handles(&self) -> &Handles {
         &self.handles
     }
 
     pub(crate) fn exited(&self, id: &InstanceId, exit: Exit, last_output: Vec<String>) {
         self.change(id, |instance| {
+            instance.crashed = is_crash(instance.report.state, &exit);
             instance.report.state = InstanceState::Exited;
             instance.report.exit = Some(exit);
             instance.report.last_output = last_output;

@@ -13,6 +13,7 @@ use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Provided, Reader};
 use crate::docker::DockerDriver;
 use crate::fake::FakeDriver;
 use crate::logs::Output;
@@ -28,15 +29,20 @@ pub trait Driver: Send + Sync + 'static {
     /// What it needs to run a command inside one, while somebody waits for its end.
     type Inside: Send + Sync + 'static;
 
-    /// Starts an instance whose output goes to `output`; returns before it is ready.
+    /// Starts an instance with what was `provided` for it, whose output goes to `output`; returns
+    /// before it is ready.
     ///
     /// # Errors
     /// See [`StartError::outcome`] for what is certain then.
     fn start(
         &self,
         spec: &InstanceSpec,
+        provided: Provided,
         output: &Output,
     ) -> impl Future<Output = Result<Started<Self::Handle>, StartError>> + Send;
+
+    /// As whom the instance reads the files of its volumes.
+    fn reader(&self, spec: &InstanceSpec) -> Reader;
 
     /// Returns how the instance ended, once it has. May be dropped and called again.
     fn wait(&self, handle: &mut Self::Handle) -> impl Future<Output = Exit> + Send;
@@ -123,7 +129,8 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `image`, `run-as`, `cgroup`, `working-dir`, `port`, `output`, `spawn`; of
+    /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `working-dir`, `port`,
+    /// `output`, `spawn`; of
     /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,

@@ -28,6 +28,7 @@ use nihilo_types::node_config::BootDelay;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::config::{Provided, Reader};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 
@@ -112,9 +113,14 @@ impl Driver for FakeDriver {
     type Handle = FakeInstance;
     type Inside = ();
 
+    fn reader(&self, _: &InstanceSpec) -> Reader {
+        Reader::Node
+    }
+
     async fn start(
         &self,
         spec: &InstanceSpec,
+        _: Provided,
         output: &Output,
     ) -> Result<Started<FakeInstance>, StartError> {
         let behaviour = behaviour(spec)?;
@@ -217,7 +223,7 @@ fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
         Image::File(path) if std::fs::metadata(&path).is_err() => {
             Err(failed(format!("no such file `{path}`")))
         }
-        Image::File(_) | Image::Container(_) => Ok(Behaviour::Serve),
+        Image::File(_) | Image::Bundle(_) | Image::Container(_) => Ok(Behaviour::Serve),
     }
 }
 

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::driver::Trace;
+use crate::ended::End;
+use crate::logs::{FILE as OUTPUT_FILE, since_epoch_ms};
 
 const MAGIC: &str = "nihilo-handle";
 const VERSION: u32 = 1;
@@ -62,6 +64,10 @@ pub(crate) struct Left {
     pub(crate) record: Result<Record, HandleError>,
 }
 
+/// Of an instance that has ended, beside its output.
+const END_FILE: &str = "end";
+const END_TEMPORARY: &str = "end.new";
+
 /// The directory of all instances.
 #[derive(Debug)]
 pub(crate) struct Handles {
@@ -71,26 +77,38 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    /// Takes in what is there, and removes the rest of what is no handle's.
+    /// Takes in what is there: instances that may run, and those that have ended. The rest is
+    /// removed.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub(crate) fn open(dir: PathBuf, writes: bool) -> std::io::Result<(Self, Vec<Left>)> {
+    pub(crate) fn open(dir: PathBuf, writes: bool) -> std::io::Result<(Self, Vec<Left>, Vec<End>)> {
         fs::create_dir_all(&dir)?;
-        let mut left = Vec::new();
+        let (mut left, mut ended) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let id = path.file_name().and_then(|name| name.to_str());
-            match id.filter(|_| path.join(FILE).is_file()) {
-                Some(id) => left.push(Left {
+            let handle = path.join(FILE);
+            let end = id.and_then(|id| read_end(&path, id));
+            if let Some(end) = end.as_ref().filter(|end| !end.is_of_the_nodes_end()) {
+                // An earlier process came as far as writing it, and no further.
+                drop(fs::remove_file(handle));
+                ended.push(end.clone());
+            } else if let Some(id) = id.filter(|_| handle.is_file()) {
+                left.push(Left {
                     id: id.into(),
-                    record: read(&path.join(FILE)),
-                }),
-                None if path.is_dir() => fs::remove_dir_all(path)?,
-                None => fs::remove_file(path)?,
+                    record: read(&handle),
+                });
+            } else if let Some(mut end) = end {
+                end.at_ms = last_said_ms(&path);
+                ended.push(end);
+            } else if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else {
+                fs::remove_file(path)?;
             }
         }
-        Ok((Self { dir, writes }, left))
+        Ok((Self { dir, writes }, left, ended))
     }
 
     /// The instance's own directory, for its output too.
@@ -125,16 +143,48 @@ impl Handles {
         }
     }
 
-    /// The instance has ended: what is left of it is its output.
+    /// The instance has ended: there is nothing to go on with.
     pub(crate) fn ended(&self, id: &InstanceId) {
         // Where none was written there is none.
         drop(fs::remove_file(self.dir_of(id).join(FILE)));
+    }
+
+    /// Leaves word of what its output is of, for this node's next process. Without it, that process
+    /// removes the output.
+    pub(crate) fn write_end(&self, end: &End) {
+        let id = &end.report.id;
+        let dir = self.dir_of(id);
+        let temporary = dir.join(END_TEMPORARY);
+        let written = serde_json::to_vec(end)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| fs::write(&temporary, bytes))
+            .and_then(|()| fs::rename(&temporary, dir.join(END_FILE)));
+        if let Err(error) = written {
+            warn!(instance = %id, %error, "its output will not outlive this process");
+        }
     }
 
     /// Nobody asks for its output any more.
     pub(crate) fn forget(&self, id: &InstanceId) {
         drop(fs::remove_dir_all(self.dir_of(id)));
     }
+}
+
+/// `None`: there is none of this instance, or it cannot be used.
+fn read_end(dir: &Path, id: &str) -> Option<End> {
+    let file = dir.join(END_FILE);
+    let metadata = fs::metadata(&file).ok()?;
+    if metadata.len() > MAX_BYTES {
+        return None;
+    }
+    let end: End = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+    (end.report.id.as_str() == id && end.report.exit.is_some()).then_some(end)
+}
+
+/// The nearest that is known to the end of one that ended with its node.
+fn last_said_ms(dir: &Path) -> u64 {
+    let said = fs::metadata(dir.join(OUTPUT_FILE)).and_then(|said| said.modified());
+    said.map_or(0, since_epoch_ms)
 }
 
 fn read(file: &Path) -> Result<Record, HandleError> {
@@ -196,6 +246,7 @@ pub(crate) fn specification() -> InstanceSpec {
         termination_grace_ms: 3,
         probes: Default::default(),
         socket_activation: false,
+        config: Default::default(),
     }
 }
 
@@ -248,21 +299,38 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_leaves_its_output_until_the_next_start_and_no_handle() {
+    fn what_ended_leaves_its_output_where_its_end_was_written_and_no_handle() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Handles::open(dir.path().into(), true).unwrap();
-        let (handles, left) = open();
+        let (handles, left, _) = open();
         assert!(left.is_empty());
         let record = record();
         let own = handles.prepare(&record.report.id);
         handles.write(&record);
         fs::write(own.join("output.log"), "said").unwrap();
-        let (handles, left) = open();
+        let (handles, left, _) = open();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].record.as_ref().unwrap(), &record);
+        let mut end = End::with_the_node(record.report.clone());
+        handles.write_end(&end);
+        let (_, left, ended) = open();
+        assert_eq!((left.len(), ended.len()), (1, 0), "the handle says more");
         handles.ended(&record.report.id);
+        let (_, left, ended) = open();
+        assert!(left.is_empty());
+        assert!(ended[0].at_ms > 0, "when it last said something");
+        end.at_ms = 7;
+        handles.write_end(&end);
+        handles.write(&record);
+        let (_, left, ended) = open();
+        assert_eq!(
+            (left.len(), &*ended),
+            (0, &[end][..]),
+            "it is the last word"
+        );
         assert!(own.join("output.log").is_file());
-        assert!(open().1.is_empty());
+        fs::write(own.join(END_FILE), "{").unwrap();
+        assert!(open().2.is_empty());
         assert!(!own.exists());
     }
 }

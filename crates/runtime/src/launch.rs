@@ -5,6 +5,8 @@
 //! (decision 0011).
 
 // Found from here by both crates that have this file.
+#[path = "launch/mounts.rs"]
+mod mounts;
 #[path = "launch/plan.rs"]
 mod plan;
 #[path = "launch/steps.rs"]
@@ -15,9 +17,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 pub use plan::Plan;
+#[allow(unused_imports, reason = "the launcher itself only reads plans")]
+pub use plan::{PlannedMount, PlannedSource};
 
 /// Begins the line on stderr that says why nothing was started.
 pub const FAILURE_MARK: &str = "nihilo-launch: ";
+/// Begins, after that, what says that volumes could not be mounted.
+pub const MOUNT_MARK: &str = "volumes: ";
 /// Exit status of a launcher that started nothing.
 pub const FAILED: i32 = 127;
 

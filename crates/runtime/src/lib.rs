@@ -6,9 +6,12 @@
 //! ([`recovery`]), and later ends what belongs to nobody ([`sweep`]). Containers end at its next start.
 
 pub mod agent;
+pub mod bundle;
 mod command_ledger;
+pub mod config;
 pub mod docker;
 pub mod driver;
+mod ended;
 pub mod fake;
 mod handle;
 pub mod launch;
@@ -23,4 +26,5 @@ pub mod startstop;
 mod sweep;
 
 pub use agent::{Agent, AgentConfig, AgentError, DriverConfig};
+pub use bundle::{BundleStore, Bundles};
 pub use fake::FakeConfig;

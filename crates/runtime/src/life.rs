@@ -68,7 +68,11 @@ pub(crate) async fn run<D: Driver>(
     // Its handle too is there before the process can be.
     inner.enter(&spec.id, InstanceState::Starting);
     let output = inner.output(&spec.id);
-    let started = match driver.start(&spec, &output).await {
+    let started = match inner.provide(&spec, driver.reader(&spec)).await {
+        Ok(provided) => driver.start(&spec, provided, &output).await,
+        Err(error) => Err(error),
+    };
+    let started = match started {
         Ok(started) => started,
         Err(error) => return not_started(&inner, driver.as_ref(), &spec, error).await,
     };
@@ -115,6 +119,7 @@ pub(crate) async fn go_on<D: Driver>(
     inner.log("exit", &spec.id, pid);
     let output = inner.output(&spec.id);
     let exit = driver.destroy(handle, exit).await;
+    inner.take_back(&spec.id).await;
     let mut lines = output.last_lines(LAST_LINES);
     lines.extend(remarks);
     inner.exited(&spec.id, exit, lines);
@@ -158,6 +163,7 @@ async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, 
         driver.destroy_unknown(&spec.id).await;
     }
     inner.log("exit", &spec.id, None);
+    inner.take_back(&spec.id).await;
     let (stage, cause) = (error.stage.to_owned(), error.cause);
     inner.exited(&spec.id, Exit::StartFailed { stage, cause }, Vec::new());
     inner.enter(&spec.id, InstanceState::Destroyed);

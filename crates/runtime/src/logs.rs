@@ -1,9 +1,9 @@
-//! Output of instances: the newest in memory, more of it in a rotated file, and never more of either
-//! than their bounds: what comes faster than [`crate::log_rate`] lets it is dropped and counted.
+//! Output of instances: the newest in memory, more of it in a rotated file that outlives this process,
+//! and never more of either than their bounds: what comes faster than [`crate::log_rate`] lets it is dropped and counted.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,12 +28,14 @@ const DROP_BATCH: u64 = 1024 * 1024;
 const DROP_PAUSE: Duration = Duration::from_millis(4);
 /// Lines a follower may lag behind.
 const FOLLOW_LAG: usize = 1024;
-const FILE: &str = "output.log";
+pub(crate) const FILE: &str = "output.log";
 const OLD_FILE: &str = "output.log.1";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
+    /// Wall clock; 0 = not known: files hold the lines alone.
     pub at_ms: u64,
+    /// `false` of a line out of a file, whatever it was.
     pub stderr: bool,
     pub line: Vec<u8>,
 }
@@ -51,6 +53,8 @@ struct Inner {
     file_bytes: u64,
     /// Of the file before this one.
     old_bytes: u64,
+    /// A write has failed: the files do not hold what is in memory.
+    is_torn: bool,
     rate: Rate,
     since: Instant,
     followers: broadcast::Sender<LogLine>,
@@ -60,15 +64,25 @@ impl Output {
     /// `dir` is the instance's own; a file of it that is there is gone on with.
     pub fn new(dir: PathBuf) -> Self {
         let file = open(&dir).ok();
-        let metadata = file.as_ref().and_then(|file| file.metadata().ok());
-        let old_bytes = std::fs::metadata(dir.join(OLD_FILE)).map_or(0, |old| old.len());
+        Self::of(dir, file)
+    }
+
+    /// Of an instance that has ended: nothing is added any more.
+    pub(crate) fn ended(dir: PathBuf) -> Self {
+        Self::of(dir, None)
+    }
+
+    fn of(dir: PathBuf, file: Option<File>) -> Self {
+        let bytes = |file| std::fs::metadata(dir.join(file)).map_or(0, |found| found.len());
+        let (file_bytes, old_bytes) = (bytes(FILE), bytes(OLD_FILE));
         Self(Arc::new(Mutex::new(Inner {
             ring: VecDeque::new(),
             n_bytes: 0,
             dir,
             file,
-            file_bytes: metadata.map_or(0, |metadata| metadata.len()),
+            file_bytes,
             old_bytes,
+            is_torn: false,
             rate: Rate::new(Duration::ZERO),
             since: Instant::now(),
             followers: broadcast::channel(FOLLOW_LAG).0,
@@ -86,6 +100,21 @@ impl Output {
             inner.ring.iter().cloned().collect(),
             inner.followers.subscribe(),
         )
+    }
+
+    /// Everything that is kept of it, oldest first; what memory does not hold is read from the files
+    /// as it is asked for, on the caller's thread. For one that has ended: what is added meanwhile
+    /// may be missing.
+    pub fn everything(&self) -> impl Iterator<Item = LogLine> + Send + use<> {
+        let inner = self.0.lock();
+        let ring: Vec<_> = inner.ring.iter().cloned().collect();
+        let in_ring: u64 = ring.iter().map(|line| line.line.len() as u64 + 1).sum();
+        let before = (inner.file_bytes + inner.old_bytes).saturating_sub(in_ring);
+        let before = match inner.is_torn {
+            true => 0,
+            false => before,
+        };
+        FileLines::of(&inner.dir, before).chain(ring)
     }
 
     /// The last lines as text, each at most 1 KiB.
@@ -154,9 +183,32 @@ impl Output {
         Lines {
             output: self.clone(),
             stderr,
+            is_bounded: true,
             line: Vec::new(),
             n_dropped: 0,
         }
+    }
+
+    /// For what was said before and is kept by somebody who bounds it: however fast it comes.
+    pub(crate) fn lines_again(&self, stderr: bool) -> Lines {
+        Lines {
+            is_bounded: false,
+            ..self.lines(stderr)
+        }
+    }
+
+    /// Forgets everything: it comes again.
+    pub(crate) fn begin_again(&self) {
+        let mut inner = self.0.lock();
+        inner.ring.clear();
+        inner.n_bytes = 0;
+        inner.file = None;
+        for file in [FILE, OLD_FILE] {
+            // Where none is there is nothing to forget.
+            drop(std::fs::remove_file(inner.dir.join(file)));
+        }
+        (inner.file_bytes, inner.old_bytes) = (0, 0);
+        inner.file = open(&inner.dir).ok();
     }
 }
 
@@ -165,6 +217,7 @@ impl Output {
 pub(crate) struct Lines {
     output: Output,
     stderr: bool,
+    is_bounded: bool,
     /// Begun, at most [`MAX_LINE`] of it.
     line: Vec<u8>,
     /// Bytes dropped since the last rest.
@@ -174,7 +227,7 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            if self.output.is_flooded() {
+            if self.is_bounded && self.output.is_flooded() {
                 return self.drop_all(bytes);
             }
             let used = self.take_line(bytes);
@@ -191,9 +244,10 @@ impl Lines {
     }
 
     /// The stream has ended: a line without an end is one too.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(mut self) {
         if !self.line.is_empty() {
-            self.output.offer(self.stderr, self.line);
+            let line = std::mem::take(&mut self.line);
+            self.offer(line);
         }
         self.output.0.lock().tell_dropped(self.stderr);
     }
@@ -206,12 +260,19 @@ impl Lines {
         while self.line.len() > MAX_LINE {
             let rest = self.line.split_off(MAX_LINE);
             let full = std::mem::replace(&mut self.line, rest);
-            self.output.offer(self.stderr, full);
+            self.offer(full);
         }
         let Some(end) = end else { return bytes.len() };
         let line = std::mem::take(&mut self.line);
-        self.output.offer(self.stderr, line);
+        self.offer(line);
         end + 1
+    }
+
+    fn offer(&self, line: Vec<u8>) {
+        match self.is_bounded {
+            true => self.output.offer(self.stderr, line),
+            false => self.output.push(self.stderr, line),
+        }
     }
 
     /// Without looking at each line: a flood of short ones costs as little as any other.
@@ -259,7 +320,7 @@ impl Inner {
             .and_then(|()| file.write_all(b"\n"))
             .is_err()
         {
-            self.file = None;
+            (self.file, self.is_torn) = (None, true);
             return;
         }
         self.file_bytes += line.len() as u64 + 1;
@@ -271,13 +332,57 @@ impl Inner {
     }
 }
 
+/// The first lines that an instance's files hold, oldest first.
+struct FileLines(Box<dyn BufRead + Send>);
+
+impl FileLines {
+    /// Those of the first `n_bytes`. A file that cannot be read holds nothing.
+    fn of(dir: &Path, n_bytes: u64) -> Self {
+        use io::Read;
+        let open = |name| File::open(dir.join(name)).ok();
+        let all: Box<dyn Read + Send> = match (open(OLD_FILE), open(FILE)) {
+            (Some(old), Some(file)) => Box::new(old.chain(file)),
+            (Some(one), None) | (None, Some(one)) => Box::new(one),
+            (None, None) => Box::new(io::empty()),
+        };
+        Self(Box::new(io::BufReader::with_capacity(
+            MAX_LINE,
+            all.take(n_bytes),
+        )))
+    }
+}
+
+impl Iterator for FileLines {
+    type Item = LogLine;
+
+    fn next(&mut self) -> Option<LogLine> {
+        use io::Read;
+        let mut line = Vec::new();
+        // Files that the agent did not write itself have no bound of their lines.
+        let mut bounded = (&mut self.0).take(MAX_LINE as u64 + 1);
+        let n_read = bounded.read_until(b'\n', &mut line).ok()?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        (n_read > 0).then_some(LogLine {
+            at_ms: 0,
+            stderr: false,
+            line,
+        })
+    }
+}
+
 fn open(dir: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).open(dir.join(FILE))
 }
 
 pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch_ms(SystemTime::now())
+}
+
+pub(crate) fn since_epoch_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
@@ -306,6 +411,35 @@ mod tests {
             .map(|line| line.line.len())
             .collect();
         assert_eq!(lengths, [MAX_LINE, MAX_LINE, 100, 5, 4]);
+    }
+
+    #[tokio::test]
+    async fn what_memory_lost_comes_from_the_files_and_no_line_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().into());
+        let n_lines = 3 * MAX_FILE_BYTES / 1_000 / 2;
+        for n in 0..n_lines {
+            output.push(n % 2 == 0, format!("{n:0999}").into_bytes());
+        }
+        let numbers = |output: &Output| {
+            let text = |line: LogLine| String::from_utf8(line.line).unwrap();
+            let lines = output.everything().map(text);
+            lines
+                .map(|line| line.parse::<u64>().unwrap())
+                .collect::<Vec<_>>()
+        };
+        // Rotated once: all of it is there still.
+        let all: Vec<_> = (0..n_lines).collect();
+        assert!(output.follow().0.len() < all.len());
+        assert_eq!(numbers(&output), all);
+        assert_eq!(
+            numbers(&Output::new(dir.path().into())),
+            all,
+            "after a restart"
+        );
+        assert_eq!(numbers(&Output::ended(dir.path().into())), all);
+        let nothing = Output::ended(dir.path().join("none"));
+        assert_eq!(nothing.everything().count(), 0);
     }
 
     /// Lines of this length, as fast as they are read.

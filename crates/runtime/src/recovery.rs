@@ -8,6 +8,16 @@
 //! none    a start was noted        ─ nothing is there ─> its end is noted: it was never begun
 //! ```
 //!
+//! A container is found by its label, once its engine answers: until then it counts as booting.
+//!
+//! ```text
+//! handle  Booting, Ready, Draining ─ its container runs ──> adopted: Ready after one good look
+//!         Stopping                 ─ its container runs ──> adopted, and stopped
+//!         any                      ─ it has ended ────────> ended as the engine says
+//!         any                      ─ there is none ───────> ended, nobody knows how
+//!         any, where instances are to end with the node ──> Stopping until the engine has removed it
+//! ```
+//!
 //! Whatever may still run is in the table before the first owner asks, so that a count is never too
 //! low. What belongs to no handle at all is the sweep's ([`crate::sweep`]).
 
@@ -15,6 +25,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nihilo_types::id::InstanceId;
+use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceReport, InstanceState};
 use tracing::{info, warn};
 
@@ -43,6 +54,10 @@ pub(crate) fn recover(
     let (mut n_adopted, mut n_gone) = (0, 0);
     for Left { id, record } in left {
         match record {
+            Ok(record) if inner.container_driver(&record.spec).is_some() => {
+                take_in_container(inner, record);
+                n_adopted += 1;
+            }
             Ok(record) => match take_in(inner, driver, record, &running) {
                 true => n_adopted += 1,
                 false => n_gone += 1,
@@ -98,6 +113,49 @@ fn take_in(
     true
 }
 
+/// Instances whose containers are gone on with.
+pub(crate) fn kept(left: &[Left], adopts: bool) -> BTreeSet<InstanceId> {
+    let records = left.iter().filter_map(|left| left.record.as_ref().ok());
+    let containers = records.filter(|record| adopts && Image::is_container(&record.spec.image));
+    containers.map(|record| record.spec.id.clone()).collect()
+}
+
+/// It is counted until the engine has answered for it.
+fn take_in_container(inner: &Arc<Inner>, mut record: Record) {
+    let spec = record.spec.clone();
+    let Some((driver, adopts)) = inner.container_driver(&spec) else {
+        return;
+    };
+    let how = how_found(&record.report);
+    record.report.state = match (adopts, how) {
+        (false, _) | (_, Found::Stopping) => InstanceState::Stopping,
+        (true, _) => InstanceState::Booting,
+    };
+    // Of the one that was started: it is the engine's to say now.
+    (record.report.address, record.report.pid) = (None, None);
+    let output = Output::new(inner.handles().dir_of(&spec.id));
+    let orders = inner.insert(record, output.clone());
+    let inner = inner.clone();
+    tokio::spawn(async move {
+        let found = match adopts {
+            true => driver.adopt(&spec, &output).await,
+            false => None,
+        };
+        let Some(started) = found else {
+            driver.swept(&spec.id).await;
+            inner.log("exit", &spec.id, None);
+            inner.take_back(&spec.id).await;
+            inner.exited(&spec.id, Exit::Unknown, Vec::new());
+            return inner.enter(&spec.id, InstanceState::Destroyed);
+        };
+        info!(instance = %spec.id, pid = started.pid, "container adopted");
+        if how != Found::Stopping {
+            inner.booting(&spec.id, &started);
+        }
+        life::go_on(inner, driver, spec, started, how, orders).await;
+    });
+}
+
 fn how_found(report: &InstanceReport) -> Found {
     match report.state {
         InstanceState::Stopping => Found::Stopping,
@@ -118,6 +176,7 @@ async fn gone(
         driver.destroy_unknown(&id).await;
     }
     inner.log("exit", &id, pid);
+    inner.take_back(&id).await;
     inner.exited(&id, Exit::Unknown, Vec::new());
     inner.enter(&id, InstanceState::Destroyed);
 }

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nihilo_runtime::config::Provided;
 use nihilo_runtime::driver::{Driver, StartError, Started};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::{Process, ProcessDriver};
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
 use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, Probes, RunAs};
+use nihilo_types::instance_config::InstanceConfig;
 use nihilo_types::node_config::{ProcessSettings, RunAsSetting};
 use nihilo_types::template::PullPolicy;
 
@@ -69,7 +71,8 @@ impl Host {
 
     async fn start(&self, spec: &InstanceSpec) -> Result<(Started<Process>, Output), StartError> {
         let output = self.output(spec);
-        let started = self.driver.start(spec, &output).await?;
+        let provided = Provided::default();
+        let started = self.driver.start(spec, provided, &output).await?;
         Ok((started, output))
     }
 
@@ -168,6 +171,7 @@ fn shell(script: &str) -> InstanceSpec {
         run_as: RunAs::default(),
         probes: Probes::default(),
         socket_activation: false,
+        config: InstanceConfig::default(),
     }
 }
 

@@ -2,6 +2,8 @@
 //! theirs.
 
 pub mod admin;
+pub mod bundle_gc;
+mod config_source;
 mod data_plane;
 pub mod demo_app;
 mod demo_ledger;
@@ -10,5 +12,6 @@ pub mod offline;
 mod on_node_exit;
 pub mod peer;
 pub mod ports;
+pub mod secrets_key;
 mod service_manager;
 pub mod wiring;

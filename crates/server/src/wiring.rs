@@ -17,7 +17,7 @@ use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
 use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
 use nihilo_runtime::agent::OrderListener;
 use nihilo_runtime::fake::RequestListener;
-use nihilo_runtime::{Agent, AgentConfig, DriverConfig, FakeConfig};
+use nihilo_runtime::{Agent, AgentConfig, BundleStore, Bundles, DriverConfig, FakeConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
@@ -25,6 +25,7 @@ use nihilo_types::node_config::{DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::bundle_service_server::BundleServiceServer;
 use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::domain_service_server::DomainServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
@@ -34,15 +35,21 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
 
+use crate::admin::bundle::BundleApi;
 use crate::admin::cluster::ClusterApi;
 use crate::admin::config::ConfigApi;
 use crate::admin::domain::DomainApi;
 use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
+use crate::bundle_gc::Collector;
+use crate::config_source::AppliedConfig;
 use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
+use crate::peer::bundle_service::BundleService;
+use crate::peer::bundle_source::BundleSource;
 use crate::peer::channels::Channels;
 use crate::peer::liveness_service::LivenessService;
 use crate::peer::owner_ledger::OwnerLedger;
@@ -53,6 +60,7 @@ use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
 };
+use crate::secrets_key::SecretsKey;
 use crate::service_manager::{self, Parts, ServiceManager};
 
 /// Largest admin message (02-store §2.2).
@@ -85,6 +93,7 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
 
 fn run(config: NodeConfig) -> anyhow::Result<()> {
     log_to_stderr();
+    leave_no_core_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -93,9 +102,30 @@ fn run(config: NodeConfig) -> anyhow::Result<()> {
     runtime.block_on(live(&config))
 }
 
+/// What a crash would write down holds opened Secrets.
+fn leave_no_core_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    let none = Rlimit {
+        current: Some(0),
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "a crash of this node may leave a core file, which may hold Secrets");
+    }
+}
+
+/// The engine's client, whatever `NIHILO_LOG` says.
+const QUIET: [&str; 2] = ["bollard=info", "bollard::docker=info"];
+
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NIHILO_LOG")
-        .unwrap_or_else(|_| "info,openraft=warn".into());
+    let filter =
+        EnvFilter::try_from_env("NIHILO_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
+    // More than this it prints what it sends and gets: containers' variables, Secrets among them.
+    let quiet = QUIET
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok());
+    let filter = quiet.fold(filter, EnvFilter::add_directive);
     // A second subscriber in one process is a test's business.
     drop(
         tracing_subscriber::fmt()
@@ -215,12 +245,37 @@ impl Node {
             host: host.clone(),
             disk,
         };
+        let is_on_files = below.disk.is_none();
         let raft = start_raft(&config, below, snapshot_every).await?;
+        let secrets_key = SecretsKey::new(config.secrets_key_file());
+        // A simulated node leaves nothing on the host.
+        if is_on_files {
+            prepare_secrets_key(&secrets_key, &config, &raft);
+        }
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
         let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
         let adopts = on_node_exit::adopts(&config);
-        let agent = start_agent(&config, adopts, &host, (requests, orders), local)?;
+        let source = BundleSource {
+            node,
+            raft: raft.clone(),
+            channels: Channels::new(host.net.clone()),
+        };
+        let bundles = open_bundles(&config, &source)?;
+        let applied = AppliedConfig {
+            raft: raft.clone(),
+            key: secrets_key.clone(),
+        };
+        let means = Means {
+            bundles: bundles.clone(),
+            applied,
+        };
+        let agent = start_agent(&config, adopts, &host, (requests, orders), local, means)?;
+        let collector = Collector {
+            raft: raft.clone(),
+            agent: agent.clone(),
+            bundles,
+        };
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
             channels: Channels::new(host.net.clone()),
@@ -265,8 +320,15 @@ impl Node {
             pid_file: config.data_dir.join("nihilo.pid"),
         };
         node.obey_no_owner_without_store();
-        node.serve_peers(peer, &config, cluster_id, relays);
-        node.serve_admin(admin, &config, remote.channels);
+        node.serve_peers(peer, &config, cluster_id, relays, collector.clone());
+        nihilo_actors::task::spawn("bundle-gc", collector.clone().run());
+        let bundles = BundleApi {
+            collector,
+            source,
+            node_name: config.name.clone(),
+            peer_address: config.peer_address(),
+        };
+        node.serve_admin(admin, &config, remote.channels, bundles, secrets_key);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         let on_node_exit = if adopts { "adopt" } else { "kill" };
         info!(name = config.name, on_node_exit, "node started");
@@ -344,6 +406,7 @@ impl Node {
         config: &NodeConfig,
         cluster_id: Arc<str>,
         relays: Relays,
+        collector: Collector,
     ) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
@@ -364,6 +427,9 @@ impl Node {
             .add_service(self.raft.peer_server().into_service())
             .add_service(pb::liveness_server::LivenessServer::new(liveness))
             .add_service(pb::agent_server::AgentServer::new(agent))
+            .add_service(pb::bundles_server::BundlesServer::new(BundleService::new(
+                collector,
+            )))
             .add_service(pb::owner_server::OwnerServer::new(OwnerService {
                 control: self.control.clone(),
             }))
@@ -375,7 +441,14 @@ impl Node {
         });
     }
 
-    fn serve_admin(&self, listener: Listener, config: &NodeConfig, channels: Channels) {
+    fn serve_admin(
+        &self,
+        listener: Listener,
+        config: &NodeConfig,
+        channels: Channels,
+        bundles: BundleApi,
+        secrets_key: SecretsKey,
+    ) {
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -393,6 +466,7 @@ impl Node {
             me,
             started: Instant::now(),
             channels: channels.clone(),
+            secrets_key: secrets_key.clone(),
         };
         let observe = ObserveApi {
             raft: self.raft.clone(),
@@ -405,6 +479,7 @@ impl Node {
         };
         let settings = ConfigApi {
             raft: self.raft.clone(),
+            key: secrets_key,
         };
         let domains = DomainApi {
             raft: self.raft.clone(),
@@ -431,6 +506,9 @@ impl Node {
                 )
                 .add_service(
                     DomainServiceServer::new(domains).max_decoding_message_size(MAX_ADMIN_BYTES),
+                )
+                .add_service(
+                    BundleServiceServer::new(bundles).max_decoding_message_size(MAX_ADMIN_BYTES),
                 )
                 .add_service(ObserveServiceServer::new(observe))
                 .add_service(ClusterServiceServer::new(cluster));
@@ -536,12 +614,52 @@ async fn start_raft(
     Ok(RaftNode::start_on(raft, ground).await?)
 }
 
+fn open_bundles(config: &NodeConfig, source: &BundleSource) -> anyhow::Result<Bundles> {
+    let dir = config.data_dir.join("bundles");
+    let store = BundleStore::open(dir, config.bundles.max_bytes)?;
+    Ok(Bundles::new(store, Arc::new(source.clone())))
+}
+
+/// The founder of a cluster makes its key, or its only member, as after a restore, unless there are
+/// Secrets already, which another one has sealed. A node without the right key runs all the same.
+fn prepare_secrets_key(key: &SecretsKey, config: &NodeConfig, raft: &RaftNode) {
+    let (sealed_by, is_alone) = raft.state().read(|state| {
+        let sealed_by = state.secrets_key_id().map(str::to_owned);
+        let members = state.members().filter(|member| !member.is_removed());
+        (sealed_by, members.count() == 1)
+    });
+    if (config.is_founder() || is_alone)
+        && sealed_by.is_none()
+        && !key.is_there()
+        && let Err(error) = key.make()
+    {
+        let file = display(&config.secrets_key_file());
+        warn!(%error, file, "no key for Secrets could be made");
+    }
+    match (key.get(), sealed_by) {
+        (Ok(key), Some(id)) if key.id() != id => warn!(
+            own = key.id(),
+            cluster = id,
+            "this node's secrets key is not the one that the cluster's Secrets are sealed by"
+        ),
+        (Err(error), Some(_)) => warn!(%error, "the cluster has Secrets, and this node opens none"),
+        _ => {}
+    }
+}
+
+/// Where instances get their programs and their configuration from.
+struct Means {
+    bundles: Bundles,
+    applied: AppliedConfig,
+}
+
 fn start_agent(
     config: &NodeConfig,
     adopts: bool,
     host: &Host,
     (requests, orders): (Option<RequestListener>, Option<OrderListener>),
     local: LocalInstances,
+    means: Means,
 ) -> anyhow::Result<Agent> {
     let dir = agent_dir(&config.data_dir);
     let agent = AgentConfig {
@@ -562,11 +680,16 @@ fn start_agent(
             }),
         },
         host: host.clone(),
+        bundles: Some(means.bundles),
         orders,
     };
     std::fs::create_dir_all(&dir)?;
-    Agent::new(agent, Arc::new(AdmissionPort(local)))
-        .with_context(|| format!("agent directory `{}`", display(&dir)))
+    Agent::new(
+        agent,
+        Arc::new(AdmissionPort(local)),
+        Arc::new(means.applied),
+    )
+    .with_context(|| format!("agent directory `{}`", display(&dir)))
 }
 
 fn display(path: &Path) -> String {

@@ -13,7 +13,8 @@ use nihilo_server::wiring::{Ground, Node};
 use nihilo_sim::checker::single_owner::AgentCommand;
 use nihilo_sim::history::ledger::{InstanceRecord, InstanceStep};
 use nihilo_types::node_config::{
-    BootDelay, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, ProcessSettings,
+    BootDelay, BundleSettings, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig,
+    ProcessSettings,
 };
 use parking_lot::Mutex;
 
@@ -181,6 +182,8 @@ impl Site {
             instance_ports: 20_000,
             docker: DockerSettings::default(),
             process: ProcessSettings::default(),
+            bundles: BundleSettings::default(),
+            secrets_key_file: None,
             shutdown_grace: 30,
             gateway: GatewaySettings::default(),
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nihilo_machine::State;
 use nihilo_machine::command::InitCluster;
-use nihilo_machine::member::{Member, Standing};
+use nihilo_machine::member::{Duty, Member, Standing};
 use nihilo_types::id::{LogIndex, NodeId};
 use nihilo_wire::codec;
 use openraft::EntryPayload;
@@ -184,6 +184,7 @@ fn founder(id: NodeId, place: Place) -> Member {
         admin_address: place.admin_address,
         standing: Standing::Voter,
         is_founder: true,
+        duty: Duty::Full,
     }
 }
 

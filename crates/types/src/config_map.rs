@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::ObjectKey;
 use crate::meta::{DEFAULT_NAMESPACE, ObjectMeta};
 use crate::names::{check_dns1123, check_dns1123_subdomain};
+use crate::secret_value::SecretValue;
 use crate::service::is_default;
 
 pub const SYSTEM_NAMESPACE: &str = "knative-serving";
@@ -65,15 +66,13 @@ impl ConfigMap {
             .map_err(|why| format!("{why}: metadata.name"))?;
         check_dns1123(&self.metadata.namespace)
             .map_err(|why| format!("not a DNS 1123 label: [{why}]: metadata.namespace"))?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         let mut bytes = 0;
         for (key, value) in self.data.iter().chain(&self.binary_data) {
-            if key.is_empty() || key.len() > MAX_KEY || !key.chars().all(fits) {
-                return Err(format!(
-                    "invalid key {key:?}: at most {MAX_KEY} of [-._a-zA-Z0-9]: data"
-                ));
-            }
+            check_key(key)?;
             bytes += key.len() + value.len();
+        }
+        for (key, value) in &self.binary_data {
+            SecretValue::from_base64(value).map_err(|why| format!("{why}: binaryData[{key}]"))?;
         }
         if bytes > MAX_BYTES {
             return Err(format!("{bytes} bytes, at most {MAX_BYTES}: data"));
@@ -87,6 +86,21 @@ impl ConfigMap {
             None => Ok(()),
         }
     }
+}
+
+/// # Errors
+/// What a key of a ConfigMap or Secret may hold.
+pub fn check_key(key: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    // They become names of files, where these have a meaning already.
+    let is_taken = key == "." || key.starts_with("..");
+    if key.is_empty() || key.len() > MAX_KEY || !key.chars().all(fits) || is_taken {
+        return Err(format!(
+            "invalid key {key:?}: at most {MAX_KEY} of [-._a-zA-Z0-9], and not beginning with \
+             `..`: data"
+        ));
+    }
+    Ok(())
 }
 
 pub fn is_system(key: &ObjectKey) -> bool {

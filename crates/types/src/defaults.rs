@@ -35,6 +35,25 @@ fn template(template: &mut RevisionTemplate) {
         }
         probes(container);
     }
+    mounts(spec);
+}
+
+/// Only an emptyDir is there to be written to.
+fn mounts(spec: &mut RevisionSpec) {
+    let volumes = &spec.volumes;
+    let is_empty_dir = |name: &str| {
+        let mut named = volumes.iter().filter(|volume| volume.name == name);
+        named.any(|volume| volume.empty_dir.is_some())
+    };
+    for mount in spec
+        .containers
+        .iter_mut()
+        .flat_map(|c| &mut c.volume_mounts)
+    {
+        if mount.read_only.is_none() && !is_empty_dir(&mount.name) {
+            mount.read_only = Some(true);
+        }
+    }
 }
 
 /// Of those that are written: one that is not stays absent, so that a service without probes is the

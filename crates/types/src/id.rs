@@ -89,10 +89,11 @@ pub enum Kind {
     DomainMapping,
     /// Of the whole cluster: its key's namespace is empty.
     ClusterDomainClaim,
+    Secret,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Service,
         Kind::Configuration,
         Kind::Revision,
@@ -100,6 +101,7 @@ impl Kind {
         Kind::ConfigMap,
         Kind::DomainMapping,
         Kind::ClusterDomainClaim,
+        Kind::Secret,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -111,6 +113,7 @@ impl Kind {
             Kind::ConfigMap => "ConfigMap",
             Kind::DomainMapping => "DomainMapping",
             Kind::ClusterDomainClaim => "ClusterDomainClaim",
+            Kind::Secret => "Secret",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Image names: the scheme picks what runs (06-runtime §7.1).
 
+use crate::bundle::{BundleReference, PREFIX as BUNDLE};
 pub use crate::image_reference::Reference;
 
 /// An image that this version can run.
@@ -9,6 +10,8 @@ pub enum Image {
     Demo(String),
     /// `file:///abs/path`: a program on every node.
     File(String),
+    /// `bundle/NAME:TAG`, `bundle/NAME@sha256:…`: an artefact that the cluster keeps.
+    Bundle(BundleReference),
     /// Anything else: a container image, named as Docker does.
     Container(Reference),
 }
@@ -25,7 +28,7 @@ pub const DEMO_APPS: [&str; 7] = [
 ];
 
 /// Reserved for kinds that are designed and not built; on Docker Hub they are `docker.io/…`.
-const UNBUILT: [&str; 2] = ["bundle/", "host/"];
+const UNBUILT: [&str; 1] = ["host/"];
 
 impl Image {
     /// # Errors
@@ -50,13 +53,21 @@ impl Image {
                 )),
             };
         }
+        if let Some(name) = image.strip_prefix(BUNDLE) {
+            return BundleReference::parse(name).map(Image::Bundle);
+        }
         if let Some(prefix) = UNBUILT.iter().find(|prefix| image.starts_with(*prefix)) {
             return Err(format!(
                 "`{image}`: this version does not run `{prefix}` images, only `demo/NAME`, \
-                 `file:///path/to/program` and container images"
+                 `bundle/NAME:TAG`, `file:///path/to/program` and container images"
             ));
         }
         Reference::parse(image).map(Image::Container)
+    }
+
+    /// The bundle that `image` names; one that cannot be parsed names none.
+    pub fn bundle(image: &str) -> Option<BundleReference> {
+        BundleReference::parse(image.strip_prefix(BUNDLE)?).ok()
     }
 
     /// Whether `image` names a container image; one that cannot be parsed names none.
@@ -84,9 +95,12 @@ mod tests {
                 .unwrap_err()
                 .contains("did you mean `demo/hello`?")
         );
-        for bad in ["", "file://relative", "bundle/hello:v1", "host/"] {
+        for bad in ["", "file://relative", "bundle/", "host/"] {
             assert!(Image::parse(bad).is_err(), "{bad}");
         }
+        let bundle = Image::bundle("bundle/hello:v1").unwrap();
+        assert_eq!(bundle.image(), "bundle/hello:v1");
+        assert!(Image::bundle("hello:v1").is_none());
         assert!(Image::is_container("nginx") && !Image::is_container("demo/hello"));
         assert!(Image::is_container("docker.io/demo/hello"));
     }

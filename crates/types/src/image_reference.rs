@@ -125,7 +125,7 @@ fn is_path_part(part: &str) -> bool {
     is_word(*first) && is_word(*last) && separators.all(is_separator)
 }
 
-fn is_tag(tag: &str) -> bool {
+pub(crate) fn is_tag(tag: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(is_word)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
+use crate::instance_config::InstanceConfig;
 use crate::probe::{Probe, ProbeKind};
 use crate::service::is_default;
 use crate::template::PullPolicy;
@@ -84,7 +85,8 @@ pub struct InstanceReport {
     pub last_output: Vec<String>,
 }
 
-/// What an owner asks an agent to run. Everything the agent needs, so that it reads no state.
+/// What an owner asks an agent to run. Everything the agent needs, but for what stands in Secrets and
+/// ConfigMaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSpec {
     pub id: InstanceId,
@@ -121,6 +123,9 @@ pub struct InstanceSpec {
     /// It begins with a socket that listens already (`nihilo.dev/socket-activation`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub socket_activation: bool,
+    /// What its node looks up for it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub config: InstanceConfig,
 }
 
 /// The template's probes, with every default filled in. Without one for readiness an instance is
@@ -140,6 +145,20 @@ pub const DEFAULT_PORT: u16 = 8080;
 
 fn default_port() -> u16 {
     DEFAULT_PORT
+}
+
+/// Stages of a start that owners tell by a reason of their own; of the others it is the image's.
+pub mod stage {
+    /// It lacks what it refers to, or cannot open it.
+    pub const CONFIG: &str = "config";
+    /// The node cannot show its volumes to it.
+    pub const VOLUMES: &str = "volumes";
+    /// There is no bundle to start from.
+    pub const BUNDLE: &str = "bundle";
+    /// For whom it was to run as.
+    pub const RUN_AS: &str = "run-as";
+    /// No socket can be handed to it.
+    pub const SOCKET: &str = "socket";
 }
 
 /// What an instance may use of its host; `None` = as much as there is.

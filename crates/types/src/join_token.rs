@@ -14,6 +14,8 @@ const VERSION: &str = "v1";
 pub const SECRET_BYTES: usize = 32;
 /// Bytes of a token's id.
 pub const ID_BYTES: usize = 5;
+/// What the key of the cluster's Secrets is sealed for, when a newcomer is given it.
+pub const KEY_PLACE: &str = "nihilo join 1";
 /// Hexadecimal digits of the pin: 128 bits.
 const PIN_DIGITS: usize = 32;
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autoscaler;
+pub mod bundle;
 pub mod condition;
 pub mod config_map;
 pub mod configuration;
@@ -17,6 +18,7 @@ pub mod id;
 pub mod image;
 mod image_reference;
 pub mod instance;
+pub mod instance_config;
 pub mod join_token;
 pub mod manifest;
 pub mod meta;
@@ -30,8 +32,12 @@ pub mod revision;
 pub mod rollout;
 pub mod route;
 pub mod route_table;
+pub mod sealing;
+pub mod secret;
+pub mod secret_value;
 pub mod service;
 pub mod shard;
+pub mod sources;
 pub mod template;
 pub mod time;
 pub mod validate;

@@ -9,6 +9,7 @@ use crate::config_map::ConfigMap;
 use crate::domain::{ClusterDomainClaim, DomainMapping};
 use crate::meta::ObjectMeta;
 use crate::names::nearest;
+use crate::secret::Secret;
 use crate::service::Service;
 
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -82,6 +83,29 @@ const FIELDS: &[&str] = &[
     "ref",
     "tls",
     "secretName",
+    "valueFrom",
+    "secretKeyRef",
+    "configMapKeyRef",
+    "key",
+    "optional",
+    "envFrom",
+    "prefix",
+    "configMapRef",
+    "secretRef",
+    "volumes",
+    "volumeMounts",
+    "mountPath",
+    "readOnly",
+    "secret",
+    "configMap",
+    "projected",
+    "sources",
+    "emptyDir",
+    "medium",
+    "sizeLimit",
+    "items",
+    "type",
+    "stringData",
 ];
 
 /// Why a manifest was not understood; names the file, and the line where there is one.
@@ -94,6 +118,7 @@ pub struct ManifestError(pub String);
 pub enum Document {
     Service(Box<Service>),
     ConfigMap(Box<ConfigMap>),
+    Secret(Box<Secret>),
     DomainMapping(Box<DomainMapping>),
     DomainClaim(Box<ClusterDomainClaim>),
 }
@@ -103,6 +128,7 @@ impl Document {
         match self {
             Document::Service(service) => &service.metadata,
             Document::ConfigMap(config_map) => &config_map.metadata,
+            Document::Secret(secret) => &secret.metadata,
             Document::DomainMapping(mapping) => &mapping.metadata,
             Document::DomainClaim(claim) => &claim.metadata,
         }
@@ -168,9 +194,20 @@ fn split(text: &str) -> Vec<(usize, &str)> {
 
 fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, ManifestError> {
     let fail = |error: serde_saphyr::Error| located(&error, document, file, first_line);
-    let head: Head = serde_saphyr::from_str(document).map_err(fail)?;
+    // Whatever kind it turns out to be: a value of a Secret must not stand in a message.
+    let discreet = |error: serde_saphyr::Error| unquoted(&error, file, first_line);
+    let may_be_secret = may_be_secret(document);
+    let head = serde_saphyr::from_str(document);
+    let head: Head = head.map_err(|error| match may_be_secret {
+        true => discreet(error),
+        false => fail(error),
+    })?;
     let group = head.api_version.split('/').next().unwrap_or_default();
     let read = match (group, head.kind.as_str()) {
+        ("v1", "Secret") => {
+            let read = boxed(document).map(Document::Secret);
+            return read.map_err(discreet);
+        }
         ("v1", "ConfigMap") => boxed(document).map(Document::ConfigMap),
         ("serving.knative.dev", "Service") => boxed(document).map(Document::Service),
         ("serving.knative.dev", "DomainMapping") => boxed(document).map(Document::DomainMapping),
@@ -181,7 +218,7 @@ fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, 
             return Err(ManifestError(format!(
                 "{file}:{}: kind `{}` of `{}` is not supported; this version reads the kinds \
                  `Service` and `DomainMapping` of `serving.knative.dev`, `ClusterDomainClaim` of \
-                 `networking.internal.knative.dev`, and `ConfigMap` of `v1`",
+                 `networking.internal.knative.dev`, and `ConfigMap` and `Secret` of `v1`",
                 first_line + 1,
                 head.kind,
                 head.api_version
@@ -189,6 +226,13 @@ fn parse_one(document: &str, file: &str, first_line: usize) -> Result<Document, 
         }
     };
     read.map_err(fail)
+}
+
+/// Whether a document that is not understood yet reads as a Secret, rightly spelt or not.
+fn may_be_secret(document: &str) -> bool {
+    let mut lines = document.lines().map(str::to_ascii_lowercase);
+    lines
+        .any(|line| line.contains("kind") && line.contains("secret") || line.contains("stringdata"))
 }
 
 fn boxed<T: DeserializeOwned>(document: &str) -> Result<Box<T>, serde_saphyr::Error> {
@@ -228,6 +272,30 @@ fn located(
         "{what}\n{gutter}--> {file}:{number}:{column}\n{gutter} |\n{number} | {source}\n{gutter} \
          | {caret}^{suggestion}"
     ))
+}
+
+/// Of a document that may hold secrets: where, and what where that is ours or a field's name; never
+/// the line itself, nor what the parser quotes of it.
+fn unquoted(error: &serde_saphyr::Error, file: &str, first_line: usize) -> ManifestError {
+    let text = error.to_string();
+    let said = text.lines().next().unwrap_or_default();
+    let said = said.trim_start_matches("error: ");
+    let is_ours = [
+        "unknown field `",
+        "missing field `",
+        "data[",
+        "a value must be text",
+    ];
+    let is_ours = is_ours.iter().any(|words| said.contains(words));
+    let told = said.split(", expected").next().filter(|_| is_ours);
+    let what = told.unwrap_or("not understood, and not shown: it may hold values of a Secret");
+    ManifestError(match error.location() {
+        Some(location) => {
+            let line = first_line + location.line() as usize;
+            format!("{what}\n--> {file}:{line}:{}", location.column())
+        }
+        None => format!("{file}: {what}"),
+    })
 }
 
 fn quoted(text: &str) -> Option<&str> {
@@ -287,6 +355,61 @@ mod tests {
         assert_eq!(mapping.spec.reference.name, "hello");
         assert_eq!(claim.spec.namespace, "default");
         assert_eq!(both[0].metadata().name, both[1].metadata().name);
+    }
+
+    const SECRET: &str = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: db\nstringData:\n  \
+                          password: hunter2\n";
+
+    #[test]
+    fn secrets_are_read_and_none_is_repeated_in_an_error() {
+        let read = parse(SECRET, "a.yaml").unwrap();
+        let [Document::Secret(secret)] = &read[..] else {
+            panic!("not a secret");
+        };
+        assert_eq!(secret.values["password"].expose(), b"hunter2");
+        assert!(!format!("{read:?}").contains("hunter2"));
+        let mistakes = [
+            (
+                "stringData:\n  password: hunter2",
+                "stringdata: {password: hunter2}",
+                "stringdata",
+            ),
+            (
+                "stringData:\n  password: hunter2",
+                "stringData: hunter2",
+                "",
+            ),
+            ("stringData:\n  password: hunter2", "immutable: hunter2", ""),
+            (
+                "stringData:\n  password: hunter2",
+                "data: {password: hunter2}",
+                "data[password]",
+            ),
+            ("hunter2", "[hunter2]", ""),
+            ("hunter2", "{hunter2: hunter2}", ""),
+            ("hunter2", "hunter2: hunter2", ""),
+            ("hunter2", "4711", "put it in quotes"),
+            ("hunter2", "'hunter2", ""),
+            ("name: db", "name: db\n  hunter2", ""),
+            ("kind: Secret", "kind: secret", "`secret`"),
+        ];
+        for (from, to, want) in mistakes {
+            let text = SECRET.replace(from, to);
+            let Err(error) = parse(&text, "db.yaml") else {
+                // Unquoted numbers are text where the parser says so.
+                assert_eq!(to, "4711");
+                continue;
+            };
+            let error = error.0;
+            assert!(
+                error.contains("db.yaml") && error.contains(want),
+                "{to}: {error}"
+            );
+            assert!(
+                !error.contains("hunter2") && !error.contains("4711"),
+                "{to}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const MAX_PROCESSES: u32 = 1_000;
 /// Simulated instances cost a socket and a task each.
 const MAX_FAKES: u32 = 10_000;
+/// Name of the key's file in a data directory.
+const SECRETS_KEY: &str = "secrets.key";
 const MAX_FAKE_BOOT_MS: u32 = 60_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,14 @@ pub struct NodeConfig {
     /// How programs of the process driver are confined.
     #[serde(default, skip_serializing_if = "is_default")]
     pub process: ProcessSettings,
+    /// What this node keeps of the cluster's bundles.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bundles: BundleSettings,
+    /// The key that the cluster's Secrets are sealed by, the same file on every node, for its owner
+    /// alone (0600). The founder makes it; `nihilo cluster join` brings it. Default: `secrets.key` in
+    /// the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_key_file: Option<PathBuf>,
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
@@ -109,6 +119,26 @@ impl Default for DockerSettings {
         Self {
             socket: docker_socket(),
             network: None,
+        }
+    }
+}
+
+/// How much of the disk bundles may take: those that come, those that are here, and what is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BundleSettings {
+    /// Bytes, at least 16 MiB; one bundle has 2 GiB at most. Default 20 GiB.
+    pub max_bytes: u64,
+}
+
+/// Less holds no program worth keeping.
+const MIN_BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
+const BUNDLE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+
+impl Default for BundleSettings {
+    fn default() -> Self {
+        Self {
+            max_bytes: BUNDLE_BYTES,
         }
     }
 }
@@ -360,6 +390,12 @@ impl NodeConfig {
                 PROCESSES.end()
             ));
         }
+        let max_bytes = self.bundles.max_bytes;
+        if max_bytes < MIN_BUNDLE_BYTES {
+            return Err(format!(
+                "bundles: max-bytes = `{max_bytes}`, must be at least `{MIN_BUNDLE_BYTES}`"
+            ));
+        }
         self.check_fake_boot()
     }
 
@@ -405,6 +441,8 @@ impl NodeConfig {
             instance_ports: instance_ports(),
             docker: DockerSettings::default(),
             process: ProcessSettings::default(),
+            bundles: BundleSettings::default(),
+            secrets_key_file: None,
             shutdown_grace: shutdown_grace(),
             gateway: GatewaySettings::default(),
         }
@@ -417,6 +455,11 @@ impl NodeConfig {
         } else {
             &self.advertise
         }
+    }
+
+    pub fn secrets_key_file(&self) -> PathBuf {
+        let named = self.secrets_key_file.clone();
+        named.unwrap_or_else(|| self.data_dir.join(SECRETS_KEY))
     }
 
     pub fn peer_address(&self) -> String {

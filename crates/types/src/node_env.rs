@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::node_config::{
-    ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, ProcessSettings, Profile,
+    BundleSettings, ConfigError, DockerSettings, Member, NodeConfig, OnNodeExit, ProcessSettings,
+    Profile,
 };
 
 /// Variables that begin with this are ours; one that is not known is refused, like a key of the
@@ -82,6 +83,10 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
             max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
             ..defaults.process
         },
+        bundles: BundleSettings {
+            max_bytes: variables.or("BUNDLES_MAX_BYTES", defaults.bundles.max_bytes)?,
+        },
+        secrets_key_file: variables.parsed("SECRETS_KEY_FILE")?,
         shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
         gateway: defaults.gateway,
         name,
@@ -233,6 +238,7 @@ mod tests {
             ("NIHILO_CAPACITY", "7"),
             ("NIHILO_ON_NODE_EXIT", "adopt"),
             ("NIHILO_INSTANCE_PORTS", "30000"),
+            ("NIHILO_SECRETS_KEY_FILE", "/keys/secrets.key"),
             ("NIHILO_SHUTDOWN_GRACE", "5"),
         ]);
         let text = "name: node2\nnode-id: 2\ndata-dir: /data\nlisten: 0.0.0.0\nadvertise: \
@@ -241,7 +247,8 @@ mod tests {
                     'node2:2', admin: 'node2:1'}\n- {id: 3, name: node3, peer: 'node3:2', admin: \
                     'node3:1'}\ncluster: prod\ndomain: example.com\nexternal-port: 443\nprofile: \
                     fast\nautoscaler: {stable-window: 6s, initial-scale: '0'}\ncapacity: \
-                    7\non-node-exit: adopt\ninstance-ports: 30000\nshutdown-grace: 5\n";
+                    7\non-node-exit: adopt\ninstance-ports: 30000\nsecrets-key-file: \
+                    /keys/secrets.key\nshutdown-grace: 5\n";
         assert_eq!(
             config,
             NodeConfig::parse(text, "node.yaml").map_err(|e| e.0)

@@ -13,6 +13,7 @@ use crate::meta::keys;
 use crate::probe::Probe;
 use crate::quantity::Quantity;
 use crate::service::is_default;
+use crate::sources::{EnvFrom, EnvVarSource, Volume, VolumeMount};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -66,6 +67,9 @@ pub struct RevisionSpec {
     pub idle_timeout_seconds: Option<u32>,
     #[serde(default)]
     pub containers: Vec<Container>,
+    /// What containers mount. Since cluster version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 impl RevisionSpec {
@@ -85,12 +89,16 @@ impl RevisionSpec {
     fn is_of_version_2(&self) -> bool {
         let is_newer = |container: &Container| {
             Image::is_container(&container.image)
+                || Image::bundle(&container.image).is_some()
                 || !is_default(&container.image_pull_policy)
                 || !is_default(&container.resources)
                 || !is_default(&container.security_context)
                 || container.probes().next().is_some()
+                || !container.env_from.is_empty()
+                || !container.volume_mounts.is_empty()
+                || container.env.iter().any(|one| one.value_from.is_some())
         };
-        self.containers.iter().any(is_newer)
+        !self.volumes.is_empty() || self.containers.iter().any(is_newer)
     }
 
     /// The one container (validation refuses any other number).
@@ -104,8 +112,9 @@ impl RevisionSpec {
 pub struct Container {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node;
-    /// anything else, since cluster version 2, a container image (06-runtime §7.1).
+    /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node; since
+    /// cluster version 2 `bundle/NAME:TAG` = a bundle of the namespace, which a revision names by its
+    /// digest, and anything else a container image (06-runtime §7.1).
     #[serde(default)]
     pub image: String,
     /// When a container image is fetched from its registry. Since cluster version 2.
@@ -133,6 +142,11 @@ pub struct Container {
     pub liveness_probe: Option<Box<Probe>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup_probe: Option<Box<Probe>>,
+    /// Whole Secrets and ConfigMaps as environment; `env` wins over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_from: Vec<EnvFrom>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_mounts: Vec<VolumeMount>,
 }
 
 impl Container {
@@ -217,6 +231,9 @@ pub struct EnvVar {
     pub name: String,
     #[serde(default)]
     pub value: String,
+    /// Instead of a value. Since cluster version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<Box<EnvVarSource>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

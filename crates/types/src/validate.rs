@@ -2,6 +2,7 @@
 
 mod domain;
 mod probes;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::template::{Container, MIN_MEMORY_BYTES, Resources, RevisionSpec, Revi
 use crate::time::{parse_go_duration_ms, parse_go_duration_ns};
 
 pub use probes::MAX_PROBE_HEADERS;
+pub use sources::{MAX_ENV_FROM, MAX_ITEMS, MAX_MOUNTS, MAX_VOLUMES};
 
 pub const MAX_TRAFFIC_TARGETS: usize = 100;
 pub const MAX_ENV: usize = 1_000;
@@ -28,7 +30,8 @@ pub const MAX_TIMEOUT_SECONDS: u32 = 600;
 pub const MAX_USER_ID: u32 = 2_147_483_647;
 pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 
-const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
+/// Names that the system sets.
+pub const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
 const OUR_KEYS: [&str; 7] = [
@@ -252,7 +255,10 @@ fn template(service: &str, template: &RevisionTemplate, invalid: &mut Invalid) {
     limits(&template.spec, invalid);
     match template.spec.containers.as_slice() {
         [] => invalid.add("missing field(s)", "spec.template.spec.containers"),
-        [one] => container(one, "spec.template.spec.containers[0]", invalid),
+        [one] => {
+            container(one, "spec.template.spec.containers[0]", invalid);
+            sources::volumes(&template.spec, one, invalid);
+        }
         many => invalid.add(
             format!(
                 "multi-container is off, but found {} containers",
@@ -315,6 +321,7 @@ fn container(container: &Container, path: &str, invalid: &mut Invalid) {
             );
         }
     }
+    sources::env(container, path, invalid);
     ports(container, path, invalid);
     resources(&container.resources, &format!("{path}.resources"), invalid);
     probes::probes(container, path, invalid);

@@ -57,6 +57,7 @@ fn each_mistake_is_named_with_its_path() {
                 s.spec.template.spec.containers[0].env = vec![EnvVar {
                     name: "PORT".into(),
                     value: "1".into(),
+                    ..EnvVar::default()
                 }];
             },
             "\"PORT\" is a reserved environment variable: \

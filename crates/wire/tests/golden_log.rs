@@ -155,17 +155,24 @@ mod sample {
     use std::collections::BTreeMap;
 
     use nihilo_machine::command::{
-        AddNode, CloseSession, CreateToken, DeleteDomainClaim, DeleteDomainMapping, DeleteService,
-        Expect, Founder, InitCluster, NodeDown, OpenSession, PromoteNode, PutConfigMap,
-        PutDomainClaim, PutDomainMapping, PutService, Reassign, RecordDomainMapping, RecordMembers,
-        RemoveNode, RequestKey, RevokeToken, Roles, Uids,
+        AddNode, CloseSession, CreateToken, DeleteBundle, DeleteDomainClaim, DeleteDomainMapping,
+        DeleteSecret, DeleteService, Expect, Founder, InitCluster, NodeDown, OpenSession,
+        PromoteNode, PutBundle, PutConfigMap, PutDomainClaim, PutDomainMapping, PutSecret,
+        PutService, Reassign, RecordDomainMapping, RecordMembers, RemoveNode, RequestKey,
+        RevokeToken, Roles, SetDuty, Uids,
     };
+    use nihilo_machine::member::Duty;
     use nihilo_machine::ownership::next_moves;
     use nihilo_machine::{Command, Envelope, Fence, State};
+    use nihilo_types::bundle::{
+        Blob, BundleKind, BundleVersion, Digest, Manifest, Platform, SCHEMA,
+    };
     use nihilo_types::condition::{Assertion, types};
     use nihilo_types::config_map::ConfigMap;
     use nihilo_types::domain::ClusterDomainClaim;
     use nihilo_types::id::{LogIndex, NodeId, ObjectKey, SessionId};
+    use nihilo_types::sealing::{KEY_BYTES, NONCE_BYTES, SealingKey};
+    use nihilo_types::secret::Secret;
     use nihilo_types::shard::shard_of;
 
     pub(crate) fn log(version: u32) -> Vec<Envelope> {
@@ -205,6 +212,8 @@ mod sample {
         if version >= 2 {
             made.members();
             made.domains();
+            made.bundles();
+            made.secrets();
         }
         made.log
     }
@@ -342,6 +351,76 @@ mod sample {
             }
         }
 
+        /// A bundle under two tags, a service that pins it, and one that goes.
+        fn bundles(&mut self) {
+            let manifest = |n: u8| Manifest {
+                schema: SCHEMA,
+                kind: BundleKind::Binary,
+                platform: Platform::linux("amd64"),
+                entrypoint: Vec::new(),
+                blob: Blob {
+                    digest: Digest::of(&[n]),
+                    size: 1,
+                    chunks: vec![Digest::of(&[n])],
+                },
+            };
+            for (n, tag) in [
+                (1, "v1"),
+                (1, "v1"),
+                (2, "v2"),
+                (2, "v2"),
+                (1, "v2"),
+                (1, "v2"),
+            ] {
+                self.write(Command::PutBundle(Box::new(PutBundle {
+                    namespace: "default".into(),
+                    name: "app".into(),
+                    tag: tag.into(),
+                    digest: manifest(n).digest(),
+                    manifest: manifest(n),
+                    must_be_known: false,
+                })));
+            }
+            (0..2).for_each(|_| self.put("s-0", "bundle/app:v1"));
+            for n in [1, 1, 2, 2] {
+                let version = Some(BundleVersion::Digest(manifest(n).digest()));
+                self.write(Command::DeleteBundle(DeleteBundle {
+                    namespace: "default".into(),
+                    name: "app".into(),
+                    version,
+                }));
+            }
+        }
+
+        /// Sealed, changed, and one of them deleted.
+        fn secrets(&mut self) {
+            let key = SealingKey::new([7; KEY_BYTES]);
+            for n in 0..4u8 {
+                let json = format!(
+                    r#"{{"metadata":{{"name":"s-{}","namespace":"default"}},
+                    "stringData":{{"password":"golden-{n}"}}}}"#,
+                    n / 2
+                );
+                let mut secret: Secret = serde_json::from_str(&json).unwrap();
+                secret.default_fields();
+                // Written twice: one of three entries is a repetition, and none of these may be.
+                for _ in 0..2 {
+                    let put = PutSecret {
+                        secret: secret.seal(&key, None, || [n; NONCE_BYTES]),
+                        expect: Expect::Any,
+                        uid: format!("x-{}", self.log.len()),
+                    };
+                    self.write(Command::PutSecret(Box::new(put)));
+                }
+            }
+            for _ in 0..2 {
+                self.write(Command::DeleteSecret(DeleteSecret {
+                    key: ObjectKey::new("default", "s-1"),
+                    expect: Expect::Any,
+                }));
+            }
+        }
+
         fn members(&mut self) {
             let founder = |id: u64| Founder {
                 id: NodeId(id),
@@ -371,6 +450,12 @@ mod sample {
             }
             let node = self.state.members().last().unwrap().id;
             self.write(Command::PromoteNode(PromoteNode { node }));
+            // One of three entries is a repetition by its id: each duty twice.
+            for duty in [Duty::Cordoned, Duty::Full, Duty::Drained] {
+                for _ in 0..2 {
+                    self.write(Command::SetDuty(SetDuty { node, duty }));
+                }
+            }
             let node = NodeId(2);
             self.write(Command::RemoveNode(RemoveNode { node }));
         }

@@ -6,7 +6,7 @@ use nihilo_client::Change;
 use nihilo_types::manifest::{self, Document};
 use nihilo_types::service::Service;
 
-use super::{configmap, domain, worst};
+use super::{configmap, domain, secret, worst};
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output;
@@ -34,6 +34,7 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
         let applied = match document {
             Document::Service(service) => apply(context, *service, &args.wait).await,
             Document::ConfigMap(map) => configmap::apply(context, *map, "").await,
+            Document::Secret(secret) => secret::apply(context, *secret).await,
             Document::DomainMapping(mapping) => domain::apply(context, *mapping).await,
             Document::DomainClaim(claim) => domain::apply_claim(context, &claim).await,
         };
@@ -50,7 +51,7 @@ pub(crate) async fn run(context: &Context, args: &ApplyArgs) -> Result<()> {
 /// What others may need comes first.
 fn rank(document: &Document) -> u8 {
     match document {
-        Document::ConfigMap(_) | Document::DomainClaim(_) => 0,
+        Document::ConfigMap(_) | Document::Secret(_) | Document::DomainClaim(_) => 0,
         Document::Service(_) => 1,
         Document::DomainMapping(_) => 2,
     }

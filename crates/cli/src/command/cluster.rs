@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::backup::{BackupArgs, RestoreArgs};
 use super::digests;
 use super::join::JoinArgs;
-use super::members::{self, TokenCommand, WaitArgs};
+use super::members::{self, RemoveArgs, TokenCommand};
 use super::recover::RecoverArgs;
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
@@ -51,12 +51,8 @@ pub(crate) enum ClusterCommand {
     Join(JoinArgs),
     /// Make a learner a voter, as soon as it has caught up.
     Promote { node: String },
-    /// Take a node out for good; its id is never used again.
-    Remove {
-        node: String,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    /// Take a node out for good, drained if it lives; its id is never used again.
+    Remove(RemoveArgs),
     /// Write the whole state to FILE while the cluster serves.
     Backup(BackupArgs),
     /// Make the first node of a new cluster out of a backup.
@@ -100,6 +96,8 @@ struct Node {
     age_ms: u64,
     /// What keeps instances within their limits there.
     limits: String,
+    /// Empty where it is given all work.
+    duty: String,
 }
 
 /// The route table that a node's gateway serves.
@@ -117,7 +115,7 @@ pub(crate) async fn run(context: &Context, command: ClusterCommand) -> Result<()
         ClusterCommand::Members { output } => members::list(context, output).await,
         ClusterCommand::Token(command) => members::token(context, command).await,
         ClusterCommand::Promote { node } => members::promote(context, &node).await,
-        ClusterCommand::Remove { node, wait } => members::remove(context, &node, wait).await,
+        ClusterCommand::Remove(args) => members::remove(context, &args).await,
         ClusterCommand::FinalizeVersion => members::finalize_version(context).await,
         ClusterCommand::Join(_)
         | ClusterCommand::Backup(_)
@@ -209,6 +207,7 @@ impl From<pb::NodeStatus> for Node {
             instances: node.n_instances,
             age_ms: node.started_ms_ago,
             limits: node.limits,
+            duty: node.duty,
         }
     }
 }

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use nihilo_types::config_map::ConfigMap;
 
 use super::Scope;
+use super::literals::Literals;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output::{self, OutputArgs};
@@ -22,6 +23,12 @@ pub(crate) enum ConfigMapCommand {
         name: String,
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// A new one, of files and literals.
+    Create {
+        name: String,
+        #[command(flatten)]
+        from: Literals,
     },
     /// Change values; `KEY-` takes one out. Of the cluster's: `-n knative-serving`.
     Set {
@@ -49,6 +56,7 @@ pub(crate) async fn run(context: &Context, command: ConfigMapCommand) -> Result<
                 values_table,
             )
         }
+        ConfigMapCommand::Create { name, from } => create(context, &name, &from).await,
         ConfigMapCommand::Set { name, values } => set(context, &name, &values).await,
         ConfigMapCommand::Delete { name } => {
             context
@@ -85,6 +93,30 @@ fn values_table(map: &ConfigMap) -> String {
         .map(|(key, value)| vec![key.clone(), value.clone()])
         .collect();
     output::table(&["KEY", "VALUE"], &rows)
+}
+
+async fn create(context: &Context, name: &str, from: &Literals) -> Result<()> {
+    let mut map = ConfigMap::default();
+    map.metadata.name = name.into();
+    map.metadata.namespace.clone_from(&context.namespace);
+    for (key, value) in from.read()? {
+        match std::str::from_utf8(value.expose()) {
+            Ok(text) => drop(map.data.insert(key, text.into())),
+            Err(_) => {
+                let encoded = value.to_base64();
+                let text = String::from_utf8_lossy(encoded.expose());
+                map.binary_data.insert(key, text.into_owned());
+            }
+        }
+    }
+    map.default_fields();
+    map.check().map_err(Failure::usage)?;
+    context.client.create_config_map(&map).await?;
+    let namespace = &map.metadata.namespace;
+    output::data(&format!(
+        "ConfigMap '{name}' created in namespace '{namespace}'."
+    ));
+    Ok(())
 }
 
 /// On the version that was read: a concurrent change is a conflict, not a lost update.

@@ -12,7 +12,8 @@ pub(crate) struct LogsArgs {
     /// Go on with what comes.
     #[arg(short, long)]
     follow: bool,
-    /// Only of instances that have ended.
+    /// Only of instances that have ended, on every node, also before a node was restarted: of a
+    /// revision's last three that crashed for a day, of others for a quarter of an hour.
     #[arg(long, conflicts_with = "follow")]
     previous: bool,
     /// Only of this revision.

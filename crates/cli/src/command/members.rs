@@ -8,14 +8,20 @@ use nihilo_wire::cluster as pb;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::drain;
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output::{self, OutputArgs};
 
 const HEAD: [&str; 6] = ["ID", "NAME", "STANDING", "WANTED", "PEER", "ADMIN"];
+/// Role of a node that did not answer.
+const UNREACHABLE: &str = "unreachable";
 const TOKEN_HEAD: [&str; 3] = ["ID", "VOTER", "EXPIRES"];
 /// Between two looks at what consensus has made of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A founded cluster knows its members by then.
+const FOUNDED_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -40,8 +46,20 @@ pub(crate) enum TokenCommand {
     Revoke { id: String },
 }
 
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct WaitArgs {
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    node: String,
+    /// Do not drain it first: requests that it has are cut.
+    #[arg(long)]
+    force: bool,
+    /// Seconds that draining it may take.
+    #[arg(
+        long,
+        default_value_t = 300,
+        value_name = "SECONDS",
+        conflicts_with = "force"
+    )]
+    drain_timeout: u64,
     /// Seconds to wait until consensus has made the change; 0 = do not wait.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     wait_timeout: u64,
@@ -201,8 +219,8 @@ impl Token {
 }
 
 /// A node by its name among those present, or by its id.
-async fn find(context: &Context, node: &str) -> Result<pb::Member> {
-    let members = context.client.members().await?.members;
+pub(super) async fn find(context: &Context, node: &str) -> Result<pb::Member> {
+    let members = known_members(context).await?;
     let by_id = node.parse::<u64>().ok();
     let present = || members.iter().filter(|member| member.wanted != "removed");
     let found = present()
@@ -215,6 +233,20 @@ async fn find(context: &Context, node: &str) -> Result<pb::Member> {
     })
 }
 
+/// A cluster that was founded just now has yet to write its founders down.
+async fn known_members(context: &Context) -> Result<Vec<pb::Member>> {
+    let deadline = Instant::now() + FOUNDED_LIMIT;
+    loop {
+        let answer = context.client.members().await?;
+        let will_have_some = answer.cluster_version == answer.known_version;
+        let is_late = Instant::now() >= deadline;
+        if !answer.members.is_empty() || !will_have_some || is_late {
+            return Ok(answer.members);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 pub(crate) async fn promote(context: &Context, node: &str) -> Result<()> {
     let member = find(context, node).await?;
     context.client.promote(member.id).await?;
@@ -225,10 +257,13 @@ pub(crate) async fn promote(context: &Context, node: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn remove(context: &Context, node: &str, wait: WaitArgs) -> Result<()> {
-    let member = find(context, node).await?;
+pub(crate) async fn remove(context: &Context, args: &RemoveArgs) -> Result<()> {
+    let member = find(context, &args.node).await?;
+    if !args.force {
+        drain_first(context, &member, Duration::from_secs(args.drain_timeout)).await?;
+    }
     context.client.remove(member.id).await?;
-    let limit = Duration::from_secs(wait.wait_timeout);
+    let limit = Duration::from_secs(args.wait_timeout);
     if !limit.is_zero() {
         wait_removed(context, &member, limit).await?;
     }
@@ -237,6 +272,26 @@ pub(crate) async fn remove(context: &Context, node: &str, wait: WaitArgs) -> Res
         member.name, member.id
     ));
     Ok(())
+}
+
+/// A node that does not answer has nothing that could be moved in order.
+async fn drain_first(context: &Context, member: &pb::Member, limit: Duration) -> Result<()> {
+    // Before anything moves: a removal that is refused changes nothing.
+    context.client.check_removal(member.id).await?;
+    let nodes = context.client.nodes().await?;
+    let node = nodes.iter().find(|node| node.id == member.id);
+    if node.is_none_or(|node| node.role == UNREACHABLE) {
+        return Ok(());
+    }
+    context.client.drain(member.id).await?;
+    let drained = drain::until_drained(context, member, limit).await;
+    drained.map_err(|failure| {
+        let name = &member.name;
+        failure.because("it was not removed").hint(format!(
+            "call it off: nihilo node uncordon {name}; remove it as it is: nihilo cluster remove \
+             {name} --force"
+        ))
+    })
 }
 
 async fn wait_removed(context: &Context, member: &pb::Member, limit: Duration) -> Result<()> {

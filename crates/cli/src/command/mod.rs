@@ -3,25 +3,31 @@
 pub(crate) mod apply;
 pub(crate) mod autoscaler;
 pub(crate) mod backup;
+pub(crate) mod bundle;
 pub(crate) mod cluster;
 pub(crate) mod completion;
 pub(crate) mod configmap;
 pub(crate) mod demo;
+pub(crate) mod deploy;
 pub(crate) mod digests;
 pub(crate) mod doctor;
 pub(crate) mod domain;
+pub(crate) mod drain;
 pub(crate) mod health;
 pub(crate) mod instance;
 pub(crate) mod internal;
 pub(crate) mod join;
+pub(crate) mod literals;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod members;
 pub(crate) mod node;
+pub(crate) mod nodes;
 pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod revision;
 pub(crate) mod route;
+pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod traffic;
 pub(crate) mod why;
@@ -37,7 +43,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
     let global = &cli.global;
     match cli.command {
         Command::Dev(args) => dev::run(&args, hooks),
-        Command::Node(command) => node::run(command, hooks),
+        Command::Node(node::NodeCommand::Start(args)) => node::run(args, hooks),
         Command::Cluster(cluster::ClusterCommand::Join(args)) => join::run(global, args, hooks),
         Command::Cluster(cluster::ClusterCommand::Restore(args)) => backup::restore(args, hooks),
         Command::Cluster(cluster::ClusterCommand::Recover(args)) => recover::run(&args, hooks),
@@ -77,6 +83,8 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
     match command {
         Command::Apply(args) => apply::run(context, &args).await,
         Command::Service(command) => service::run(context, command).await,
+        Command::Deploy(args) => deploy::run(context, args).await,
+        Command::Bundle(command) => bundle::run(context, command).await,
         Command::Traffic(command) => traffic::run(context, command).await,
         Command::Revision(command) => revision::run(context, command).await,
         Command::Route(command) => route::run(context, command).await,
@@ -85,12 +93,13 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Ps(args) => ps::run(context, &args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::ConfigMap(command) => configmap::run(context, command).await,
+        Command::Secret(command) => secret::run(context, command).await,
         Command::Why(command) => why::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
+        Command::Node(command) => node::talk(context, command).await,
         Command::Dev(_)
         | Command::Demo(_)
         | Command::Autoscaler(_)
-        | Command::Node(_)
         | Command::Health(_)
         | Command::Doctor(_)
         | Command::DemoApp { .. }

@@ -1,15 +1,19 @@
-//! `nihilo node start`: one node in this process.
+//! `nihilo node start`: one node in this process. The commands beside it only talk to the cluster.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use nihilo_types::node_config::{NodeConfig, OnNodeExit};
 use nihilo_types::node_env;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
 
+use super::drain::{self, DrainArgs};
+use super::nodes;
 use crate::Hooks;
+use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
+use crate::output::OutputArgs;
 
 const FILE: &str = "node.yaml";
 /// Far above any configuration, far below what would hurt to read.
@@ -18,33 +22,65 @@ const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Run a node until it is told to stop.
-    Start {
-        /// Its configuration; default: the variables NIHILO_… if NIHILO_MEMBERS is set, else
-        /// ./node.yaml.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// What becomes of its instances when this process dies without being told to stop: `kill` =
-        /// they die with it, `adopt` = they go on, and the next process of this node takes them
-        /// over. Default: what the configuration says, else `adopt`, but `kill` where this process
-        /// is a container's first or its child.
-        #[arg(long, value_name = "WHAT")]
-        on_node_exit: Option<OnNodeExit>,
-        /// Stop when this process, which must be the parent, ends.
-        #[arg(long, hide = true, value_name = "PID")]
-        parent: Option<i32>,
-        /// Leave the caller's session, so that its end is not this node's.
-        #[arg(long, hide = true, conflicts_with = "parent")]
-        own_session: bool,
+    Start(StartArgs),
+    /// Nodes, and what each is given to do.
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
     },
+    /// One node and what it runs; of a drained one, what keeps that there.
+    Describe {
+        node: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Place no new instances on a node; what runs there stays.
+    Cordon { node: String },
+    /// Move everything away from a node: instances, shards, leadership. Its gateway serves on.
+    Drain(DrainArgs),
+    /// Let a node take instances again.
+    Uncordon { node: String },
 }
 
-pub(crate) fn run(command: NodeCommand, hooks: Hooks) -> Result<()> {
-    let NodeCommand::Start {
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Its configuration; default: the variables NIHILO_… if NIHILO_MEMBERS is set, else
+    /// ./node.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What becomes of its instances when this process dies without being told to stop: `kill` =
+    /// they die with it, `adopt` = they go on, and the next process of this node takes them
+    /// over. Default: what the configuration says, else `adopt`, but `kill` where this process
+    /// is a container's first or its child.
+    #[arg(long, value_name = "WHAT")]
+    on_node_exit: Option<OnNodeExit>,
+    /// Stop when this process, which must be the parent, ends.
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<i32>,
+    /// Leave the caller's session, so that its end is not this node's.
+    #[arg(long, hide = true, conflicts_with = "parent")]
+    own_session: bool,
+}
+
+/// Everything but running one.
+pub(crate) async fn talk(context: &Context, command: NodeCommand) -> Result<()> {
+    match command {
+        NodeCommand::Start(_) => unreachable!("dispatched before"),
+        NodeCommand::List { output } => nodes::list(context, output).await,
+        NodeCommand::Describe { node, output } => nodes::describe(context, &node, output).await,
+        NodeCommand::Cordon { node } => nodes::cordon(context, &node).await,
+        NodeCommand::Drain(args) => drain::run(context, &args).await,
+        NodeCommand::Uncordon { node } => nodes::uncordon(context, &node).await,
+    }
+}
+
+pub(crate) fn run(args: StartArgs, hooks: Hooks) -> Result<()> {
+    let StartArgs {
         config,
         on_node_exit,
         parent,
         own_session,
-    } = command;
+    } = args;
     let mut config = config_of(config.as_deref())?;
     config.on_node_exit = on_node_exit.or(config.on_node_exit);
     if let Some(parent) = parent {

@@ -110,6 +110,30 @@ async fn update(
     finish(context, written, wait, "updated", &mut progress).await
 }
 
+/// Makes the service, or changes it where there is one: what it runs is all that the flags say.
+pub(crate) async fn deploy(
+    context: &Context,
+    name: &str,
+    flags: &ServiceFlags,
+    wait: &WaitArgs,
+) -> Result<()> {
+    match context.client.service(&context.namespace, name).await {
+        Err(error) if error.is_not_found() => return create(context, name, flags, wait).await,
+        found => drop(found?),
+    }
+    announce(context, "Updating", name).await?;
+    let mut progress = Progress::start();
+    let written = modify(context, name, |service| {
+        // Of what it ran before.
+        for container in &mut service.spec.template.spec.containers {
+            container.command.clear();
+            container.args.clear();
+        }
+        flags.change(service)
+    });
+    finish(context, written.await?, wait, "updated", &mut progress).await
+}
+
 /// Reads, changes and writes a Service; again if somebody else wrote in between.
 pub(crate) async fn modify(
     context: &Context,

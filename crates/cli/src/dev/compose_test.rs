@@ -77,7 +77,9 @@ fn compose_and_dev_make_the_same_cluster() {
         assert_eq!(ports, wanted);
 
         let data = format!("data{}:{}", config.node_id, inside.data_dir.display());
-        assert_eq!(service.volumes, [data]);
+        assert_eq!(service.volumes, [data, "keys:/keys".into()]);
+        let key = inside.secrets_key_file();
+        assert_eq!(key, std::path::Path::new("/keys/secrets.key"));
         let grace = inside.shutdown_grace + SPARE_SECONDS;
         assert_eq!(service.stop_grace_period, format!("{grace}s"));
     }

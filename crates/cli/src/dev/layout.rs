@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nihilo_types::node_config::{
-    DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit, ProcessSettings,
-    Profile,
+    BundleSettings, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit,
+    ProcessSettings, Profile,
 };
 
 use crate::command::node;
@@ -158,6 +158,9 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         instance_ports: instance_ports(above(number), offset),
         docker: DockerSettings::default(),
         process: ProcessSettings::default(),
+        bundles: BundleSettings::default(),
+        // Of the whole cluster, like the directory.
+        secrets_key_file: Some(dir.join("secrets.key")),
         shutdown_grace: 30,
         gateway: GatewaySettings::default(),
     }

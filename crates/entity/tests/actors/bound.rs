@@ -7,6 +7,7 @@ use nihilo_entity::revision::RevisionActor;
 use nihilo_entity::rows::is_counted;
 use nihilo_entity::table::{Refusal, RefusalKind, RowState};
 use nihilo_entity::{Effect, Event};
+use nihilo_machine::member::Duty;
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::id::{InstanceId, NodeId, SessionId};
 use nihilo_types::instance::{Exit, InstanceState};
@@ -33,6 +34,8 @@ enum Happening {
     Down(bool),
     /// It is back: its agent joins, and later lists what it still runs.
     Back(bool),
+    /// What the nodes are given to do.
+    Duties([Duty; 2]),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -49,7 +52,12 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (any::<bool>(), any::<bool>()).prop_map(|(node, late)| List(node, late)),
         1 => any::<bool>().prop_map(Down),
         2 => any::<bool>().prop_map(Back),
+        2 => [duty(), duty()].prop_map(Duties),
     ]
+}
+
+fn duty() -> impl Strategy<Value = Duty> {
+    prop::sample::select(vec![Duty::Full, Duty::Full, Duty::Cordoned, Duty::Drained])
 }
 
 /// The cluster as it truly is, beside what the keeper knows of it.
@@ -186,6 +194,7 @@ impl World {
             Happening::List(node, late) => self.list(usize::from(*node), *late),
             Happening::Down(node) => self.down(usize::from(*node)),
             Happening::Back(node) => self.back(usize::from(*node)),
+            Happening::Duties(duties) => self.stage.duties(*duties),
         }
     }
 
@@ -354,4 +363,47 @@ fn a_node_that_is_back_within_the_grace_is_not_doubled() {
     world.list(node, false);
     assert_eq!(world.turn(&Event::Changed), 0, "it was adopted");
     assert_eq!(world.n_counted(), 1);
+}
+
+/// Whatever fits under the cap beside what moves is started first; where nothing fits, one at a time
+/// is given up. All of it ends on the other node.
+#[test]
+fn what_a_drained_node_runs_ends_elsewhere_with_as_few_missing_as_the_cap_allows() {
+    for (max_scale, wanted) in [(1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (9, 3)] {
+        let mut world = World::new(max_scale);
+        // All of it on node 1.
+        world.stage.duties([Duty::Full, Duty::Cordoned]);
+        let order = Event::Desired {
+            n: wanted,
+            path: DataPath::Proxy,
+            near: None,
+        };
+        let step = |world: &mut World, event: &Event| {
+            world.happen(&Happening::Arrive(0));
+            // Each in turn: numbers choose among what is there.
+            (0..world.running.len()).for_each(|i| world.happen(&Happening::Advance(i)));
+            world.turn(event);
+        };
+        (0..20).for_each(|_| step(&mut world, &order));
+        let n_ready = |world: &World| {
+            let states = world.running.values();
+            let ready = states.filter(|(_, state)| *state == InstanceState::Ready);
+            ready.count()
+        };
+        let case = format!("{wanted} of at most {max_scale}");
+        assert_eq!(n_ready(&world), wanted as usize, "{case}");
+        world.stage.duties([Duty::Drained, Duty::Full]);
+        let least = match max_scale > wanted {
+            true => wanted as usize,
+            false => wanted as usize - 1,
+        };
+        world.turn(&Event::Changed);
+        for _ in 0..100 {
+            step(&mut world, &Event::Changed);
+            assert!(n_ready(&world) >= least, "{case}");
+        }
+        let nodes: Vec<_> = world.running.values().collect();
+        let there = (1, InstanceState::Ready);
+        assert_eq!(nodes, vec![&there; wanted as usize], "{case}");
+    }
 }

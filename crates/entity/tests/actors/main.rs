@@ -4,6 +4,7 @@
 mod autoscaler;
 mod bound;
 mod domain;
+mod drain;
 mod revision;
 mod route;
 mod service;

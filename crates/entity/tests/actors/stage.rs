@@ -6,10 +6,11 @@ use nihilo_entity::keeper::Keeper;
 use nihilo_entity::table::{InstanceRow, RowState};
 use nihilo_entity::{Effect, Event, Outputs, Settings, ShardTable, View};
 use nihilo_machine::command::{
-    AssignTraffic, CLUSTER_VERSION, DeleteService, Envelope, Expect, Fence, InitCluster, Move,
-    OpenSession, PutService, Reassign, RecordRevision, RecordScale, RecordService, RequestKey,
-    Roles, ScaleUpdate, Uids,
+    AssignTraffic, CLUSTER_VERSION, DeleteService, Envelope, Expect, Fence, Founder, InitCluster,
+    Move, OpenSession, PutService, Reassign, RecordMembers, RecordRevision, RecordScale,
+    RecordService, RequestKey, Roles, ScaleUpdate, SetDuty, Uids,
 };
+use nihilo_machine::member::Duty;
 use nihilo_machine::state::Applied;
 use nihilo_machine::{Command, State};
 use nihilo_types::autoscaler::ScaleRecord;
@@ -127,6 +128,21 @@ impl Stage {
             store_id: String::new(),
         }));
         SessionId(self.index)
+    }
+
+    /// Nodes 1 and 2 as members with these duties.
+    pub(crate) fn duties(&mut self, duties: [Duty; 2]) {
+        let founder = |id: u64| Founder {
+            id: NodeId(id),
+            name: format!("node-{id}"),
+            peer_address: format!("10.0.0.{id}:7000"),
+            admin_address: String::new(),
+        };
+        let members = (1..=2).map(founder).collect();
+        self.apply(Command::RecordMembers(RecordMembers { members }));
+        for (node, duty) in (1..).map(NodeId).zip(duties) {
+            self.apply(Command::SetDuty(SetDuty { node, duty }));
+        }
     }
 
     /// The next template of `hello`; the first one creates it.

@@ -1,12 +1,13 @@
 //! `RecordMembers`, `AddNode`, `PromoteNode`, `RemoveNode`: who should belong to the cluster.
+//! `SetDuty`: what a member is given to do.
 
 use std::sync::Arc;
 
 use nihilo_types::id::NodeId;
 
 use super::{Context, Result};
-use crate::command::{AddNode, PromoteNode, RecordMembers, RemoveNode};
-use crate::member::{Member, Standing};
+use crate::command::{AddNode, PromoteNode, RecordMembers, RemoveNode, SetDuty};
+use crate::member::{Duty, Member, Standing};
 use crate::reply::{Outcome, Rejection};
 use crate::rows::{self, tag};
 use crate::state::State;
@@ -34,6 +35,7 @@ impl State {
                 admin_address: founder.admin_address.clone(),
                 standing: Standing::Voter,
                 is_founder: true,
+                duty: Duty::Full,
             };
             self.put_member(member, context);
         }
@@ -56,6 +58,7 @@ impl State {
             admin_address: add.admin_address.clone(),
             standing,
             is_founder: false,
+            duty: Duty::Full,
         };
         self.put_member(member, context);
         Ok(Outcome::Node(id))
@@ -98,19 +101,34 @@ impl State {
     }
 
     pub(crate) fn remove_node(&mut self, remove: &RemoveNode, context: &mut Context) -> Result {
-        let mut member = self.present_member(remove.node)?;
-        let n_other_voters = self
-            .members
-            .values()
-            .filter(|other| other.id != remove.node && other.is_voter())
-            .count();
-        if member.is_voter() && n_other_voters == 0 {
-            return Err(Rejection::LastVoter(remove.node));
-        }
+        let mut member = self.removable(remove.node)?;
         member.standing = Standing::Removed { at: context.index };
         self.put_member(member, context);
         self.close_sessions_of(remove.node, context);
         self.forget_long_removed(context);
+        Ok(Outcome::Done)
+    }
+
+    /// A member that may be taken out.
+    ///
+    /// # Errors
+    /// It is none, or the last one that votes.
+    pub fn removable(&self, node: NodeId) -> Result<Member> {
+        let member = self.present_member(node)?;
+        let mut others = self.members.values().filter(|other| other.id != node);
+        if member.is_voter() && !others.any(|other| other.is_voter()) {
+            return Err(Rejection::LastVoter(node));
+        }
+        Ok(member)
+    }
+
+    /// What follows is done by those that look at the state: owners, and the leader.
+    pub(crate) fn set_duty(&mut self, set: SetDuty, context: &mut Context) -> Result {
+        let mut member = self.present_member(set.node)?;
+        if member.duty != set.duty {
+            member.duty = set.duty;
+            self.put_member(member, context);
+        }
         Ok(Outcome::Done)
     }
 

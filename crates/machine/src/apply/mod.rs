@@ -2,6 +2,7 @@
 //!
 //! Every handler first checks, then changes; a refused command changes nothing but the clock.
 
+mod bundle;
 mod cluster;
 mod config_map;
 mod domain_claim;
@@ -12,6 +13,7 @@ mod ownership;
 mod revision;
 mod route;
 mod scale;
+mod secret;
 mod service;
 mod session;
 mod token;
@@ -131,6 +133,11 @@ impl State {
             Command::AddNode(add) => self.add_node(add, context),
             Command::PromoteNode(promote) => self.promote_node(*promote, context),
             Command::RemoveNode(remove) => self.remove_node(remove, context),
+            Command::SetDuty(set) => self.set_duty(*set, context),
+            Command::PutBundle(put) => self.put_bundle(put, context),
+            Command::DeleteBundle(delete) => self.delete_bundle(delete, context),
+            Command::PutSecret(put) => self.put_secret(put, context),
+            Command::DeleteSecret(delete) => self.delete_secret(delete, context),
         }
     }
 

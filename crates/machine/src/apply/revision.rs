@@ -9,6 +9,7 @@ use nihilo_types::shard::shard_of;
 
 use super::service::assert_all;
 use super::{Context, Result, check_shard};
+use crate::bundles::BundleKey;
 use crate::command::RecordRevision;
 use crate::reply::{Outcome, Rejection};
 use crate::rows::{self, tag};
@@ -55,6 +56,11 @@ impl State {
         context: &mut Context,
     ) {
         revision.metadata.set_version(context.index);
+        if change == EventKind::Added
+            && let Some(pin) = BundleKey::of_revision(&revision)
+        {
+            self.bundles.pin(pin, &key.name);
+        }
         let object = Arc::new(revision);
         context.row(self.revisions.put(key, object.clone()));
         context.event(ObjectChange::Revision { object, change });
@@ -65,6 +71,9 @@ impl State {
             context.row(rows::delete(rows::object_key(tag::SCALE, key)));
         }
         if let Some(object) = self.revisions.remove(key) {
+            if let Some(pin) = BundleKey::of_revision(&object) {
+                self.bundles.unpin(&pin, &key.name);
+            }
             context.row(rows::delete(rows::object_key(tag::REVISION, key)));
             context.event(ObjectChange::Revision {
                 object,

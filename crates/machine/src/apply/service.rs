@@ -12,7 +12,7 @@ use nihilo_types::revision::{Revision, RevisionStatus, RoutingState};
 use nihilo_types::route::{Route, RouteSpec, RouteStatus};
 use nihilo_types::service::{Service, ServiceStatus};
 use nihilo_types::shard::shard_of;
-use nihilo_types::template::RevisionTemplate;
+use nihilo_types::template::{RevisionSpec, RevisionTemplate};
 use nihilo_types::{defaults, validate};
 
 use super::write::{check_expectation, next_meta, same_for_the_user, stamp_user};
@@ -56,7 +56,8 @@ impl State {
             .as_deref()
             .is_none_or(|stored| stored.spec.template != wanted.spec.template)
         {
-            self.check_new_revision(&key, &wanted)?;
+            let pinned = self.pinned(&key, &wanted.spec.template.spec)?;
+            self.check_new_revision(&key, &wanted, &pinned)?;
         }
 
         let service = next_service(stored.as_deref(), &wanted, put, context);
@@ -84,7 +85,12 @@ impl State {
 
     /// The name that the template's revision will have must be new, or name a revision of ours
     /// with the same spec: a generated one may meet another's own name.
-    fn check_new_revision(&self, key: &ObjectKey, wanted: &Service) -> Result<()> {
+    fn check_new_revision(
+        &self,
+        key: &ObjectKey,
+        wanted: &Service,
+        pinned: &RevisionSpec,
+    ) -> Result<()> {
         let configuration = self.configurations.get(key);
         let generation = configuration.map_or(1, |stored| {
             let modified = stored.spec != wanted.spec.configuration_spec();
@@ -94,7 +100,7 @@ impl State {
         let taken = self.revisions.get(&key.sibling(name.as_str()));
         if taken
             .as_ref()
-            .is_some_and(|taken| taken.root() != *key || taken.spec != wanted.spec.template.spec)
+            .is_some_and(|taken| taken.root() != *key || taken.spec != *pinned)
         {
             return Err(Rejection::RevisionNameTaken(name));
         }
@@ -185,10 +191,14 @@ impl State {
         let key = root.sibling(name.as_str());
         let (mut revision, existed) = match self.revisions.get(&key) {
             Some(stored) => (stored.as_ref().clone(), true),
-            None => (
-                new_revision(service, configuration, &name, uids, context),
-                false,
-            ),
+            None => {
+                let mut made = new_revision(service, configuration, &name, uids, context);
+                // Nothing has changed since it was checked.
+                if let Ok(pinned) = self.pinned(&root, &made.spec) {
+                    made.spec = pinned;
+                }
+                (made, false)
+            }
         };
         let labels = &mut revision.metadata.labels;
         labels.insert(

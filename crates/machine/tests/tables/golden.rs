@@ -8,15 +8,19 @@ use nihilo_machine::command::{
     PromoteNode, PutConfigMap, Reassign, RecordDomainMapping, RemoveNode, RevokeToken,
     SetClusterVersion,
 };
+use nihilo_machine::member::Duty;
 use nihilo_machine::{Command, Rejection, Reply};
+use nihilo_types::bundle::BundleVersion;
 use nihilo_types::condition::{Assertion, types};
 use nihilo_types::config_map::ConfigMap;
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
 use nihilo_types::quantity::Quantity;
 use nihilo_types::route::TrafficTarget;
 
+use crate::bundles::{delete_bundle, put_bundle};
 use crate::domains::{HOST, autocreate, claim, map, mapping, put_mapping, unclaim, unmap};
-use crate::members::{add, create, founders};
+use crate::members::{add, create, duty, founders};
+use crate::secrets::{delete_secret, put_secret};
 use crate::world::{
     World, delete, digest, fenced, init, key, open, put, put_service, service, step,
 };
@@ -147,6 +151,15 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             "RemoveNode",
             Command::RemoveNode(RemoveNode { node: NodeId(9) }),
         ),
+        ("SetDuty", duty(9, Duty::Cordoned)),
+        ("SetDuty of a drained node", duty(9, Duty::Drained)),
+        ("PutBundle", put_bundle(1, "v1")),
+        (
+            "DeleteBundle",
+            delete_bundle(Some(BundleVersion::Tag("v1".into()))),
+        ),
+        ("PutSecret", put_secret()),
+        ("DeleteSecret", delete_secret()),
     ]
 }
 
@@ -184,6 +197,33 @@ fn probes_of_a_service_need_a_version_that_knows_them() {
     let container = format!(r#"{{"image":"demo/hello","readinessProbe":{written}}}"#);
     assert!(json.contains(&container), "{json}");
     assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), probed);
+}
+
+/// As of cluster version 2 too.
+#[test]
+fn references_of_a_service_need_a_version_that_knows_them() {
+    let container = |change: &str| {
+        let mut service = service("hello", "demo/hello");
+        let changed = format!(r#"{{"image":"demo/hello",{change}}}"#);
+        service.spec.template.spec.containers[0] = serde_json::from_str(&changed).unwrap();
+        (service, changed)
+    };
+    for change in [
+        r#""env":[{"name":"A","value":"","valueFrom":{"secretKeyRef":{"name":"db","key":"k"}}}]"#,
+        r#""envFrom":[{"configMapRef":{"name":"app"}}]"#,
+        r#""volumeMounts":[{"name":"v","mountPath":"/v","readOnly":true}]"#,
+    ] {
+        let (service, changed) = container(change);
+        let referring = put_service(service, Expect::Any);
+        assert_eq!(referring.since(), 2, "{change}");
+        let json = serde_json::to_string(&referring).unwrap();
+        assert!(json.contains(&changed), "{json}");
+        assert_eq!(serde_json::from_str::<Command>(&json).unwrap(), referring);
+    }
+    let mut service = service("hello", "demo/hello");
+    let volume = r#"{"name":"v","emptyDir":{}}"#;
+    service.spec.template.spec.volumes = vec![serde_json::from_str(volume).unwrap()];
+    assert_eq!(put_service(service, Expect::Any).since(), 2);
 }
 
 fn replies(world: &World) -> Vec<(&'static str, Reply)> {
@@ -228,6 +268,8 @@ fn replies(world: &World) -> Vec<(&'static str, Reply)> {
             },
         ),
         ("LastVoter", Rejection::LastVoter(NodeId(1))),
+        ("UnknownBundle", Rejection::UnknownBundle("no".into())),
+        ("BundleInUse", Rejection::BundleInUse("no".into())),
     ];
     all.extend(refusals.map(|(name, refusal)| {
         let reply = Reply {
@@ -254,6 +296,8 @@ fn furnished() -> World {
     world.must(create("a1", true));
     world.must(autocreate(true));
     world.must(map("default", "hello"));
+    world.must(put_bundle(1, "v1"));
+    world.must(put_secret());
     world
 }
 

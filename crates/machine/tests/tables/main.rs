@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod actors;
+mod bundles;
 mod domains;
 mod golden;
 mod hosts;
 mod members;
 mod once;
 mod replay;
+mod secrets;
 mod service;
 mod sessions;
 mod world;

@@ -2,9 +2,9 @@
 
 use nihilo_machine::command::{
     AddNode, CreateToken, Founder, PromoteNode, RecordMembers, RemoveNode, RevokeToken,
-    SetClusterVersion,
+    SetClusterVersion, SetDuty,
 };
-use nihilo_machine::member::Standing;
+use nihilo_machine::member::{Duty, Standing};
 use nihilo_machine::{Command, Outcome, Rejection};
 use nihilo_types::id::{LogIndex, NodeId, SessionId};
 
@@ -191,6 +191,46 @@ fn the_last_voter_stays() {
         node: NodeId(learner),
     }));
     world.must(remove(1));
+}
+
+pub(crate) fn duty(node: u64, duty: Duty) -> Command {
+    let node = NodeId(node);
+    Command::SetDuty(SetDuty { node, duty })
+}
+
+#[test]
+fn a_duty_is_the_nodes_whatever_its_process_does() {
+    let mut world = with_members();
+    let before = digest(&world.state);
+    assert_eq!(world.state.duty_of(NodeId(1)), Duty::Full);
+    world.must(duty(1, Duty::Drained));
+    world.must(open(1, "boot-2"));
+    assert_eq!(world.state.duty_of(NodeId(1)), Duty::Drained);
+    world.must(duty(2, Duty::Cordoned));
+    let off: Vec<_> = world.state.off_duty().collect();
+    assert_eq!(
+        off,
+        [(NodeId(1), Duty::Drained), (NodeId(2), Duty::Cordoned)]
+    );
+    world.must(remove(2));
+    assert_eq!(world.state.off_duty().count(), 1, "who is gone has none");
+    world.must(duty(1, Duty::Full));
+    let member = |rows: &[(String, String)]| {
+        let mut rows = rows.iter();
+        rows.find(|(key, _)| key == "member\u{0}1").cloned()
+    };
+    let after = digest(&world.state);
+    assert_eq!(member(&after), member(&before), "full duty leaves no trace");
+}
+
+#[test]
+fn only_members_have_duties() {
+    let mut world = with_members();
+    let nobody = Rejection::NoSuchNode(NodeId(9));
+    assert_eq!(refused(&mut world, duty(9, Duty::Cordoned)), nobody);
+    world.must(remove(1));
+    let why = refused(&mut world, duty(1, Duty::Full));
+    assert!(matches!(why, Rejection::NodeRemoved { .. }), "{why}");
 }
 
 /// `asked` = the version that the state takes a command for.

@@ -2,10 +2,12 @@
 
 use nihilo_machine::Command;
 use nihilo_machine::command::{CloseSession, DownCause, Move, NodeDown, Reassign, Roles};
+use nihilo_machine::member::Duty;
 use nihilo_machine::ownership::{MAX_MOVES_TO_A_JOINER, moves_away_from, next_moves};
 use nihilo_types::id::{Epoch, SessionId, ShardId};
 use nihilo_types::shard::shard_of;
 
+use crate::members::{duty, founders};
 use crate::world::{Case, World, check, init, key, open, open_session, reply_of, rows_of, step};
 
 const NOTHING: &[&str] = &[];
@@ -361,4 +363,37 @@ fn a_node_that_leaves_is_told_from_one_that_is_lost() {
     let (leaving, lost) = (SessionId(2), SessionId(3));
     assert_eq!(world.state.sessions().count(), 0);
     assert!(world.state.has_left(leaving) && !world.state.has_left(lost));
+}
+
+#[test]
+fn a_drained_node_owns_nothing_after_one_entry_unless_nobody_else_is_there() {
+    let mut world = World::founded();
+    world.must(founders(&[1, 2]));
+    world.must(reassign(next_moves(&world.state)));
+    while !next_moves(&world.state).is_empty() {
+        world.must(reassign(next_moves(&world.state)));
+    }
+    let owned = |world: &World, session| {
+        let owners = world.state.owners();
+        owners
+            .filter(|(_, owner)| owner.session == SessionId(session))
+            .count()
+    };
+    let before = owned(&world, 2);
+    assert!(before > MAX_MOVES_TO_A_JOINER, "{before}");
+    world.must(duty(1, Duty::Cordoned));
+    assert_eq!(next_moves(&world.state), vec![], "cordoned, it owns on");
+    world.must(duty(1, Duty::Drained));
+    world.must(reassign(next_moves(&world.state)));
+    assert_eq!((owned(&world, 2), owned(&world, 3)), (0, 256));
+    world.must(duty(2, Duty::Drained));
+    let moves = next_moves(&world.state);
+    assert_eq!(moves.len(), before, "the placement of before, at once");
+    world.must(reassign(moves));
+    world.must(duty(2, Duty::Full));
+    world.must(reassign(next_moves(&world.state)));
+    assert_eq!(owned(&world, 3), 256);
+    // Back at work, it is moved to as to a joiner.
+    world.must(duty(1, Duty::Full));
+    assert_eq!(next_moves(&world.state).len(), MAX_MOVES_TO_A_JOINER);
 }

@@ -283,6 +283,9 @@ fn outcome_text(outcome: &Outcome) -> String {
         Outcome::DomainClaim { claim, change } => {
             format!("{} {}", change_text(*change), claim.metadata.name)
         }
+        Outcome::Secret { secret, change } => {
+            format!("{} {}", change_text(*change), secret.metadata.name)
+        }
         Outcome::Scales { refused } => {
             let refused: Vec<_> = refused.iter().map(|key| key.name.to_string()).collect();
             format!("scales, refused [{}]", refused.join(" "))
@@ -327,6 +330,9 @@ pub(crate) fn events_of(applied: &Applied) -> Vec<String> {
             }
             ObjectChange::DomainClaim { object, change } => {
                 text("domainclaim", *change, &object.metadata.name)
+            }
+            ObjectChange::Secret { object, change } => {
+                text("secret", *change, &object.metadata.name)
             }
             ObjectChange::Scale { revision } => format!("Modified scale {}", revision.name),
         }

@@ -1,12 +1,13 @@
 //! The engine behind its socket: asked for the first time when there is a container to run, and
 //! what its failures mean.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use nihilo_types::id::InstanceId;
@@ -16,7 +17,7 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use super::network;
-use super::request::label;
+use super::request::{instance_of, label};
 use crate::driver::StartError;
 use crate::process::mark::Mark;
 
@@ -43,6 +44,8 @@ pub(super) struct Engine {
     settings: DockerSettings,
     mark: Mark,
     used: PathBuf,
+    /// Instances of an earlier process that are gone on with.
+    kept: BTreeSet<InstanceId>,
     ready: OnceCell<Ready>,
 }
 
@@ -64,16 +67,23 @@ pub(super) struct Ready {
 }
 
 impl Engine {
-    pub(super) fn new(settings: DockerSettings, mark: Mark, dir: &Path) -> Self {
+    pub(super) fn new(
+        settings: DockerSettings,
+        mark: Mark,
+        dir: &Path,
+        kept: BTreeSet<InstanceId>,
+    ) -> Self {
         Self {
             settings,
             mark,
             used: dir.join(USED_FILE),
+            kept,
             ready: OnceCell::new(),
         }
     }
 
-    /// The engine, once it has answered and holds nothing of an earlier process of this node.
+    /// The engine, once it has answered and holds nothing of an earlier process of this node but what
+    /// is gone on with.
     ///
     /// # Errors
     /// Nobody answers, or nobody that can be used; the next call tries again.
@@ -113,14 +123,66 @@ impl Engine {
         Ok(Ready { docker, network })
     }
 
-    /// Removes what an earlier process of this node left, and notes that there may be something
+    /// The engine, however long it is away.
+    pub(super) async fn ready_at_last(&self) -> &Ready {
+        loop {
+            match self.ready().await {
+                Ok(ready) => return ready,
+                Err(_) => tokio::time::sleep(SWEEP_PAUSE).await,
+            }
+        }
+    }
+
+    /// The container of an instance that an earlier process has started, as it is now; `None` = there
+    /// is none that ever ran.
+    pub(super) async fn find(
+        &self,
+        ready: &Ready,
+        id: &InstanceId,
+    ) -> Result<Option<ContainerInspectResponse>, Failed> {
+        let labels = self.labels_of(id);
+        let Some((found, _)) = list(&ready.docker, labels).await?.into_iter().next() else {
+            return Ok(None);
+        };
+        let inspected = match ready.docker.inspect_container(&found, None).await {
+            Ok(inspected) => inspected,
+            Err(error) => {
+                let failed = Failed::of(error);
+                return if failed.is_gone() {
+                    Ok(None)
+                } else {
+                    Err(failed)
+                };
+            }
+        };
+        let status = inspected.state.as_ref().and_then(|state| state.status);
+        if status == Some(ContainerStateStatusEnum::CREATED) {
+            remove(&ready.docker, &found).await?;
+            return Ok(None);
+        }
+        Ok(Some(inspected))
+    }
+
+    fn labels_of(&self, id: &InstanceId) -> Vec<String> {
+        vec![
+            label("mark", self.mark.as_str()),
+            label("instance", id.as_str()),
+        ]
+    }
+
+    /// Removes what an earlier process of this node left and nobody goes on with, and notes that there may be something
     /// from now on.
     async fn sweep(&self, docker: &Docker) -> Result<(), Failed> {
         if std::fs::metadata(&self.used).is_err() {
             let noted = std::fs::write(&self.used, "");
             return noted.map_err(|error| Failed::Unanswered(error.to_string()));
         }
-        let n_containers = remove_labelled(docker, vec![label("mark", self.mark.as_str())]).await?;
+        let mut left = list(docker, vec![label("mark", self.mark.as_str())]).await?;
+        left.retain(|(_, instance)| !self.kept.contains(instance));
+        for (id, _) in &left {
+            remove(docker, id).await?;
+        }
+        let n_containers = left.len();
         if n_containers > 0 {
             warn!(
                 n_containers,
@@ -156,11 +218,10 @@ impl Engine {
         match left {
             Left::Container(id) => remove(&ready.docker, id).await,
             Left::OfInstance(id) => {
-                let labels = vec![
-                    label("mark", self.mark.as_str()),
-                    label("instance", id.as_str()),
-                ];
-                remove_labelled(&ready.docker, labels).await.map(drop)
+                for (found, _) in list(&ready.docker, self.labels_of(id)).await? {
+                    remove(&ready.docker, &found).await?;
+                }
+                Ok(())
             }
         }
     }
@@ -202,17 +263,9 @@ pub(super) fn sweep_soon(engine: &Arc<Engine>) {
     });
 }
 
-/// Removes the containers that carry all of these labels; how many there were.
-async fn remove_labelled(docker: &Docker, labels: Vec<String>) -> Result<usize, Failed> {
-    let found = list(docker, labels).await?;
-    for id in &found {
-        remove(docker, id).await?;
-    }
-    Ok(found.len())
-}
-
-/// Ids of the containers that carry all of these labels, running or not.
-async fn list(docker: &Docker, labels: Vec<String>) -> Result<Vec<String>, Failed> {
+/// The containers that carry all of these labels, running or not: the engine's id of each, and the
+/// instance that it is.
+async fn list(docker: &Docker, labels: Vec<String>) -> Result<Vec<(String, InstanceId)>, Failed> {
     let filters = HashMap::from([("label", labels)]);
     let options = ListContainersOptionsBuilder::new()
         .all(true)
@@ -220,7 +273,11 @@ async fn list(docker: &Docker, labels: Vec<String>) -> Result<Vec<String>, Faile
         .build();
     let found = docker.list_containers(Some(options)).await;
     let found = found.map_err(Failed::of)?.into_iter();
-    Ok(found.filter_map(|container| container.id).collect())
+    let found = found.filter_map(|container| {
+        let instance = instance_of(&container.labels.unwrap_or_default());
+        Some((container.id?, instance))
+    });
+    Ok(found.collect())
 }
 
 /// By force and with its anonymous volumes; one that is gone, or going, is removed.
@@ -348,7 +405,12 @@ mod tests {
             socket: dir.path().join("none.sock"),
             network: None,
         };
-        let engine = Engine::new(settings, Mark::of(dir.path()).unwrap(), dir.path());
+        let engine = Engine::new(
+            settings,
+            Mark::of(dir.path()).unwrap(),
+            dir.path(),
+            BTreeSet::new(),
+        );
         let error = engine.ready().await.unwrap_err();
         assert_eq!(error.stage, "engine");
         let wanted = ["none.sock", "No such file", "start the engine"];

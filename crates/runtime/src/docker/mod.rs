@@ -14,6 +14,7 @@ mod network;
 mod request;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,22 +24,25 @@ use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{CreateContainerOptionsBuilder, KillContainerOptionsBuilder};
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::{Image, Reference};
-use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::instance::{Exit, InstanceSpec, stage};
 use nihilo_types::node_config::DockerSettings;
 use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
+use crate::config::{MountSource, Provided, Reader};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
-use watch::Watched;
+use watch::{Begun, Watched};
 
 /// What the engine sends where the image names no signal of its own.
 const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
 const KILL: &str = "SIGKILL";
 /// A kill that has had no effect is sent again: the engine may have been away.
 const KILL_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Before an engine that could not say is asked again for a container.
+const FIND_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Newest lines among which the init's own words are looked for.
 const INIT_LINES: usize = 5;
 
@@ -63,13 +67,19 @@ pub struct Container {
 
 impl DockerDriver {
     /// What an earlier process of this `dir` left is removed once the engine answers, where it ever
-    /// started a container.
+    /// started a container, but for the instances that are to be `kept`: each of those is
+    /// [`Self::adopt`]ed.
     ///
     /// # Errors
     /// `dir` cannot be read or written.
-    pub fn new(settings: DockerSettings, node_name: String, dir: &Path) -> std::io::Result<Self> {
+    pub fn new(
+        settings: DockerSettings,
+        node_name: String,
+        dir: &Path,
+        kept: BTreeSet<InstanceId>,
+    ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let engine = Arc::new(Engine::new(settings, mark.clone(), dir));
+        let engine = Arc::new(Engine::new(settings, mark.clone(), dir, kept));
         engine::sweep_soon(&engine);
         Ok(Self {
             engine,
@@ -78,17 +88,49 @@ impl DockerDriver {
         })
     }
 
+    /// Finds the container of an instance that an earlier process of this node has started, once the
+    /// engine answers, however long that takes; `None` = there is none.
+    ///
+    /// One that has ended is found too: its exit is the engine's word.
+    pub(crate) async fn adopt(
+        &self,
+        spec: &InstanceSpec,
+        output: &Output,
+    ) -> Option<Started<Container>> {
+        loop {
+            let ready = self.engine.ready_at_last().await;
+            let inspected = match self.engine.find(ready, &spec.id).await {
+                Ok(found) => found?,
+                Err(failed) => {
+                    warn!(instance = %spec.id, %failed, "its container cannot be looked for now");
+                    tokio::time::sleep(FIND_AGAIN_AFTER).await;
+                    continue;
+                }
+            };
+            let id = inspected.id.clone()?;
+            let watched = Watched::begin(&ready.docker, &id, &inspected, output, Begun::Before);
+            return Some(started(ready, id, spec, &inspected, (output, watched)));
+        }
+    }
+
+    /// Returns once nothing of it is left: with the engine away it may still run.
+    pub(crate) async fn swept(&self, id: &InstanceId) {
+        self.engine.ready_at_last().await;
+        self.destroy_unknown(id).await;
+    }
+
     async fn create(
         &self,
         ready: &Ready,
         spec: &InstanceSpec,
+        provided: &Provided,
         image: &Reference,
         output: &Output,
     ) -> Result<String, StartError> {
         if spec.pull_policy == PullPolicy::Always {
             image::pull(&ready.docker, image, output).await?;
         }
-        let first = match self.try_create(ready, spec, image).await {
+        let first = match self.try_create(ready, spec, provided, image).await {
             Err(failed) if failed.is_missing_image() => failed,
             created => return created.map_err(|failed| self.engine.start_error("create", failed)),
         };
@@ -96,7 +138,7 @@ impl DockerDriver {
             return Err(image::not_here(image, &first));
         }
         image::pull(&ready.docker, image, output).await?;
-        let created = self.try_create(ready, spec, image).await;
+        let created = self.try_create(ready, spec, provided, image).await;
         created.map_err(|failed| self.engine.start_error("create", failed))
     }
 
@@ -104,11 +146,13 @@ impl DockerDriver {
         &self,
         ready: &Ready,
         spec: &InstanceSpec,
+        provided: &Provided,
         image: &Reference,
     ) -> Result<String, Failed> {
         let name = request::name(&self.mark, &spec.id);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let asked = request::container(spec, image, &self.node_name, &self.mark, &ready.network);
+        let (node, network) = (self.node_name.as_str(), ready.network.as_str());
+        let asked = request::container(spec, provided, image, node, &self.mark, network);
         let created = ready.docker.create_container(Some(options), asked).await;
         Ok(created.map_err(Failed::of)?.id)
     }
@@ -166,6 +210,7 @@ impl Driver for DockerDriver {
     async fn start(
         &self,
         spec: &InstanceSpec,
+        provided: Provided,
         output: &Output,
     ) -> Result<Started<Container>, StartError> {
         let image = match Image::parse(&spec.image) {
@@ -177,7 +222,8 @@ impl Driver for DockerDriver {
             return Err(no_socket());
         }
         let ready = self.engine.ready().await?;
-        let id = self.create(ready, spec, &image, output).await?;
+        may_mount(ready, &provided).await?;
+        let id = self.create(ready, spec, &provided, &image, output).await?;
         let inspected = match self.launch(ready, &id).await {
             Ok(inspected) => inspected,
             Err(error) => {
@@ -188,29 +234,23 @@ impl Driver for DockerDriver {
                 };
             }
         };
-        let address = address_of(&inspected, &ready.network, spec.container_port);
-        let pid = pid_of(&inspected);
-        let stop_signal = inspected
-            .config
-            .as_ref()
-            .and_then(|of| of.stop_signal.clone());
-        let handle = Container {
-            watched: Watched::begin(&ready.docker, &id, &inspected, output),
-            id,
-            pid,
-            port: spec.container_port,
-            stop_signal: stop_signal.unwrap_or_else(|| DEFAULT_STOP_SIGNAL.into()),
-            output: output.clone(),
-        };
-        Ok(Started {
-            handle,
-            address,
-            pid,
-            trace: None,
-        })
+        let watched = Watched::begin(&ready.docker, &id, &inspected, output, Begun::Now);
+        Ok(started(ready, id, spec, &inspected, (output, watched)))
     }
 
-    /// Never: what an earlier process has left is removed at this one's start (decision 0077).
+    fn reader(&self, spec: &InstanceSpec) -> Reader {
+        match (spec.run_as.user, spec.run_as.group) {
+            (None, None) => Reader::OfImage,
+            // Only root gives files away, and whoever it is can read those.
+            _ if !rustix::process::geteuid().is_root() => Reader::OfImage,
+            (user, group) => {
+                let user = user.unwrap_or(0);
+                Reader::User(user, group.unwrap_or(user))
+            }
+        }
+    }
+
+    /// Never: what finds a container is its label, and the engine may be away ([`Self::adopt`]).
     fn recover(&self, _: &InstanceSpec, _: &Trace, _: &Output) -> Option<Started<Container>> {
         None
     }
@@ -253,7 +293,54 @@ impl Driver for DockerDriver {
 
 fn no_socket() -> StartError {
     let why = "an engine hands no socket to a container; leave `nihilo.dev/socket-activation` out";
-    StartError::not_started("socket", why)
+    StartError::not_started(stage::SOCKET, why)
+}
+
+/// What is known of a container that was started.
+fn started(
+    ready: &Ready,
+    id: String,
+    spec: &InstanceSpec,
+    inspected: &ContainerInspectResponse,
+    (output, watched): (&Output, Watched),
+) -> Started<Container> {
+    let (port, pid) = (spec.container_port, pid_of(inspected));
+    let config = inspected.config.as_ref();
+    let stop_signal = config.and_then(|config| config.stop_signal.clone());
+    let handle = Container {
+        id,
+        pid,
+        port,
+        stop_signal: stop_signal.unwrap_or_else(|| DEFAULT_STOP_SIGNAL.into()),
+        output: output.clone(),
+        watched,
+    };
+    Started {
+        handle,
+        address: address_of(inspected, &ready.network, port),
+        pid,
+        trace: None,
+    }
+}
+
+/// Volumes are directories of this node's host, which the engine must see at the same paths.
+async fn may_mount(ready: &Ready, provided: &Provided) -> Result<(), StartError> {
+    let sources = || provided.mounts.iter().map(|mount| &mount.source);
+    let refused = |cause: &str| Err(StartError::not_started(stage::VOLUMES, cause));
+    if sources().any(|source| matches!(source, MountSource::Earlier(_))) {
+        return refused(
+            "a volume of `medium: Memory` can be mounted once in a container: mount it at one \
+             path, or leave out the medium",
+        );
+    }
+    let mut directories = sources().filter(|source| matches!(source, MountSource::Directory(_)));
+    if directories.next().is_some() && network::is_container_of(&ready.docker).await {
+        return refused(
+            "this node runs in a container of the engine that it uses, which does not see its \
+             files: give the app variables instead, or run the node on the engine's host",
+        );
+    }
+    Ok(())
 }
 
 fn not_a_container_image(image: &str) -> StartError {

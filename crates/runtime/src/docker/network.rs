@@ -41,6 +41,15 @@ pub(super) async fn choose(docker: &Docker, configured: Option<&str>) -> Result<
     }
 }
 
+/// Whether the node itself runs in a container of this engine.
+pub(super) async fn is_container_of(docker: &Docker) -> bool {
+    if std::fs::metadata(IN_CONTAINER).is_err() {
+        return false;
+    }
+    let own = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
+    docker.inspect_container(own.trim(), None).await.is_ok()
+}
+
 /// One that somebody made before the engine's own. A node on the host's network reaches all of them.
 fn shared(own: &ContainerInspectResponse) -> Option<String> {
     let networks = own.network_settings.as_ref()?.networks.as_ref()?;

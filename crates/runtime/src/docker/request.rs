@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, MountTmpfsOptions,
+    MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Reference;
 use nihilo_types::instance::{InstanceSpec, Limits, RunAs};
 
+use crate::config::{Mount, MountSource, Provided};
 use crate::process::cgroup::{CPU_PERIOD_US, quota_us, shares};
 use crate::process::mark::Mark;
 
@@ -27,6 +28,12 @@ pub(super) fn label(key: &str, value: &str) -> String {
     format!("{LABELS}{key}={value}")
 }
 
+/// The instance that a container's labels name; empty for one that has none.
+pub(super) fn instance_of(labels: &HashMap<String, String>) -> InstanceId {
+    let instance = labels.get(&format!("{LABELS}instance"));
+    InstanceId::from(instance.map_or("", String::as_str))
+}
+
 pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
     let mark: String = mark.as_str().chars().take(NAME_MARK).collect();
     format!("nihilo-{mark}-{id}")
@@ -34,6 +41,7 @@ pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
 
 pub(super) fn container(
     spec: &InstanceSpec,
+    provided: &Provided,
     image: &Reference,
     node_name: &str,
     mark: &Mark,
@@ -45,7 +53,7 @@ pub(super) fn container(
         // As Kubernetes: a command is instead of the image's program and of its arguments.
         entrypoint: given(&spec.command),
         cmd: given(&spec.args),
-        env: Some(environment(spec, node_name)),
+        env: Some(environment(spec, provided, node_name)),
         user: user(spec.run_as),
         working_dir: Some(spec.working_dir.clone()).filter(|dir| !dir.is_empty()),
         labels: Some(labels(spec, mark)),
@@ -54,14 +62,17 @@ pub(super) fn container(
             test: Some(vec!["NONE".into()]),
             ..HealthConfig::default()
         }),
-        host_config: Some(host_config(network, &spec.limits)),
+        host_config: Some(HostConfig {
+            mounts: mounts(&provided.mounts),
+            ..host_config(network, &spec.limits)
+        }),
         ..ContainerCreateBody::default()
     }
 }
 
 /// On top of the image's own. A name given twice would be the program's to choose from, so the
 /// user's replace ours here; what the user may not set has been refused before.
-fn environment(spec: &InstanceSpec, node_name: &str) -> Vec<String> {
+fn environment(spec: &InstanceSpec, provided: &Provided, node_name: &str) -> Vec<String> {
     let own = [
         ("PORT", spec.container_port.to_string()),
         // The container's loopback is out of reach for everybody else.
@@ -73,7 +84,13 @@ fn environment(spec: &InstanceSpec, node_name: &str) -> Vec<String> {
         ("NIHILO_NODE", node_name.to_owned()),
     ];
     let own = own.map(|(key, value)| (key.to_owned(), value));
-    let all: BTreeMap<_, _> = own.into_iter().chain(spec.env.iter().cloned()).collect();
+    let looked_up = provided.env.iter().map(|(key, value)| {
+        // Text, as whoever looked it up has seen.
+        let text = String::from_utf8_lossy(value.expose()).into_owned();
+        (key.clone(), text)
+    });
+    let written = spec.env.iter().cloned();
+    let all: BTreeMap<_, _> = own.into_iter().chain(written).chain(looked_up).collect();
     all.into_iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect()
@@ -98,6 +115,36 @@ fn user(run_as: RunAs) -> Option<String> {
         (Some(user), group) => Some(format!("{user}:{}", group.unwrap_or(user))),
         (None, Some(group)) => Some(format!("0:{group}")),
     }
+}
+
+fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
+    let asked = |mount: &Mount| {
+        let (typ, source, tmpfs_options) = match &mount.source {
+            MountSource::Directory(dir) => {
+                let source = dir.to_string_lossy().into_owned();
+                (MountType::BIND, Some(source), None)
+            }
+            MountSource::Memory { max_bytes } => {
+                let options = MountTmpfsOptions {
+                    size_bytes: max_bytes.and_then(|max| i64::try_from(max).ok()),
+                    mode: Some(0o777),
+                    ..MountTmpfsOptions::default()
+                };
+                (MountType::TMPFS, None, Some(options))
+            }
+            // Refused before.
+            MountSource::Earlier(_) => return None,
+        };
+        Some(bollard::models::Mount {
+            target: Some(mount.path.clone()),
+            source,
+            typ: Some(typ),
+            read_only: Some(mount.read_only),
+            tmpfs_options,
+            ..bollard::models::Mount::default()
+        })
+    };
+    (!mounts.is_empty()).then(|| mounts.iter().filter_map(asked).collect())
 }
 
 fn host_config(network: &str, limits: &Limits) -> HostConfig {
@@ -136,6 +183,7 @@ fn host_config(network: &str, limits: &Limits) -> HostConfig {
 mod tests {
     use nihilo_types::id::{Epoch, ObjectKey};
     use nihilo_types::instance::Probes;
+    use nihilo_types::instance_config::InstanceConfig;
     use nihilo_types::template::PullPolicy;
 
     use super::*;
@@ -170,6 +218,7 @@ mod tests {
             },
             probes: Probes::default(),
             socket_activation: false,
+            config: InstanceConfig::default(),
         }
     }
 
@@ -178,7 +227,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mark = Mark::of(dir.path()).unwrap();
         let image = Reference::parse("nginx").unwrap();
-        let asked = container(&spec(), &image, "node1", &mark, "bridge");
+        let secret = |text: &str| nihilo_types::secret_value::SecretValue::new(text);
+        let mount = |source, path: &str| Mount {
+            volume: "v".into(),
+            source,
+            path: path.into(),
+            read_only: path == "/etc/db",
+        };
+        let max_bytes = Some(7);
+        let provided = Provided {
+            env: vec![("PASSWORD".into(), secret("p w"))],
+            mounts: vec![
+                mount(MountSource::Directory("/dev/shm/x".into()), "/etc/db"),
+                mount(MountSource::Memory { max_bytes }, "/cache"),
+            ],
+        };
+        let asked = container(&spec(), &provided, &image, "node1", &mark, "bridge");
         assert_eq!(asked.image.as_deref(), Some("nginx:latest"));
         assert_eq!(asked.entrypoint, None);
         assert_eq!(asked.cmd, Some(vec!["-v".into()]));
@@ -193,8 +257,30 @@ mod tests {
             (host.memory, host.memory_swap),
             (Some(64 << 20), Some(64 << 20))
         );
+        let mounts = host.mounts.unwrap();
+        let shown: Vec<_> = mounts
+            .iter()
+            .map(|m| (m.source.as_deref(), m.target.as_deref(), m.read_only))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (Some("/dev/shm/x"), Some("/etc/db"), Some(true)),
+                (None, Some("/cache"), Some(false))
+            ]
+        );
+        assert_eq!(
+            mounts[1].tmpfs_options.as_ref().unwrap().size_bytes,
+            Some(7)
+        );
         let env = asked.env.unwrap();
-        for wanted in ["PORT=9000", "HOST=::", "A=b=c", "K_REVISION=hello-00001"] {
+        for wanted in [
+            "PASSWORD=p w",
+            "PORT=9000",
+            "HOST=::",
+            "A=b=c",
+            "K_REVISION=hello-00001",
+        ] {
             assert!(env.iter().any(|one| one == wanted), "{wanted} in {env:?}");
         }
         assert_eq!(env.iter().filter(|one| one.starts_with("HOST=")).count(), 1);

@@ -6,7 +6,7 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerState};
-use bollard::query_parameters::{LogsOptionsBuilder, WaitContainerOptionsBuilder};
+use bollard::query_parameters::{LogsOptions, LogsOptionsBuilder, WaitContainerOptionsBuilder};
 use futures_util::StreamExt;
 use nihilo_types::instance::Exit;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::engine::Failed;
-use crate::logs::Output;
+use crate::logs::{Lines, Output, wall_ms};
 
 /// Before an engine that did not answer is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -40,13 +40,22 @@ impl Drop for Watched {
     }
 }
 
+/// Whose start it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    Now,
+    /// An earlier process of this node has read a part of its output.
+    Before,
+}
+
 impl Watched {
-    /// `inspected` is what the engine said of it right after its start.
+    /// `inspected` is what the engine said of it right after its start, or as it was found.
     pub(super) fn begin(
         docker: &Docker,
         id: &str,
         inspected: &ContainerInspectResponse,
         output: &Output,
+        begun: Begun,
     ) -> Self {
         // One that has ended by now has no address, so its exit has to be known before anybody dials.
         let ended = inspected
@@ -55,7 +64,10 @@ impl Watched {
             .filter(|state| state.running == Some(false));
         let (sender, exit) = watch::channel(ended.map(exit_of));
         let (docker, id) = (docker.clone(), id.to_owned());
-        let reader = tokio::spawn(read(docker.clone(), id.clone(), output.clone()));
+        let reader = match begun {
+            Begun::Now => tokio::spawn(read(docker.clone(), id.clone(), output.clone())),
+            Begun::Before => tokio::spawn(read_again(docker.clone(), id.clone(), output.clone())),
+        };
         let waiter = tokio::spawn(wait(docker, id, sender));
         Self {
             exit,
@@ -66,7 +78,11 @@ impl Watched {
 
     pub(super) async fn exit(&mut self) -> Exit {
         let known = self.exit.wait_for(Option::is_some).await;
-        known.map_or(Exit::Unknown, |exit| exit.clone().unwrap_or(Exit::Unknown))
+        let Ok(known) = known.map(|exit| exit.clone()) else {
+            // Nobody waits any more, which says nothing about the container: this process ends.
+            return std::future::pending().await;
+        };
+        known.unwrap_or(Exit::Unknown)
     }
 
     /// Returns once all output of an ended container is read, or has had its time.
@@ -138,14 +154,36 @@ fn exit_of_code(code: i64) -> Exit {
 
 /// From the first byte, whenever this began: the engine keeps them.
 async fn read(docker: Docker, id: String, output: Output) {
-    let options = LogsOptionsBuilder::new()
-        .follow(true)
-        .stdout(true)
-        .stderr(true)
-        .build();
-    let frames = docker.logs(&id, Some(options));
+    let lines = (output.lines(false), output.lines(true));
+    follow(&docker, &id, every_line().follow(true).build(), lines).await;
+}
+
+/// All of it anew, since nobody knows how much was read before: the engine keeps as much as this node
+/// does. What was said by now is taken however fast it comes, the rest as ever. The engine counts in
+/// whole seconds, and has the end of one in both halves only if something was said right then.
+async fn read_again(docker: Docker, id: String, output: Output) {
+    output.begin_again();
+    let now = i32::try_from(wall_ms() / 1_000).unwrap_or(i32::MAX);
+    let lines = (output.lines_again(false), output.lines_again(true));
+    follow(&docker, &id, every_line().until(now).build(), lines).await;
+    let lines = (output.lines(false), output.lines(true));
+    let rest = every_line().since(now).follow(true).build();
+    follow(&docker, &id, rest, lines).await;
+}
+
+fn every_line() -> LogsOptionsBuilder {
+    LogsOptionsBuilder::new().stdout(true).stderr(true)
+}
+
+/// To its end, or to the first failure.
+async fn follow(
+    docker: &Docker,
+    id: &str,
+    options: LogsOptions,
+    (mut out, mut err): (Lines, Lines),
+) {
+    let frames = docker.logs(id, Some(options));
     let mut frames = std::pin::pin!(frames);
-    let (mut out, mut err) = (output.lines(false), output.lines(true));
     while let Some(frame) = frames.next().await {
         match frame {
             Ok(LogOutput::StdErr { message }) => {

@@ -12,6 +12,8 @@ const DIES_WITH: &str = "dies-with";
 const SOCKET: &str = "socket";
 /// The only descriptor that a socket comes by.
 const STDIN: &str = "stdin";
+const MOUNT: &str = "mount";
+const JOINS: &str = "joins-mounts-of";
 const END: &str = "--";
 
 /// How a program is confined before it runs; nothing of it can be taken back by the program unless
@@ -30,6 +32,61 @@ pub struct Plan {
     pub ids: Option<(u32, u32)>,
     /// The standard input is a socket that listens: the program's descriptor 3.
     pub socket: bool,
+    /// What it alone sees at a path, in order; only root can.
+    pub mounts: Vec<PlannedMount>,
+    /// Process whose mounts it sees instead of the node's; only root can.
+    pub joins_mounts_of: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedMount {
+    pub source: PlannedSource,
+    /// Absolute. Made, where there is nothing.
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlannedSource {
+    Directory(PathBuf),
+    /// Empty, of so many bytes at most.
+    Memory(Option<u64>),
+}
+
+impl PlannedMount {
+    /// `ro|rw`, the target and the source, a line each.
+    #[allow(dead_code, reason = "written by the node, read by the launcher")]
+    fn to_value(&self) -> OsString {
+        let mut value = OsString::from(if self.read_only { "ro\n" } else { "rw\n" });
+        value.push(&self.target);
+        match &self.source {
+            PlannedSource::Directory(source) => {
+                value.push("\n");
+                value.push(source);
+            }
+            PlannedSource::Memory(Some(max)) => value.push(format!("\nmemory:{max}")),
+            PlannedSource::Memory(None) => value.push("\nmemory:"),
+        }
+        value
+    }
+
+    fn parse(value: &OsStr) -> Result<Self, String> {
+        let text = value.to_str().ok_or("a path that is no text")?;
+        let parts: Vec<&str> = text.split('\n').collect();
+        let [mode, target, source] = parts[..] else {
+            return Err(format!("`{text}` is no mount"));
+        };
+        let source = match source.strip_prefix("memory:") {
+            Some("") => PlannedSource::Memory(None),
+            Some(max) => PlannedSource::Memory(Some(number(max)?)),
+            None => PlannedSource::Directory(source.into()),
+        };
+        Ok(Self {
+            source,
+            target: target.into(),
+            read_only: mode == "ro",
+        })
+    }
 }
 
 impl Plan {
@@ -45,6 +102,12 @@ impl Plan {
         }
         if let Some(n) = self.processes {
             say(PROCESSES, n.to_string().into());
+        }
+        if let Some(pid) = self.joins_mounts_of {
+            say(JOINS, pid.to_string().into());
+        }
+        for mount in &self.mounts {
+            say(MOUNT, mount.to_value());
         }
         if let Some((user, group)) = self.ids {
             say(IDS, format!("{user}:{group}").into());
@@ -84,6 +147,8 @@ impl Plan {
             Some(OPEN_FILES) => self.open_files = Some(number(text)?),
             Some(PROCESSES) => self.processes = Some(number(text)?),
             Some(SOCKET) if text == STDIN => self.socket = true,
+            Some(MOUNT) => self.mounts.push(PlannedMount::parse(value)?),
+            Some(JOINS) => self.joins_mounts_of = Some(number(text)?),
             Some(DIES_WITH) => self.dies_with = Some(number(text)?),
             Some(IDS) => {
                 let (user, group) = text.split_once(':').unwrap_or_default();
@@ -113,6 +178,24 @@ mod tests {
             ids: Some((65_532, 0)),
             dies_with: Some(4_711),
             socket: true,
+            mounts: vec![
+                PlannedMount {
+                    source: PlannedSource::Directory("/a b/c".into()),
+                    target: "/etc/db".into(),
+                    read_only: true,
+                },
+                PlannedMount {
+                    source: PlannedSource::Memory(Some(7)),
+                    target: "/cache".into(),
+                    read_only: false,
+                },
+                PlannedMount {
+                    source: PlannedSource::Memory(None),
+                    target: "/tmp/x".into(),
+                    read_only: false,
+                },
+            ],
+            joins_mounts_of: Some(7),
         };
         for plan in [plan, Plan::default()] {
             let mut args = plan.to_args();
@@ -131,6 +214,8 @@ mod tests {
             &["colour", "blue", "--"],
             &["socket", "stdout", "--"],
             &["cgroup", "/x"],
+            &["mount", "ro", "--"],
+            &["mount", "ro\n/x\nmemory:much", "--"],
             &[],
         ] {
             let args: Vec<_> = bad.iter().map(OsString::from).collect();

@@ -9,6 +9,7 @@ use std::os::unix::process::parent_id;
 use std::path::Path;
 
 use super::plan::Plan;
+use super::{MOUNT_MARK, mounts};
 
 /// `<linux/prctl.h>`
 const PR_SET_PDEATHSIG: c_int = 1;
@@ -65,6 +66,8 @@ pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
     for file in &plan.cgroups {
         step(&format!("joining `{}`", file.display()), join(file))?;
     }
+    // While it may, and before its descriptors and its user are the program's.
+    mounts::take(plan).map_err(|why| format!("{MOUNT_MARK}{why}"))?;
     step("core files", limit(RLIMIT_CORE, 0))?;
     if let Some(n) = plan.open_files {
         step("limit of open files", limit(RLIMIT_NOFILE, n))?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use nihilo_types::id::InstanceId;
-use nihilo_types::instance::{Exit, InstanceSpec, Limits, RunAs};
+use nihilo_types::instance::{Exit, InstanceSpec, Limits, RunAs, stage};
 use nihilo_types::node_config::ProcessSettings;
 use tracing::{info, warn};
 
@@ -119,7 +119,7 @@ impl Confiner {
     /// It must not run as it is meant to, or its group cannot be made; nothing is left then.
     pub(super) async fn prepare(&self, spec: &InstanceSpec) -> Result<Confined, StartError> {
         let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)
-            .map_err(|why| StartError::not_started(ids::STAGE, why))?;
+            .map_err(|why| StartError::not_started(stage::RUN_AS, why))?;
         let (cgroups, id, limits) = (self.cgroups.clone(), spec.id.clone(), spec.limits);
         let max_processes = u64::from(self.settings.max_processes);
         let made =
@@ -144,6 +144,8 @@ impl Confiner {
             dies_with,
             ids,
             socket: false,
+            mounts: Vec::new(),
+            joins_mounts_of: None,
         }
     }
 
@@ -158,6 +160,12 @@ impl Confiner {
     ) -> Result<Plan, String> {
         let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)?;
         Ok(self.plan(group, ids, Some(std::process::id())))
+    }
+
+    /// User and group of the instance's program, where it is not this process's.
+    pub(super) fn ids(&self, spec: &InstanceSpec) -> Option<(u32, u32)> {
+        // What must not be is refused when it is started.
+        ids::ids(spec.run_as, self.settings.run_as, self.own).ok()?
     }
 
     /// The kernel does not count root's.

@@ -4,6 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use parking_lot::Mutex;
 use rustix::process::Signal;
@@ -12,6 +13,7 @@ use tokio::process::Child;
 
 use super::leader::{exit_of, signal_group};
 use super::{Inside, ProcessDriver, launcher_failure};
+use crate::bundle::Program;
 use crate::driver::{Ended, MAX_SAID};
 
 /// What a command has printed is read to its end so long after its own: something that it left
@@ -35,8 +37,12 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         argv: &[String],
     ) -> Result<Ended, String> {
-        let plan = self.confiner.plan_of_command(spec, &inside.group)?;
-        let command = self.command(argv, spec, inside.address, &plan);
+        let mut plan = self.confiner.plan_of_command(spec, &inside.group)?;
+        if !spec.config.volumes.is_empty() {
+            plan.joins_mounts_of = inside.pid;
+        }
+        let program = self.program_inside(spec, argv).await?;
+        let command = self.command(&program, spec, inside.address, &inside.provided, &plan);
         let mut command = command.map_err(|error| error.cause)?;
         command
             .stdout(Stdio::piped())
@@ -44,6 +50,24 @@ impl ProcessDriver {
             .kill_on_drop(true);
         let child = self.spawned(command).await.map_err(|error| error.cause)?;
         to_its_end(child).await
+    }
+
+    /// In a bundle it is found as the instance's own program is, and run where that is.
+    async fn program_inside(
+        &self,
+        spec: &InstanceSpec,
+        argv: &[String],
+    ) -> Result<Program, String> {
+        let Some(bundle) = Image::bundle(&spec.image) else {
+            return Ok(Program::at(argv.to_vec(), &spec.working_dir));
+        };
+        let asked = InstanceSpec {
+            command: argv.to_vec(),
+            args: Vec::new(),
+            ..spec.clone()
+        };
+        let program = self.of_bundle(bundle, &asked, |_| ()).await;
+        program.map_err(|error| error.cause)
     }
 }
 

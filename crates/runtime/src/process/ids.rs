@@ -4,8 +4,6 @@
 use nihilo_types::instance::RunAs;
 use nihilo_types::node_config::RunAsSetting;
 
-/// Stage of a start that was refused here; owners show it as `RunAsUserForbidden`.
-pub(super) const STAGE: &str = "run-as";
 const ROOT: u32 = 0;
 
 /// User and group to become, or `None` to stay as this node is (`own`).

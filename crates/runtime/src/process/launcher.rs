@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -12,6 +13,9 @@ use crate::launch::Plan;
 
 /// What the build script made of `launcher/main.rs`.
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
+
+/// Of the file, for people who look at processes.
+const NAME: &str = "nihilo-launch";
 
 /// A file without a name, so that no directory has to allow programs.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ impl Launcher {
 
     fn in_memory() -> std::io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let create = |flags| memfd_create("nihilo-launch", flags);
+        let create = |flags| memfd_create(NAME, flags);
         let file = match create(flags | MemfdFlags::EXEC) {
             // Before Linux 6.3 every such file may hold a program, and none needs to say so.
             Err(Errno::INVAL) => create(flags),
@@ -40,6 +44,12 @@ impl Launcher {
             SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW,
         )?;
         Ok(Self(file.into()))
+    }
+
+    /// Whether this is what `/proc/PID/exe` of a launcher leads to (memfd_create(2)).
+    pub(super) fn is_at(path: &Path) -> bool {
+        path.to_string_lossy()
+            .starts_with(&format!("/memfd:{NAME}"))
     }
 
     /// A command that becomes `argv`, confined by `plan`.

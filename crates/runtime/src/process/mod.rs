@@ -19,16 +19,21 @@ mod pipes;
 mod port;
 mod sampler;
 mod stat;
+mod volumes;
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nihilo_types::bundle::BundleReference;
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
-use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::instance::{Exit, InstanceSpec, stage};
 use nihilo_types::node_config::ProcessSettings;
 use parking_lot::Mutex;
 use rustix::process::Signal;
@@ -38,8 +43,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::bundle::{BundleId, Bundles, Program};
+use crate::config::{Directories, Provided, Reader};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
-use crate::launch::{FAILED, FAILURE_MARK, Plan};
+use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
@@ -70,6 +77,7 @@ pub struct ProcessDriver {
     mark: Mark,
     ports: Mutex<Ports>,
     confiner: Confiner,
+    bundles: Option<Bundles>,
     spawner: mpsc::Sender<Spawn>,
 }
 
@@ -84,6 +92,8 @@ pub struct Process {
     output: Output,
     readers: Vec<JoinHandle<()>>,
     confined: Confined,
+    /// For commands that are run inside.
+    provided: Arc<Provided>,
 }
 
 /// Where commands of one instance run.
@@ -91,6 +101,9 @@ pub struct Process {
 pub struct Inside {
     address: SocketAddr,
     group: Group,
+    provided: Arc<Provided>,
+    /// Whose mounts a command sees.
+    pid: Option<u32>,
 }
 
 /// Kills whatever was started from this directory, without an agent.
@@ -101,6 +114,7 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
     let mark = Mark::of(dir)?;
     Cgroups::detect(mark.as_str()).end_all();
     mark.kill_everything();
+    Directories::new(dir, mark.as_str()).retain(|_| false);
     Ok(())
 }
 
@@ -142,8 +156,15 @@ impl ProcessDriver {
             mark,
             ports: Mutex::new(Ports::new(first_port)),
             confiner,
+            bundles: None,
             spawner: spawner_thread()?,
         })
+    }
+
+    /// The same, running `bundle/…` images too.
+    #[must_use]
+    pub fn with_bundles(self, bundles: Option<Bundles>) -> Self {
+        Self { bundles, ..self }
     }
 
     /// Instances of this node's directory that have a process or a group, whoever started them.
@@ -158,7 +179,7 @@ impl ProcessDriver {
         self.confiner.describe()
     }
 
-    fn argv(&self, spec: &InstanceSpec) -> Result<Vec<String>, StartError> {
+    async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
         let failed = |cause: String| StartError::not_started("image", cause);
         let program = match Image::parse(&spec.image).map_err(failed)? {
             Image::Demo(name) => {
@@ -170,6 +191,10 @@ impl ProcessDriver {
                     return Err(failed(format!("no such file `{path}`")));
                 }
                 vec![path]
+            }
+            Image::Bundle(bundle) => {
+                let say = |text: &str| output.push(true, text.as_bytes().to_vec());
+                return self.of_bundle(bundle, spec, say).await;
             }
             Image::Container(reference) => {
                 return Err(failed(format!(
@@ -183,24 +208,49 @@ impl ProcessDriver {
             spec.command.clone()
         };
         argv.extend(spec.args.iter().cloned());
-        Ok(argv)
+        Ok(Program::at(argv, &spec.working_dir))
+    }
+
+    /// Fetched first, where it is not here.
+    async fn of_bundle(
+        &self,
+        bundle: BundleReference,
+        spec: &InstanceSpec,
+        say: impl Fn(&str),
+    ) -> Result<Program, StartError> {
+        let failed = |cause: String| StartError::not_started(stage::BUNDLE, cause);
+        let bundles = self.bundles.as_ref();
+        let bundles = bundles.ok_or_else(|| failed("this node keeps no bundles".into()))?;
+        let digest = bundle.digest();
+        let digest = digest.ok_or_else(|| failed(format!("`{bundle}` is pinned to no digest")))?;
+        let id = BundleId {
+            namespace: spec.revision.namespace.clone(),
+            name: bundle.name,
+            digest,
+        };
+        let prepared = bundles.prepare(&id, spec, say).await;
+        prepared.map_err(|error| failed(error.to_string()))
     }
 
     /// Starts the program, confined; nothing of that is left where it fails.
     async fn spawn_confined(
         &self,
-        argv: &[String],
+        program: &Program,
         spec: &InstanceSpec,
         address: SocketAddr,
+        provided: &Provided,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
-        // First: whoever dials from now on waits for the program instead of being refused.
+        let mounts = volumes::planned(&provided.mounts)?;
+        // Before the program: whoever dials from now on waits for it instead of being refused.
         let stdin = match spec.socket_activation {
             true => handoff::listening(address)?,
             false => Stdio::null(),
         };
-        let confined = self.confiner.prepare(spec).await?;
-        let spawned = match self.command(argv, spec, address, &confined.plan) {
+        let mut confined = self.confiner.prepare(spec).await?;
+        confined.plan.mounts = mounts;
+        let plan = &confined.plan;
+        let spawned = match self.command(program, spec, address, provided, plan) {
             Ok(mut command) => {
                 command.stdin(stdin);
                 self.spawn(command, output).await
@@ -219,23 +269,24 @@ impl ProcessDriver {
 
     fn command(
         &self,
-        argv: &[String],
+        program: &Program,
         spec: &InstanceSpec,
         address: SocketAddr,
+        provided: &Provided,
         plan: &Plan,
     ) -> Result<Command, StartError> {
-        let mut command = self.launcher.command(plan, argv);
+        let mut command = self.launcher.command(plan, &program.argv);
         command
             .env_clear()
-            .envs(self.environment(spec, address))
+            .envs(self.environment(spec, address, provided))
             .stdin(Stdio::null())
             .kill_on_drop(!self.adopts);
-        if !spec.working_dir.is_empty() {
-            if !std::fs::metadata(&spec.working_dir).is_ok_and(|found| found.is_dir()) {
-                let cause = format!("no such directory `{}`", spec.working_dir);
+        if let Some(dir) = &program.dir {
+            if !std::fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
+                let cause = format!("no such directory `{}`", dir.display());
                 return Err(StartError::not_started("working-dir", cause));
             }
-            command.current_dir(&spec.working_dir);
+            command.current_dir(dir);
         }
         Ok(command)
     }
@@ -273,7 +324,12 @@ impl ProcessDriver {
     }
 
     /// Built from nothing, so that no secret of the node's leaks (06-runtime §2.2).
-    fn environment(&self, spec: &InstanceSpec, address: SocketAddr) -> Vec<(String, String)> {
+    fn environment(
+        &self,
+        spec: &InstanceSpec,
+        address: SocketAddr,
+        provided: &Provided,
+    ) -> Vec<(String, OsString)> {
         let own = [
             ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
             ("HOME", "/tmp".into()),
@@ -287,10 +343,18 @@ impl ProcessDriver {
         ];
         // After the user's: without it the instance could get away.
         let ours = [(MARK_ENV, self.mark.of_instance(&spec.id))];
-        let named = |(key, value): (&str, String)| (key.to_owned(), value);
+        let named = |(key, value): (&str, String)| (key.to_owned(), value.into());
+        let written = spec.env.iter();
+        let written = written.map(|(key, value)| (key.clone(), value.into()));
+        let looked_up = provided.env.iter().map(|(key, value)| {
+            let value = OsStr::from_bytes(value.expose()).to_owned();
+            (key.clone(), value)
+        });
         own.into_iter()
             .map(named)
-            .chain(spec.env.iter().cloned())
+            .chain(volumes::variables(&provided.mounts))
+            .chain(written)
+            .chain(looked_up)
             .chain(ours.into_iter().map(named))
             .collect()
     }
@@ -304,6 +368,15 @@ impl Driver for ProcessDriver {
         Inside {
             address: handle.address,
             group: handle.confined.group(),
+            provided: handle.provided.clone(),
+            pid: handle.pid,
+        }
+    }
+
+    fn reader(&self, spec: &InstanceSpec) -> Reader {
+        match self.confiner.ids(spec) {
+            Some((user, group)) => Reader::User(user, group),
+            None => Reader::Node,
         }
     }
 
@@ -319,11 +392,13 @@ impl Driver for ProcessDriver {
     async fn start(
         &self,
         spec: &InstanceSpec,
+        provided: Provided,
         output: &Output,
     ) -> Result<Started<Process>, StartError> {
-        let argv = self.argv(spec)?;
+        let program = self.program(spec, output).await?;
         let address = self.ports.lock().take()?;
-        let spawned = self.spawn_confined(&argv, spec, address, output).await;
+        let confined = self.spawn_confined(&program, spec, address, &provided, output);
+        let spawned = confined.await;
         let ((child, readers), confined) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -332,6 +407,9 @@ impl Driver for ProcessDriver {
             }
         };
         let pid = child.id();
+        if let Some(pid) = pid.filter(|_| spec.socket_activation) {
+            handoff::until_it_runs(pid).await;
+        }
         self.confiner.watch(spec, pid, &confined, output);
         let outlives = pid.filter(|_| self.adopts);
         let trace = outlives.and_then(|pid| {
@@ -349,6 +427,7 @@ impl Driver for ProcessDriver {
             output: output.clone(),
             readers,
             confined,
+            provided: Arc::new(provided),
         };
         Ok(Started {
             handle,
@@ -423,6 +502,7 @@ impl Driver for ProcessDriver {
             output: output.clone(),
             readers,
             confined: self.confiner.adopt(spec, trace.pid, output),
+            provided: Arc::new(volumes::of_adopted(spec, trace.pid)),
         };
         Some(Started {
             handle,
@@ -472,9 +552,15 @@ fn launcher_failure(exit: Exit, lines: &[String]) -> Exit {
         .rev()
         .find_map(|line| line.strip_prefix(FAILURE_MARK));
     match (exit, said) {
-        (Exit::Code(FAILED), Some(cause)) => Exit::StartFailed {
-            stage: "exec".into(),
-            cause: cause.into(),
+        (Exit::Code(FAILED), Some(cause)) => match cause.strip_prefix(MOUNT_MARK) {
+            Some(why) => Exit::StartFailed {
+                stage: stage::VOLUMES.into(),
+                cause: format!("its volumes cannot be mounted: {why}"),
+            },
+            None => Exit::StartFailed {
+                stage: "exec".into(),
+                cause: cause.into(),
+            },
         },
         (exit, _) => exit,
     }

@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use nihilo_control::Control;
+use nihilo_machine::member::Duty;
 use nihilo_raft::{RaftNode, Role};
 use nihilo_runtime::Agent;
-use nihilo_types::id::SessionId;
+use nihilo_types::id::{NodeId, SessionId};
+use nihilo_types::instance::InstanceReport;
 use nihilo_types::node_config::Member;
 use nihilo_wire::cluster as pb;
 use pb::cluster_service_client::ClusterServiceClient;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{backup, error, members};
+use super::observe::reports_of;
+use super::{backup, drain, error, members};
 use crate::peer::channels::Channels;
+use crate::secrets_key::SecretsKey;
 
 /// A member that does not answer within this is shown as unreachable.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
@@ -38,6 +43,7 @@ pub struct ClusterApi {
     /// When this process began to serve.
     pub started: Instant,
     pub channels: Channels,
+    pub secrets_key: SecretsKey,
 }
 
 impl ClusterApi {
@@ -67,6 +73,7 @@ impl ClusterApi {
             started_ms_ago: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             table_stale: is_stale(&self.raft, &self.control),
             limits: self.agent.limits(),
+            capacity: self.agent.capacity(),
             ..self.me.clone()
         }
     }
@@ -146,7 +153,26 @@ impl ClusterApi {
         if local {
             return vec![self.local()];
         }
-        join_all(self.members().iter().map(|member| self.ask(member))).await
+        let mut nodes = join_all(self.members().iter().map(|member| self.ask(member))).await;
+        self.raft.state().read(|state| {
+            for node in &mut nodes {
+                node.duty = drain::duty_word(state.duty_of(NodeId(node.id)), node).into();
+            }
+        });
+        nodes
+    }
+
+    /// What each node with a session runs, of those that answer.
+    async fn reports(&self) -> BTreeMap<NodeId, Vec<InstanceReport>> {
+        let sessions: Vec<_> = self
+            .raft
+            .state()
+            .read(|state| state.sessions().cloned().collect());
+        let asked = sessions.iter().map(async |session| {
+            let reports = reports_of(session, self.me.id, &self.agent, &self.channels).await?;
+            Some((session.opened.node, reports))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 }
 
@@ -291,7 +317,7 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         &self,
         request: Request<pb::JoinNodeRequest>,
     ) -> Result<Response<pb::JoinNodeResponse>, Status> {
-        let answer = members::join(&self.raft, request.into_inner());
+        let answer = members::join(&self.raft, &self.secrets_key, request.into_inner());
         answer.await.map(Response::new)
     }
 
@@ -309,6 +335,48 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
     ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
         let answer = members::remove(&self.raft, request.into_inner());
         answer.await.map(Response::new)
+    }
+
+    async fn cordon_node(
+        &self,
+        request: Request<pb::CordonNodeRequest>,
+    ) -> Result<Response<pb::CordonNodeResponse>, Status> {
+        let request = request.into_inner();
+        let asked = (request.request_id.as_str(), &*request.encode_to_vec());
+        let index = members::set_duty(&self.raft, request.node, Duty::Cordoned, asked).await?;
+        Ok(Response::new(pb::CordonNodeResponse { index }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<pb::DrainNodeRequest>,
+    ) -> Result<Response<pb::DrainNodeResponse>, Status> {
+        let request = request.into_inner();
+        let asked = (request.request_id.as_str(), &*request.encode_to_vec());
+        let index = members::set_duty(&self.raft, request.node, Duty::Drained, asked).await?;
+        Ok(Response::new(pb::DrainNodeResponse { index }))
+    }
+
+    async fn uncordon_node(
+        &self,
+        request: Request<pb::UncordonNodeRequest>,
+    ) -> Result<Response<pb::UncordonNodeResponse>, Status> {
+        let request = request.into_inner();
+        let asked = (request.request_id.as_str(), &*request.encode_to_vec());
+        let index = members::set_duty(&self.raft, request.node, Duty::Full, asked).await?;
+        Ok(Response::new(pb::UncordonNodeResponse { index }))
+    }
+
+    async fn describe_node(
+        &self,
+        request: Request<pb::DescribeNodeRequest>,
+    ) -> Result<Response<pb::DescribeNodeResponse>, Status> {
+        let node = request.into_inner().node;
+        members::up_to_date(&self.raft).await?;
+        let (nodes, reports) = tokio::join!(self.nodes(false), self.reports());
+        let described = drain::describe(NodeId(node), &nodes, &reports);
+        let missing = || error::not_found("node", &node.to_string());
+        described.map(Response::new).ok_or_else(missing)
     }
 
     type BackupStream = backup::Chunks;

@@ -1,4 +1,5 @@
-//! `nihilo.serving.v1.ConfigService`: ConfigMaps, the cluster's own settings among them.
+//! `nihilo.serving.v1.ConfigService`: ConfigMaps, the cluster's own settings among them, and
+//! Secrets.
 
 use nihilo_machine::command::{DeleteConfigMap, Expect, PutConfigMap, RequestKey};
 use nihilo_machine::reply::Change;
@@ -13,13 +14,51 @@ use tonic::{Request, Response, Status};
 
 use super::read;
 use super::write::{decode, propose};
-use super::{error, names};
+use super::{error, names, secret};
+use crate::secrets_key::SecretsKey;
 
 const PLURAL: &str = "configmaps";
 
 #[derive(Debug, Clone)]
 pub struct ConfigApi {
     pub raft: RaftNode,
+    pub key: SecretsKey,
+}
+
+impl ConfigApi {
+    /// `if_unnamed` is what a request without an etag expects of the stored object.
+    async fn put(
+        &self,
+        method: &str,
+        request: pb::WriteRequest,
+        if_unnamed: Expect,
+    ) -> Result<pb::ApplyConfigMapResponse, Status> {
+        let once = RequestKey::new(&request.request_id, method, &request.encode_to_vec());
+        let mut config_map: ConfigMap = decode(&request.json)?;
+        config_map.default_fields();
+        let expect = match names::parse_etag(&request.etag)? {
+            Some(version) => Expect::Version(LogIndex(version)),
+            None => if_unnamed,
+        };
+        let warnings = warnings(&config_map);
+        let put = PutConfigMap {
+            config_map,
+            expect,
+            uid: uuid::Uuid::now_v7().to_string(),
+        };
+        let command = Command::PutConfigMap(Box::new(put));
+        let reply = propose(&self.raft, command, once).await?;
+        match reply.result {
+            Ok(Outcome::ConfigMap { config_map, change }) => Ok(pb::ApplyConfigMapResponse {
+                object: Some(read::shown(config_map.as_ref(), &config_map.metadata)),
+                unchanged: change == Change::Unchanged,
+                index: reply.index.0,
+                warnings,
+            }),
+            Ok(other) => Err(Status::internal(format!("unexpected answer {other:?}"))),
+            Err(rejection) => Err(error::rejected(&rejection)),
+        }
+    }
 }
 
 /// Keys of the autoscaler's settings that nothing reads.
@@ -55,38 +94,58 @@ impl pb::config_service_server::ConfigService for ConfigApi {
         &self,
         request: Request<pb::WriteRequest>,
     ) -> Result<Response<pb::ApplyConfigMapResponse>, Status> {
+        let put = self.put("apply-configmap", request.into_inner(), Expect::Any);
+        put.await.map(Response::new)
+    }
+
+    async fn create_config_map(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::ApplyConfigMapResponse>, Status> {
+        let put = self.put("create-configmap", request.into_inner(), Expect::Absent);
+        put.await.map(Response::new)
+    }
+
+    async fn get_secret(
+        &self,
+        request: Request<pb::GetRequest>,
+    ) -> Result<Response<pb::Object>, Status> {
+        read::answer_get(&self.raft, request, Kind::Secret, secret::PLURAL).await
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListResponse>, Status> {
+        read::answer_list(&self.raft, request, Kind::Secret).await
+    }
+
+    async fn create_secret(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::ApplySecretResponse>, Status> {
         let request = request.into_inner();
-        let once = RequestKey::new(
-            &request.request_id,
-            "apply-configmap",
-            &request.encode_to_vec(),
-        );
-        let mut config_map: ConfigMap = decode(&request.json)?;
-        config_map.default_fields();
-        let expect = match names::parse_etag(&request.etag)? {
-            Some(version) => Expect::Version(LogIndex(version)),
-            None => Expect::Any,
-        };
-        let warnings = warnings(&config_map);
-        let put = PutConfigMap {
-            config_map,
-            expect,
-            uid: uuid::Uuid::now_v7().to_string(),
-        };
-        let command = Command::PutConfigMap(Box::new(put));
-        let reply = propose(&self.raft, command, once).await?;
-        match reply.result {
-            Ok(Outcome::ConfigMap { config_map, change }) => {
-                Ok(Response::new(pb::ApplyConfigMapResponse {
-                    object: Some(read::shown(config_map.as_ref(), &config_map.metadata)),
-                    unchanged: change == Change::Unchanged,
-                    index: reply.index.0,
-                    warnings,
-                }))
-            }
-            Ok(other) => Err(Status::internal(format!("unexpected answer {other:?}"))),
-            Err(rejection) => Err(error::rejected(&rejection)),
-        }
+        let (raft, key) = (&self.raft, &self.key);
+        let put = secret::put(raft, key, "create-secret", request, Expect::Absent);
+        put.await.map(Response::new)
+    }
+
+    async fn apply_secret(
+        &self,
+        request: Request<pb::WriteRequest>,
+    ) -> Result<Response<pb::ApplySecretResponse>, Status> {
+        let request = request.into_inner();
+        let (raft, key) = (&self.raft, &self.key);
+        let put = secret::put(raft, key, "apply-secret", request, Expect::Any);
+        put.await.map(Response::new)
+    }
+
+    async fn delete_secret(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let deleted = secret::delete(&self.raft, request.into_inner());
+        deleted.await.map(Response::new)
     }
 
     async fn delete_config_map(

@@ -30,6 +30,10 @@ pub fn unavailable(reason: &str, text: impl Into<String>) -> Status {
     status(Code::Unavailable, reason, text)
 }
 
+pub fn exhausted(reason: &str, text: impl Into<String>) -> Status {
+    status(Code::ResourceExhausted, reason, text)
+}
+
 pub fn precondition(reason: &str, text: impl Into<String>) -> Status {
     status(Code::FailedPrecondition, reason, text)
 }
@@ -57,6 +61,8 @@ pub fn rejected(rejection: &Rejection) -> Status {
         Rejection::NoSuchNode(_) => (Code::NotFound, "NOT_FOUND"),
         Rejection::NodeRemoved { .. } => (Code::FailedPrecondition, "NODE_REMOVED"),
         Rejection::LastVoter(_) => (Code::FailedPrecondition, "LAST_VOTER"),
+        Rejection::UnknownBundle(_) => (Code::FailedPrecondition, "UNKNOWN_BUNDLE"),
+        Rejection::BundleInUse(_) => (Code::FailedPrecondition, "BUNDLE_IN_USE"),
         Rejection::WrongVersion { .. } => (Code::FailedPrecondition, "VERSION_SKEW"),
     };
     status(code, reason, rejection.to_string())

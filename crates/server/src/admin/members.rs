@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use nihilo_machine::command::{
     AddNode, CLUSTER_VERSION, CreateToken, PromoteNode, RemoveNode, RequestKey, RevokeToken,
-    SetClusterVersion,
+    SetClusterVersion, SetDuty,
 };
-use nihilo_machine::member::{Member, Standing};
-use nihilo_machine::{Command, Outcome};
+use nihilo_machine::member::{Duty, Member, Standing};
+use nihilo_machine::{Command, Outcome, State};
 use nihilo_raft::{RaftNode, Role};
 use nihilo_types::id::NodeId;
 use nihilo_types::join_token::{self, ID_BYTES};
+use nihilo_types::sealing::SealingKey;
+use nihilo_types::secret_value::SecretValue;
 use nihilo_wire::cluster as pb;
 use prost::Message;
 use tonic::Status;
+use tracing::warn;
 
 use super::error;
+use crate::secrets_key::SecretsKey;
 
 /// Bound of a write, forwarding and waiting for a leader included.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
@@ -55,7 +59,7 @@ async fn propose(
     Ok((reply.index.0, outcome))
 }
 
-async fn up_to_date(raft: &RaftNode) -> Result<(), Status> {
+pub(super) async fn up_to_date(raft: &RaftNode) -> Result<(), Status> {
     let read = raft.read_index(READ_LIMIT).await;
     read.map(drop)
         .map_err(|failure| error::unavailable("NO_QUORUM", failure.to_string()))
@@ -196,10 +200,12 @@ pub async fn greet(
 
 pub async fn join(
     raft: &RaftNode,
+    secrets_key: &SecretsKey,
     request: pb::JoinNodeRequest,
 ) -> Result<pb::JoinNodeResponse, Status> {
     check_newcomer(&request)?;
     let asked = request.encode_to_vec();
+    let token_secret = SecretValue::new(request.secret.as_bytes());
     let command = Command::AddNode(AddNode {
         token: request.token_id,
         secret_hash: join_token::secret_hash(&request.secret),
@@ -229,7 +235,27 @@ pub async fn join(
         domain: cluster.domain,
         external_port: cluster.external_port.into(),
         members,
+        secrets_key: sealed_key(raft, secrets_key, &token_secret, node_id),
     })
+}
+
+/// The key of the cluster's Secrets for a newcomer; empty where this node has none, or one that is
+/// not the cluster's: the newcomer is let in without it, and says so.
+fn sealed_key(raft: &RaftNode, key: &SecretsKey, token_secret: &SecretValue, node: u64) -> String {
+    let of_cluster = raft
+        .state()
+        .read(|state| state.secrets_key_id().map(str::to_owned));
+    let key = match key.get() {
+        Ok(key) if of_cluster.is_none_or(|id| id == key.id()) => key,
+        Ok(_) => return String::new(),
+        Err(error) => {
+            warn!(%error, "a newcomer is given no secrets key");
+            return String::new();
+        }
+    };
+    let secret = std::str::from_utf8(token_secret.expose()).unwrap_or_default();
+    let under = SealingKey::of_join_token(secret, &raft.identity().cluster_id, node);
+    key.sealed_under(&under, rand::random(), &[join_token::KEY_PLACE])
 }
 
 fn check_newcomer(request: &pb::JoinNodeRequest) -> Result<(), Status> {
@@ -290,14 +316,33 @@ pub async fn remove(
 ) -> Result<pb::RemoveNodeResponse, Status> {
     lead(raft)?;
     up_to_date(raft).await?;
+    let removable = |state: &State| state.removable(NodeId(request.node)).map(drop);
+    let removable = raft.state().read(removable);
+    removable.map_err(|why| error::rejected(&why))?;
     if let Some(why) = raft.refuses_removal(request.node, ANSWER_LIMIT).await {
         return Err(error::precondition("NO_QUORUM_WITHOUT", why));
+    }
+    if request.only_check {
+        return Ok(pb::RemoveNodeResponse { index: 0 });
     }
     let asked = request.encode_to_vec();
     let node = NodeId(request.node);
     let command = Command::RemoveNode(RemoveNode { node });
     let (index, _) = propose(raft, command, &request.request_id, "remove", &asked).await?;
     Ok(pb::RemoveNodeResponse { index })
+}
+
+/// Sets what work a node is given; returns the entry's index.
+pub async fn set_duty(
+    raft: &RaftNode,
+    node: u64,
+    duty: Duty,
+    (request_id, asked): (&str, &[u8]),
+) -> Result<u64, Status> {
+    let node = NodeId(node);
+    let command = Command::SetDuty(SetDuty { node, duty });
+    let (index, _) = propose(raft, command, request_id, "set-duty", asked).await?;
+    Ok(index)
 }
 
 /// Raises the version by one where every member says that it knows the next one.

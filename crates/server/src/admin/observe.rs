@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
 use nihilo_machine::state::Session;
 use nihilo_raft::RaftNode;
+use nihilo_runtime::Agent;
 use nihilo_types::instance::{InstanceReport, InstanceState};
 use nihilo_types::shard::shard_of;
 use nihilo_wire::internal::{self, agent_client::AgentClient, owner_client::OwnerClient};
@@ -26,7 +27,7 @@ pub struct ObserveApi {
     pub raft: RaftNode,
     pub channels: Channels,
     /// This node's agent, asked without fences: showing is not ordering.
-    pub agent: nihilo_runtime::Agent,
+    pub agent: Agent,
     pub node: u64,
 }
 
@@ -39,33 +40,31 @@ impl ObserveApi {
             .read(|state| state.sessions().cloned().collect())
     }
 
-    /// What one node runs; `None` when it does not answer.
     async fn instances_of(&self, session: &Session) -> Option<Vec<InstanceReport>> {
-        if session.opened.node.0 == self.node {
-            return Some(
-                self.agent
-                    .instances()
-                    .into_iter()
-                    .map(|(report, _)| report)
-                    .collect(),
-            );
-        }
-        let channel = self.channels.to(&session.opened.peer_address).ok()?;
-        let mut client = AgentClient::new(channel);
-        let call = client.snapshot(internal::SnapshotRequest {});
-        let answer = tokio::time::timeout(ASK_LIMIT, call)
-            .await
-            .ok()?
-            .ok()?
-            .into_inner();
-        Some(
-            answer
-                .reports
-                .iter()
-                .filter_map(|bytes| convert::json_from(bytes).ok())
-                .collect(),
-        )
+        reports_of(session, self.node, &self.agent, &self.channels).await
     }
+}
+
+/// What one node runs; `None` when it does not answer. `me` is this node's id, `agent` its agent.
+pub(super) async fn reports_of(
+    session: &Session,
+    me: u64,
+    agent: &Agent,
+    channels: &Channels,
+) -> Option<Vec<InstanceReport>> {
+    if session.opened.node.0 == me {
+        let own = agent.instances().into_iter();
+        return Some(own.map(|(report, _)| report).collect());
+    }
+    let channel = channels.to(&session.opened.peer_address).ok()?;
+    let mut client = AgentClient::new(channel);
+    let call = client.snapshot(internal::SnapshotRequest {});
+    let answer = tokio::time::timeout(ASK_LIMIT, call).await.ok()?.ok()?;
+    let reports = answer.into_inner().reports;
+    let reports = reports
+        .iter()
+        .filter_map(|bytes| convert::json_from(bytes).ok());
+    Some(reports.collect())
 }
 
 #[tonic::async_trait]
@@ -179,7 +178,7 @@ fn line(record: Result<internal::LogRecord, Status>) -> Result<pb::LogLine, Stat
 }
 
 /// One that was ready and is not any more boots, as far as owners go; people are told.
-fn state_for_people(report: &InstanceReport) -> String {
+pub(super) fn state_for_people(report: &InstanceReport) -> String {
     match report.state {
         InstanceState::Booting if report.ready_after_ms > 0 => "NotReady".into(),
         state => format!("{state:?}"),

@@ -108,6 +108,9 @@ fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
         Kind::DomainMapping => state
             .domain_mapping(key)
             .map(|object| shown(object.as_ref(), &object.metadata)),
+        Kind::Secret => state
+            .secret(key)
+            .map(|object| shown(&object.outline(), &object.metadata)),
         Kind::ClusterDomainClaim => state
             .domain_claim(&key.name)
             .map(|object| shown(object.as_ref(), &object.metadata)),
@@ -161,6 +164,11 @@ fn list_of(state: &State, kind: Kind, namespace: Option<&str>, service: &str) ->
             .config_maps()
             .filter(|object| wanted(&object.metadata))
             .map(|object| shown(object.as_ref(), &object.metadata))
+            .collect(),
+        Kind::Secret => state
+            .secrets()
+            .filter(|object| wanted(&object.metadata))
+            .map(|object| shown(&object.outline(), &object.metadata))
             .collect(),
         Kind::DomainMapping => state
             .domain_mappings()

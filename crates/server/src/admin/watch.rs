@@ -172,6 +172,9 @@ fn message(event: &ObjectEvent) -> Option<pb::WatchEvent> {
             (change, json(serde_json::to_vec(object)))
         }
         ObjectChange::DomainClaim { object, change } => (change, json(serde_json::to_vec(object))),
+        ObjectChange::Secret { object, change } => {
+            (change, json(serde_json::to_vec(&object.outline())))
+        }
         ObjectChange::Scale { .. } => return None,
     };
     let kind = match change {

@@ -9,8 +9,8 @@ use nihilo_runtime::{Agent, AgentError};
 use nihilo_types::id::{InstanceId, SessionId};
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use nihilo_wire::internal as pb;
-use tokio::sync::watch;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -25,6 +25,9 @@ pub struct AgentService {
     pub session: watch::Receiver<SessionId>,
     pub relays: Relays,
 }
+
+/// Lines that are read before they are asked for.
+const RECORDS_AHEAD: usize = 64;
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::InstanceEvent, Status>> + Send>>;
 type Records = Pin<Box<dyn Stream<Item = Result<pb::LogRecord, Status>> + Send>>;
@@ -192,17 +195,47 @@ impl pb::agent_server::Agent for AgentService {
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Records>, Status> {
         let request = request.into_inner();
-        let streams = self
-            .agent
-            .instances()
-            .into_iter()
-            .filter(|(report, _)| matches(&request, report))
-            .map(|(report, output)| {
-                records(&self.node_name, &report, &output, request.follow).boxed()
-            });
+        let mut shown = self.agent.instances();
+        shown.retain(|(report, _)| matches(&request, report));
+        if request.previous {
+            return Ok(Response::new(previous(self.node_name.clone(), shown)));
+        }
+        let streams = shown.into_iter().map(|(report, output)| {
+            records(&self.node_name, &report, &output, request.follow).boxed()
+        });
         Ok(Response::new(
             futures_util::stream::select_all(streams).boxed(),
         ))
+    }
+}
+
+/// Everything that is kept of instances that have ended, one after the other, the oldest first: read
+/// from the disk no faster than it is taken.
+fn previous(node: String, mut ended: Vec<(InstanceReport, Output)>) -> Records {
+    ended.sort_by_key(|(report, _)| std::cmp::Reverse(report.age_ms));
+    let (sender, records) = mpsc::channel(RECORDS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let lines = ended.iter().flat_map(|(report, output)| {
+            let lines = output.everything();
+            lines.map(|line| record(&node, &report.id, line))
+        });
+        for line in lines {
+            if sender.blocking_send(Ok(line)).is_err() {
+                // Whoever asked has gone.
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(records).boxed()
+}
+
+fn record(node: &str, instance: &InstanceId, line: LogLine) -> pb::LogRecord {
+    pb::LogRecord {
+        instance: instance.to_string(),
+        node: node.to_owned(),
+        at_ms: line.at_ms,
+        stderr: line.stderr,
+        line: line.line.into(),
     }
 }
 
@@ -230,7 +263,7 @@ fn records(
     follow: bool,
 ) -> impl Stream<Item = Result<pb::LogRecord, Status>> + Send + use<> {
     let (kept, later) = output.follow();
-    let (instance, node) = (report.id.to_string(), node.to_owned());
+    let (instance, node) = (report.id.clone(), node.to_owned());
     let later = BroadcastStream::new(later).filter_map(|line| std::future::ready(line.ok()));
     let later = if follow {
         later.left_stream()
@@ -239,13 +272,5 @@ fn records(
     };
     futures_util::stream::iter(kept)
         .chain(later)
-        .map(move |line: LogLine| {
-            Ok(pb::LogRecord {
-                instance: instance.clone(),
-                node: node.clone(),
-                at_ms: line.at_ms,
-                stderr: line.stderr,
-                line: line.line.into(),
-            })
-        })
+        .map(move |line: LogLine| Ok(record(&node, &instance, line)))
 }

@@ -2,6 +2,8 @@
 
 pub mod accepted;
 pub mod agent_service;
+pub mod bundle_service;
+pub mod bundle_source;
 pub mod channels;
 pub mod convert;
 pub mod liveness_service;

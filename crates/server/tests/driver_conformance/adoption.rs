@@ -9,25 +9,27 @@ use tokio::runtime::Runtime;
 use super::*;
 
 /// One node's directory, and a life after the other in it.
-struct Node {
-    dir: tempfile::TempDir,
+pub(super) struct Node {
+    pub(super) dir: tempfile::TempDir,
     first_port: u16,
+    objects: Objects,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             first_port: free_ports(),
+            objects: Objects::some(),
         }
     }
 
     /// A life that ends when what is done in it is done.
-    fn live<T>(&self, life: impl AsyncFnOnce(&Life) -> T) -> T {
+    pub(super) fn live<T>(&self, life: impl AsyncFnOnce(&Life) -> T) -> T {
         self.live_as(true, life)
     }
 
-    fn live_as<T>(&self, adopts: bool, life: impl AsyncFnOnce(&Life) -> T) -> T {
+    pub(super) fn live_as<T>(&self, adopts: bool, life: impl AsyncFnOnce(&Life) -> T) -> T {
         let runtime = Runtime::new().unwrap();
         let driver = DriverConfig::Process {
             first_port: self.first_port,
@@ -36,7 +38,7 @@ impl Node {
             adopts,
         };
         let done = runtime.block_on(async {
-            let (agent, admission) = agent_in(self.dir.path(), driver);
+            let (agent, admission) = agent_with(self.dir.path(), driver, self.objects.clone());
             life(&Life { agent, admission }).await
         });
         runtime.shutdown_timeout(LIMIT);
@@ -59,7 +61,7 @@ impl Node {
     }
 
     /// What was written down of starts and ends.
-    fn events(&self, event: &str) -> usize {
+    pub(super) fn events(&self, event: &str) -> usize {
         let log = std::fs::read_to_string(self.dir.path().join("startstop.log")).unwrap();
         log.matches(&format!("\"event\":\"{event}\"")).count()
     }
@@ -71,18 +73,18 @@ impl Drop for Node {
     }
 }
 
-struct Life {
-    agent: Agent,
-    admission: LocalInstances,
+pub(super) struct Life {
+    pub(super) agent: Agent,
+    pub(super) admission: LocalInstances,
 }
 
 impl Life {
-    fn report(&self, id: &InstanceId) -> Option<(InstanceReport, Output)> {
+    pub(super) fn report(&self, id: &InstanceId) -> Option<(InstanceReport, Output)> {
         let mut all = self.agent.instances().into_iter();
         all.find(|(report, _)| report.id == *id)
     }
 
-    async fn becomes(&self, id: &InstanceId, state: InstanceState) -> InstanceReport {
+    pub(super) async fn becomes(&self, id: &InstanceId, state: InstanceState) -> InstanceReport {
         let mut events = self.agent.subscribe();
         let reached = async {
             loop {
@@ -97,7 +99,7 @@ impl Life {
     }
 
     /// Waits until the instance has printed the line.
-    async fn prints(&self, id: &InstanceId, wanted: &str) {
+    pub(super) async fn prints(&self, id: &InstanceId, wanted: &str) {
         let (kept, mut later) = self.report(id).unwrap().1.follow();
         let is_it = |line: &[u8]| line == wanted.as_bytes();
         if kept.iter().any(|line| is_it(&line.line)) {
@@ -188,7 +190,64 @@ fn an_instance_outlives_its_node_and_serves_under_the_next_process() {
         life.agent.shutdown(LIMIT).await;
     });
     assert_eq!((node.events("spawned"), node.events("exit")), (3, 3));
-    node.live(async |life| assert!(life.agent.instances().is_empty()));
+    node.live(async |life| {
+        let remembered = life.agent.instances();
+        assert_eq!(remembered.len(), 3);
+        assert!(
+            remembered
+                .iter()
+                .all(|(report, _)| !report.state.is_counted())
+        );
+    });
+}
+
+/// What is kept of an instance's output, as text.
+pub(super) fn everything(output: &Output) -> String {
+    let text = |line: nihilo_runtime::logs::LogLine| {
+        let line = String::from_utf8_lossy(&line.line).into_owned();
+        line + "\n"
+    };
+    output.everything().map(text).collect()
+}
+
+#[test]
+fn what_ended_instances_said_outlives_their_node() {
+    const SAID: &str = "starting\nconnecting to database\nDATABASE_URL is not set\n";
+    let serves = format!(
+        "echo here; exec {} demo-app hello",
+        env!("CARGO_BIN_EXE_nihilo")
+    );
+    for adopts in [true, false] {
+        let node = Node::new();
+        let (crashed, running) = (spec("demo/crash", 1), shell(&serves, 2));
+        let before = node.live_as(adopts, async |life| {
+            life.agent.set_accepting(true);
+            life.agent.start(SHARD, EPOCH, 1, crashed.clone()).unwrap();
+            let before = life.becomes(&crashed.id, InstanceState::Destroyed).await;
+            life.agent.start(SHARD, EPOCH, 1, running.clone()).unwrap();
+            life.prints(&running.id, "here").await;
+            life.becomes(&running.id, InstanceState::Ready).await;
+            before
+        });
+        drop(end_everything(node.dir.path()));
+        for _ in 0..2 {
+            node.live_as(adopts, async |life| {
+                let (report, output) = life.report(&crashed.id).unwrap();
+                assert_eq!(report.state, InstanceState::Destroyed);
+                assert_eq!(
+                    (report.exit, report.last_output),
+                    (before.exit.clone(), before.last_output.clone())
+                );
+                assert!(report.age_ms >= before.age_ms);
+                assert_eq!(everything(&output), SAID);
+                // This one ended with its node, or while it was away.
+                let gone = life.becomes(&running.id, InstanceState::Destroyed).await;
+                assert_eq!(gone.exit, Some(Exit::Unknown));
+                let (_, output) = life.report(&running.id).unwrap();
+                assert_eq!(everything(&output), "here\n");
+            });
+        }
+    }
 }
 
 #[test]
@@ -259,6 +318,35 @@ fn one_that_died_while_its_node_was_away_is_reported_and_leaves_nothing() {
         assert!(life.agent.list(&[(SHARD, EPOCH)], 1).unwrap().is_empty());
     });
     assert_eq!(node.events("exit"), 1);
+}
+
+#[test]
+fn what_was_provided_outlives_the_node_and_files_follow_their_objects_again() {
+    if !config::may_mount() {
+        return;
+    }
+    let (node, at) = (Node::new(), config::MountPoint::new());
+    let check = format!(
+        "test ${{#PASSWORD}} = 7 && test \"$(cat '{}')\" = changed",
+        at.path("db/password")
+    );
+    let template = config::volumes_and_variable(&at);
+    let mut spec = config::configured(shell("exec tail -f /dev/null", 1), &template);
+    spec.probes.readiness = Some(Box::new(config::asks(&check)));
+    node.leave_running(&spec, InstanceState::Booting);
+    let handle = std::fs::read_to_string(node.instance_dir(&spec.id).join("handle")).unwrap();
+    assert!(
+        handle.contains("secret") || handle.contains("Secret"),
+        "{handle}"
+    );
+    assert!(!handle.contains("hunter2"), "{handle}");
+    let holder = nihilo_types::instance_config::Holder::Secret;
+    node.objects
+        .put(holder, "db", &[("password", "changed"), ("user", "u")]);
+    node.live(async |life| {
+        // A command inside has the environment of the start, and sees the files of now.
+        life.becomes(&spec.id, InstanceState::Ready).await;
+    });
 }
 
 #[test]

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod config;
+mod container_adoption;
 #[path = "../common/engine.rs"]
 mod engine;
 mod probes;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use config::Objects;
 use engine::{TestImage, docker, must};
 use nihilo_gateway::LocalInstances;
 use nihilo_host::Host;
@@ -27,6 +30,7 @@ use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
 use nihilo_types::instance::{
     Exit, InstanceReport, InstanceSpec, InstanceState, Limits, Probes, RunAs,
 };
+use nihilo_types::instance_config::InstanceConfig;
 use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
 use nihilo_types::template::PullPolicy;
 use tokio::sync::broadcast::Receiver;
@@ -155,8 +159,13 @@ impl Drop for Harness {
 
 /// An agent that takes no orders yet.
 fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
+    agent_with(dir, driver, Objects::default())
+}
+
+fn agent_with(dir: &Path, driver: DriverConfig, objects: Objects) -> (Agent, LocalInstances) {
     let admission = LocalInstances::default();
     let config = AgentConfig {
+        bundles: None,
         node_name: "node1".into(),
         executable: env!("CARGO_BIN_EXE_nihilo").into(),
         dir: dir.into(),
@@ -165,7 +174,8 @@ fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
         host: Host::default(),
         orders: None,
     };
-    let agent = Agent::new(config, Arc::new(AdmissionPort(admission.clone()))).unwrap();
+    let admitting = Arc::new(AdmissionPort(admission.clone()));
+    let agent = Agent::new(config, admitting, Arc::new(objects)).unwrap();
     (agent, admission)
 }
 
@@ -220,6 +230,7 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         run_as: RunAs::default(),
         probes: Probes::default(),
         socket_activation: false,
+        config: InstanceConfig::default(),
     }
 }
 
@@ -843,6 +854,7 @@ async fn containers_are_run_as_programs_are() {
         agent.shutdown(LIMIT).await;
         assert_eq!(image.containers(), Vec::<String>::new(), "left by: {what}");
     }
+    config::containers_get_variables_and_files(&image).await;
     what_an_earlier_process_left_is_removed(&image).await;
 }
 

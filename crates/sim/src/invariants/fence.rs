@@ -35,7 +35,12 @@ pub(crate) fn of(command: &mut Command) -> Option<&mut Fence> {
         | Command::RevokeToken(_)
         | Command::AddNode(_)
         | Command::PromoteNode(_)
-        | Command::RemoveNode(_) => None,
+        | Command::RemoveNode(_)
+        | Command::SetDuty(_)
+        | Command::PutBundle(_)
+        | Command::DeleteBundle(_)
+        | Command::PutSecret(_)
+        | Command::DeleteSecret(_) => None,
     }
 }
 

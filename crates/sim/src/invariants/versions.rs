@@ -55,6 +55,7 @@ fn parts(change: &ObjectChange) -> Option<(Kind, &ObjectMeta, EventKind)> {
         ObjectChange::DomainClaim { object, change } => {
             Some((Kind::ClusterDomainClaim, &object.metadata, *change))
         }
+        ObjectChange::Secret { object, change } => Some((Kind::Secret, &object.metadata, *change)),
         ObjectChange::Scale { .. } => None,
     }
 }

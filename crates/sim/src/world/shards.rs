@@ -344,7 +344,9 @@ fn shard_of_change(state: &State, change: &ObjectChange) -> Option<ShardId> {
         | ObjectChange::Route { .. } => Some(shard_of(&change.key())),
         ObjectChange::Revision { object, .. } => Some(shard_of(&object.root())),
         ObjectChange::DomainMapping { object, .. } => Some(shard_of(&object.route())),
-        ObjectChange::ConfigMap { .. } | ObjectChange::DomainClaim { .. } => None,
+        ObjectChange::ConfigMap { .. }
+        | ObjectChange::Secret { .. }
+        | ObjectChange::DomainClaim { .. } => None,
         ObjectChange::Scale { revision } => state
             .revision(revision)
             .map(|revision| shard_of(&revision.root())),

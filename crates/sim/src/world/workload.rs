@@ -256,6 +256,7 @@ impl World {
                     env: vec![EnvVar {
                         name: "GENERATION".into(),
                         value: self.workload.n_generations.to_string(),
+                        ..EnvVar::default()
                     }],
                     ..Container::default()
                 }],

@@ -17,7 +17,11 @@ const NSSWITCH: &str = "hosts: files dns\n";
 
 /// Directories that are not just on the way to a file: a new named volume takes owner and mode
 /// from the image's directory.
-const DIRECTORIES: [(&str, u64, u32); 2] = [("data", NODE, 0o750), ("tmp", ROOT, 0o1777)];
+const DIRECTORIES: [(&str, u64, u32); 3] = [
+    ("data", NODE, 0o750),
+    ("keys", NODE, 0o700),
+    ("tmp", ROOT, 0o1777),
+];
 
 /// Packs `binary` as `/nihilo`, and `libraries` where they lie here.
 pub(crate) fn write(tar: &Path, binary: &Path, libraries: &[PathBuf]) -> anyhow::Result<()> {

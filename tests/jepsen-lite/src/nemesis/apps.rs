@@ -76,6 +76,7 @@ async fn deploy_stuck(trial: &Trial) -> anyhow::Result<()> {
         container.env.push(EnvVar {
             name: AppFault::ENV.into(),
             value: file.display().to_string(),
+            ..EnvVar::default()
         });
     }
     let deployed = services::deploy(&trial.admin()?, &service).await;

@@ -131,6 +131,7 @@ async fn change(client: &Client, book: &Book, ledger: &std::path::Path, random: 
     container.env.push(EnvVar {
         name: VARIABLE.into(),
         value: number.to_string(),
+        ..EnvVar::default()
     });
     let Ok(written) = client.apply_service(&service).await else {
         // Nobody knows; the watch does.

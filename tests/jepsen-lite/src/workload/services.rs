@@ -72,10 +72,12 @@ pub fn echo(name: &str, ledger: &Path, scaling: Scaling) -> Service {
             EnvVar {
                 name: crate::instance_ledger::DIRECTORY_ENV.into(),
                 value: ledger.display().to_string(),
+                ..EnvVar::default()
             },
             EnvVar {
                 name: AppFault::ENV.into(),
                 value: AppFault::file(ledger, None).display().to_string(),
+                ..EnvVar::default()
             },
         ],
         ..Container::default()

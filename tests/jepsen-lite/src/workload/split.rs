@@ -123,6 +123,7 @@ async fn deploy(trial: &Trial, client: &Client, name: &str) -> anyhow::Result<Ve
         container.env.push(EnvVar {
             name: "NUMBER".into(),
             value: number.to_string(),
+            ..EnvVar::default()
         });
         let deployed = services::deploy(client, &service).await;
         let status = deployed.map_err(anyhow::Error::msg)?.status;

@@ -201,6 +201,7 @@ async fn second_revision(
     env.push(EnvVar {
         name: "NUMBER".into(),
         value: number.to_string(),
+        ..EnvVar::default()
     });
     service.metadata.resource_version.clear();
     let updated = services::deploy(client, &service).await;

@@ -75,10 +75,9 @@ fn head_of(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&target, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    write!(
-        stream,
-        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one piece: who has read the first line may answer, and close.
+    let head = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut head = vec![0; MAX_HEAD];
     let n = stream.read(&mut head)?;
     Ok(String::from_utf8_lossy(&head[..n]).into_owned())

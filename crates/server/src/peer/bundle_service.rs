@@ -1,0 +1,111 @@
+//! What other nodes get of this node's bundles.
+
+use std::sync::Arc;
+
+use nihilo_runtime::bundle::{BundleId, Holder};
+use nihilo_types::bundle::{Digest, Manifest};
+use nihilo_wire::internal as pb;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use crate::bundle_gc::Collector;
+
+/// Chunks that are read for others at once: 32 MiB in memory.
+const MAX_SERVED: usize = 8;
+
+#[derive(Debug)]
+pub struct BundleService {
+    collector: Collector,
+    turns: Arc<Semaphore>,
+}
+
+impl BundleService {
+    pub fn new(collector: Collector) -> Self {
+        Self {
+            collector,
+            turns: Arc::new(Semaphore::new(MAX_SERVED)),
+        }
+    }
+}
+
+fn malformed(why: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(why.to_string())
+}
+
+#[tonic::async_trait]
+impl pb::bundles_server::Bundles for BundleService {
+    async fn fetch_chunk(
+        &self,
+        request: Request<pb::FetchChunkRequest>,
+    ) -> Result<Response<pb::FetchChunkResponse>, Status> {
+        let request = request.into_inner();
+        let blob: Digest = request.blob.parse().map_err(malformed)?;
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::unavailable("the node is shutting down"))?;
+        let store = self.collector.bundles.store().clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            store.read_chunk(blob, request.chunk)
+        });
+        let read = read
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let data = read.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(pb::FetchChunkResponse {
+            data: data.map(Into::into),
+        }))
+    }
+
+    async fn take(
+        &self,
+        request: Request<pb::TakeRequest>,
+    ) -> Result<Response<pb::TakeResponse>, Status> {
+        let request = request.into_inner();
+        let manifest = Manifest::parse(&request.manifest).map_err(malformed)?;
+        let bundle = BundleId {
+            namespace: request.namespace.into(),
+            name: request.name,
+            digest: manifest.digest(),
+        };
+        let holder = Holder {
+            name: request.holder,
+            peer_address: request.holder_address,
+        };
+        let bundles = &self.collector.bundles;
+        // Before the first byte: the collection must not come between it and the last.
+        bundles.store().lease(manifest.blob.digest);
+        let taken = bundles.fetch(&bundle, &manifest, &[holder]).await;
+        let refusal = match taken {
+            Ok(()) => String::new(),
+            Err(error) => {
+                bundles.store().release(&manifest.blob.digest);
+                error.to_string()
+            }
+        };
+        Ok(Response::new(pb::TakeResponse { refusal }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<pb::ReleaseRequest>,
+    ) -> Result<Response<pb::ReleaseResponse>, Status> {
+        let blob: Digest = request.into_inner().blob.parse().map_err(malformed)?;
+        self.collector.bundles.store().release(&blob);
+        Ok(Response::new(pb::ReleaseResponse {}))
+    }
+
+    async fn collect(
+        &self,
+        request: Request<pb::CollectRequest>,
+    ) -> Result<Response<pb::CollectResponse>, Status> {
+        let is_dry_run = request.into_inner().dry_run;
+        let collected = self.collector.collect(is_dry_run).await;
+        let collected = collected.map_err(Status::unavailable)?;
+        Ok(Response::new(pb::CollectResponse {
+            n_bundles: collected.n_bundles,
+            n_bytes: collected.n_bytes,
+            n_bytes_kept: collected.n_bytes_kept,
+            max_bytes: self.collector.bundles.store().usage().max_bytes,
+        }))
+    }
+}
