@@ -112,8 +112,10 @@ impl Life {
 }
 
 fn is_alive(pid: u32) -> bool {
-    // Empty once it is a zombie.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| !text.is_empty())
+    // Its words and variables are empty while it becomes another program; this is not.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !after_name.is_empty() && !after_name.starts_with(['Z', 'X'])
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
