@@ -8,7 +8,7 @@ use nihilo_types::config_map::{
 };
 use nihilo_types::id::ObjectKey;
 
-use super::write::check_expectation;
+use super::write::{carry_identity, check_expectation};
 use super::{Context, Result, event_kind};
 use crate::command::{DeleteConfigMap, PutConfigMap};
 use crate::reply::{Change, Outcome, Rejection};
@@ -51,18 +51,8 @@ impl State {
                 Change::Updated
             }
         };
-        let meta = &mut wanted.metadata;
-        match &stored {
-            Some(stored) => {
-                meta.uid.clone_from(&stored.metadata.uid);
-                meta.creation_timestamp
-                    .clone_from(&stored.metadata.creation_timestamp);
-            }
-            None => {
-                meta.uid.clone_from(&put.uid);
-                meta.creation_timestamp.clone_from(&context.now);
-            }
-        }
+        let known = stored.as_ref().map(|stored| &stored.metadata);
+        carry_identity(&mut wanted.metadata, known, &put.uid, context);
         let object = self.store_config_map(wanted, context);
         let autocreates = |settings: &Settings| settings.network.autocreate_domain_claims;
         let begins_to = autocreates(&settings) && !autocreates(&self.settings);

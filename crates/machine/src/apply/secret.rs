@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nihilo_types::secret::SealedSecret;
 
-use super::write::check_expectation;
+use super::write::{carry_identity, check_expectation};
 use super::{Context, Result, event_kind};
 use crate::command::{DeleteSecret, PutSecret};
 use crate::reply::{Change, Outcome, Rejection};
@@ -35,17 +35,8 @@ impl State {
             },
         };
         let meta = &mut wanted.metadata;
-        match &stored {
-            Some(stored) => {
-                meta.uid.clone_from(&stored.metadata.uid);
-                meta.creation_timestamp
-                    .clone_from(&stored.metadata.creation_timestamp);
-            }
-            None => {
-                meta.uid.clone_from(&put.uid);
-                meta.creation_timestamp.clone_from(&context.now);
-            }
-        }
+        let known = stored.as_ref().map(|stored| &stored.metadata);
+        carry_identity(meta, known, &put.uid, context);
         meta.generation = 0;
         meta.owner_references.clear();
         meta.set_version(context.index);

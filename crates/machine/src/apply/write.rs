@@ -63,17 +63,20 @@ pub(super) fn next_meta(
     uid: &str,
     context: &Context,
 ) {
-    match stored {
-        Some(stored) => {
-            meta.uid.clone_from(&stored.uid);
-            meta.creation_timestamp
-                .clone_from(&stored.creation_timestamp);
-            meta.generation = stored.generation + u64::from(modified);
-        }
-        None => {
-            meta.uid = uid.into();
-            meta.creation_timestamp.clone_from(&context.now);
-            meta.generation = 1;
-        }
-    }
+    carry_identity(meta, stored, uid, context);
+    meta.generation = stored.map_or(1, |stored| stored.generation + u64::from(modified));
+}
+
+/// The part of [`next_meta`] that objects without generations have too.
+pub(super) fn carry_identity(
+    meta: &mut ObjectMeta,
+    stored: Option<&ObjectMeta>,
+    uid: &str,
+    context: &Context,
+) {
+    let (uid, created) = stored.map_or((uid, &context.now), |stored| {
+        (stored.uid.as_str(), &stored.creation_timestamp)
+    });
+    meta.uid = uid.into();
+    meta.creation_timestamp.clone_from(created);
 }

@@ -24,6 +24,7 @@ mod unpack;
 pub use error::BundleError;
 pub use fetch::{Bundles, Unavailable};
 pub use gc::{Collected, Deletion, Holding, Kept, decide};
+pub(crate) use program::HOST_PATH;
 pub use program::Program;
 pub use source::{BlobSource, BundleId, ChunkError, ChunkFuture, Holder};
 pub use store::{BundleStore, Receiving, Usage};

@@ -28,7 +28,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// Of programs of the host that are named without a path, as instances have it.
-const HOST_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
+pub(crate) const HOST_PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 /// A binary is run where it lies.
 pub(super) fn of_binary(blob: &Path, asked: Asked<'_>) -> Program {

@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::bundle::{BundleId, Bundles, Program};
+use crate::bundle::{BundleId, Bundles, HOST_PATH, Program};
 use crate::config::{Directories, Provided, Reader};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
@@ -331,7 +331,7 @@ impl ProcessDriver {
         provided: &Provided,
     ) -> Vec<(String, OsString)> {
         let own = [
-            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("PATH", HOST_PATH.join(":")),
             ("HOME", "/tmp".into()),
             ("PORT", address.port().to_string()),
             ("HOST", address.ip().to_string()),
