@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::Context;
 use nihilo_failpoint::Point;
 use tokio::task::JoinSet;
 
@@ -22,8 +23,8 @@ const WITHOUT_IT_MIN_MS: u64 = 1_000;
 const WITHOUT_IT_MAX_MS: u64 = 4_000;
 /// Around a whole cold start: before the demand until after the first answers.
 const RANDOM_MOMENT_MS: u64 = 400;
-/// Longer than two periods of repeated demand.
-const IN_DOUBT: &str = "sleep 600";
+/// Longer than it takes to change a node's duty twice, on a machine that other work shares.
+const IN_DOUBT: &str = "sleep 2000";
 const BURST_MIN: u64 = 4;
 const BURST_MAX: u64 = 20;
 const PROBES_PER_SECOND: u64 = 8;
@@ -193,7 +194,6 @@ async fn at_point(
         // F8 is a panic, and the kill comes while the actor is being loaded again.
         Point::TurnInDoubt => {
             trial.expect_panic("failpoint `turn-in-doubt`");
-            // Demand is repeated meanwhile, so that a turn falls between the decision and its answer.
             board.arm(Point::CallLeaves, IN_DOUBT)?;
             "panic"
         }
@@ -213,6 +213,10 @@ async fn at_point(
             (burst, Some(load))
         }
     };
+    if point == Point::TurnInDoubt {
+        board.taken(Point::CallLeaves, HIT_LIMIT).await?;
+        wake_all_actors(trial, victim).await?;
+    }
     let pid = board.taken(point, HIT_LIMIT).await?;
     let board = board.clone();
     let go_on = move || board.go_on(point, pid);
@@ -223,6 +227,18 @@ async fn at_point(
         None => probes(trial, focus, random),
     };
     Ok((burst, load))
+}
+
+/// So that a turn falls between a start's decision and its answer: repeated demand changes nothing
+/// for a service that may have one instance, and wakes nobody. A node's duty concerns everyone.
+async fn wake_all_actors(trial: &Trial, victim: NodeIndex) -> anyhow::Result<()> {
+    let bystander = trial.cluster.others(victim).into_iter().next();
+    let bystander = bystander.context("a cluster of one node")?;
+    let node = trial.cluster.nodes[bystander].config.node_id;
+    let admin = trial.admin()?;
+    admin.cordon(node).await?;
+    admin.uncordon(node).await?;
+    Ok(())
 }
 
 /// Many requests at once, and more that follow.
