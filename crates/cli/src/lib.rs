@@ -20,9 +20,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use nihilo_types::node_config::NodeConfig;
+use nihilo_types::sealing::SealingKey;
 use serde::Serialize;
 
-/// What the binary does for the command line.
 /// Why a node ended that nobody told to stop.
 #[derive(Debug)]
 pub struct NodeFailure {
@@ -31,6 +31,7 @@ pub struct NodeFailure {
     pub is_store_refused: bool,
 }
 
+/// What the binary does for the command line.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// Runs one node in this process until it is told to stop; called without a tokio runtime.
@@ -44,11 +45,13 @@ pub struct Hooks {
 /// What can be done to a data directory while no process uses it.
 #[derive(Debug, Clone)]
 pub enum Offline {
-    /// Makes the store of a node that has just been given its identity.
+    /// Makes the store of a node that has just been given its identity, and keeps the cluster's key
+    /// for Secrets in that file, if the cluster has given it.
     Create {
         data_dir: PathBuf,
         cluster_id: String,
         node_id: u64,
+        secrets_key: Option<(PathBuf, SealingKey)>,
     },
     /// Reads and proves a backup.
     Prove { file: PathBuf },

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use nihilo_client::WrittenConfig;
 use nihilo_types::condition::{Condition, ConditionStatus, Conditions};
 use nihilo_types::meta::ObjectMeta;
 use nihilo_types::time;
@@ -33,6 +34,21 @@ pub(crate) fn data(text: &str) {
 /// Prints a remark for a person.
 pub(crate) fn note(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+/// Says what a write of a ConfigMap or a Secret did.
+pub(crate) fn applied<T>(kind: &str, meta: &ObjectMeta, written: &WrittenConfig<T>) {
+    for warning in &written.warnings {
+        note(&format!("warning: {warning}"));
+    }
+    let (name, namespace) = (&meta.name, &meta.namespace);
+    data(&match written.unchanged {
+        true => format!("No changes to apply to {} '{name}'.", kind.to_lowercase()),
+        false => format!(
+            "{kind} '{name}' in namespace '{namespace}' applied at log index {}.",
+            written.index
+        ),
+    });
 }
 
 /// Writes the terminal's line of remarks anew; an empty one clears it.
@@ -215,6 +231,7 @@ pub(crate) fn status_word(status: ConditionStatus) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use nihilo_client::WrittenConfig;
     use nihilo_types::condition::Assertion;
 
     use super::*;

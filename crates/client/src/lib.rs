@@ -18,7 +18,6 @@ pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;
 pub use error::Error;
-pub use secret::WrittenSecret;
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;
 

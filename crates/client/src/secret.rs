@@ -5,18 +5,9 @@ use nihilo_wire::serving as pb;
 use pb::config_service_client::ConfigServiceClient;
 
 use crate::call::{Client, request_id, unary};
+use crate::config::{WrittenConfig, written};
 use crate::error::Error;
 use crate::serving::{Listed, Stored, listed, parent, stored};
-
-/// What a write of a Secret did.
-#[derive(Debug, Clone)]
-pub struct WrittenSecret {
-    pub secret: SecretOutline,
-    pub unchanged: bool,
-    pub index: u64,
-    /// What was left out.
-    pub warnings: Vec<String>,
-}
 
 fn name_of(namespace: &str, name: &str) -> String {
     format!("namespaces/{namespace}/secrets/{name}")
@@ -51,7 +42,10 @@ impl Client {
     ///
     /// # Errors
     /// Invalid, there already, the server has no key to seal it by, or none answered.
-    pub async fn create_secret(&self, secret: &Secret) -> Result<WrittenSecret, Error> {
+    pub async fn create_secret(
+        &self,
+        secret: &Secret,
+    ) -> Result<WrittenConfig<SecretOutline>, Error> {
         let request = write_request(secret);
         written(unary!(self, ConfigServiceClient, create_secret, request)?)
     }
@@ -60,7 +54,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::create_secret`].
-    pub async fn apply_secret(&self, secret: &Secret) -> Result<WrittenSecret, Error> {
+    pub async fn apply_secret(
+        &self,
+        secret: &Secret,
+    ) -> Result<WrittenConfig<SecretOutline>, Error> {
         let request = write_request(secret);
         written(unary!(self, ConfigServiceClient, apply_secret, request)?)
     }
@@ -85,16 +82,4 @@ fn write_request(secret: &Secret) -> pb::WriteRequest {
         etag: String::new(),
         validate_only: false,
     }
-}
-
-fn written(answer: pb::ApplySecretResponse) -> Result<WrittenSecret, Error> {
-    let object = answer
-        .object
-        .ok_or_else(|| Error::bad_answer("a write without its object"))?;
-    Ok(WrittenSecret {
-        secret: stored(object)?.object,
-        unchanged: answer.unchanged,
-        index: answer.index,
-        warnings: answer.warnings,
-    })
 }

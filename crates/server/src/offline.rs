@@ -5,6 +5,7 @@ use std::path::Path;
 use nihilo_cli::{BackupHead, Done, Offline, Place, Remains};
 use nihilo_raft::{Identity, anew, backup};
 
+use crate::secrets_key::SecretsKey;
 use crate::wiring;
 
 /// Does it.
@@ -17,12 +18,17 @@ pub fn run(task: Offline) -> anyhow::Result<Done> {
             data_dir,
             cluster_id,
             node_id,
+            secrets_key,
         } => {
             let identity = Identity {
                 cluster_id,
                 node_id,
             };
-            create(&data_dir, &identity).map(|()| Done::Nothing)
+            create(&data_dir, &identity)?;
+            if let Some((file, key)) = secrets_key {
+                SecretsKey::new(file).keep(&key)?;
+            }
+            Ok(Done::Nothing)
         }
         Offline::Prove { file } => {
             let head = backup::Backup::read(&file)?.head;

@@ -76,6 +76,20 @@ impl SecretsKey {
         write_new(&self.0.file, &key)
     }
 
+    /// Keeps the key that the cluster has given.
+    ///
+    /// # Errors
+    /// It cannot be written, or the file is there with another key.
+    pub fn keep(&self, key: &SealingKey) -> anyhow::Result<()> {
+        write_new(&self.0.file, key)?;
+        anyhow::ensure!(
+            self.get()?.id() == key.id(),
+            "`{}` holds another key than the cluster's: move it away and join again",
+            self.0.file.display()
+        );
+        Ok(())
+    }
+
     /// Whether there is a file at all.
     pub fn is_there(&self) -> bool {
         std::fs::metadata(&self.0.file).is_ok()

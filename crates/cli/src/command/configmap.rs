@@ -142,16 +142,6 @@ pub(crate) async fn apply(context: &Context, mut map: ConfigMap, etag: &str) -> 
         map.metadata.namespace.clone_from(&context.namespace);
     }
     let written = context.client.apply_config_map(&map, etag).await?;
-    for warning in &written.warnings {
-        output::note(&format!("warning: {warning}"));
-    }
-    let (name, namespace) = (&map.metadata.name, &map.metadata.namespace);
-    output::data(&match written.unchanged {
-        true => format!("No changes to apply to configmap '{name}'."),
-        false => format!(
-            "ConfigMap '{name}' in namespace '{namespace}' applied at log index {}.",
-            written.index
-        ),
-    });
+    output::applied("ConfigMap", &map.metadata, &written);
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! `nihilo cluster join TOKEN@HOST:PORT`: a new node, let in by a token.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -77,21 +75,20 @@ pub(crate) fn run(global: &Global, args: JoinArgs, hooks: Hooks) -> Result<()> {
     let cluster_id = joined.cluster_id.clone();
     let secrets_key = secrets_key(&token, &joined);
     complete(&mut config, joined)?;
+    if secrets_key.is_none() {
+        output::note(&format!(
+            "warning: the server has no secrets key to give; instances that need Secrets do not \
+             start here until `{}` is there, copied from a node that has it",
+            config.secrets_key_file().display()
+        ));
+    }
     let create = Offline::Create {
         data_dir: config.data_dir.clone(),
         cluster_id,
         node_id: config.node_id,
+        secrets_key: secrets_key.map(|key| (config.secrets_key_file(), key)),
     };
     (hooks.offline)(create).map_err(|error| orphan(&config, &format!("{error:#}")))?;
-    match secrets_key {
-        Some(key) => write_key(&config.secrets_key_file(), &key)
-            .map_err(|error| orphan(&config, &error.to_string()))?,
-        None => output::note(&format!(
-            "warning: the server has no secrets key to give; instances that need Secrets do not \
-             start here until `{}` is there, copied from a node that has it",
-            config.secrets_key_file().display()
-        )),
-    }
     std::fs::write(&file, config.to_yaml()).map_err(|error| orphan(&config, &error.to_string()))?;
     output::note(&format!(
         "{} is node {} of cluster `{}`; run it with: nihilo node start --config {}",
@@ -112,17 +109,6 @@ fn secrets_key(token: &JoinToken, joined: &pb::JoinNodeResponse) -> Option<Seali
     let under = SealingKey::of_join_token(&token.secret, cluster_id, node_id);
     let place = [join_token::KEY_PLACE];
     SealingKey::from_sealed(&under, &place, &joined.secrets_key).ok()
-}
-
-/// For this user alone.
-fn write_key(file: &Path, key: &SealingKey) -> std::io::Result<()> {
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?;
-    file.write_all(key.to_line().expose())?;
-    file.sync_all()
 }
 
 fn parse(text: &str) -> Result<(JoinToken, Vec<String>)> {

@@ -117,16 +117,6 @@ pub(crate) async fn apply(context: &Context, mut secret: Secret) -> Result<()> {
     secret.default_fields();
     secret.check().map_err(Failure::usage)?;
     let written = context.client.apply_secret(&secret).await?;
-    for warning in &written.warnings {
-        output::note(&format!("warning: {warning}"));
-    }
-    let (name, namespace) = (&secret.metadata.name, &secret.metadata.namespace);
-    output::data(&match written.unchanged {
-        true => format!("No changes to apply to secret '{name}'."),
-        false => format!(
-            "Secret '{name}' in namespace '{namespace}' applied at log index {}.",
-            written.index
-        ),
-    });
+    output::applied("Secret", &secret.metadata, &written);
     Ok(())
 }

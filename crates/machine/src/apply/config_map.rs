@@ -8,7 +8,7 @@ use nihilo_types::config_map::{
 };
 use nihilo_types::id::ObjectKey;
 
-use super::write::{carry_identity, check_expectation};
+use super::write::{carry_identity, check_expectation, check_immutable};
 use super::{Context, Result, event_kind};
 use crate::command::{DeleteConfigMap, PutConfigMap};
 use crate::reply::{Change, Outcome, Rejection};
@@ -36,17 +36,15 @@ impl State {
             }
             None => Change::Created,
             Some(stored) => {
-                let same = stored.data == wanted.data
-                    && stored.binary_data == wanted.binary_data
+                let is_same_data =
+                    stored.data == wanted.data && stored.binary_data == wanted.binary_data;
+                check_immutable(stored.immutable, is_same_data && wanted.immutable)?;
+                let is_same = is_same_data
+                    && stored.immutable == wanted.immutable
                     && stored.metadata.labels == wanted.metadata.labels
-                    && stored.metadata.annotations == wanted.metadata.annotations
-                    && stored.immutable == wanted.immutable;
-                if same {
+                    && stored.metadata.annotations == wanted.metadata.annotations;
+                if is_same {
                     return Ok(outcome(stored, Change::Unchanged));
-                }
-                if stored.immutable {
-                    let text = "field is immutable when `immutable` is set: data";
-                    return Err(Rejection::Invalid(text.into()));
                 }
                 Change::Updated
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nihilo_types::secret::SealedSecret;
 
-use super::write::{carry_identity, check_expectation};
+use super::write::{carry_identity, check_expectation, check_immutable};
 use super::{Context, Result, event_kind};
 use crate::command::{DeleteSecret, PutSecret};
 use crate::reply::{Change, Outcome, Rejection};
@@ -85,10 +85,7 @@ fn changed(stored: &SealedSecret, wanted: &SealedSecret) -> Result<bool> {
         return Err(Rejection::Invalid("field is immutable: type".into()));
     }
     let is_same_data = stored.sealed == wanted.sealed;
-    if stored.immutable && !(is_same_data && wanted.immutable) {
-        let text = "field is immutable when `immutable` is set: data";
-        return Err(Rejection::Invalid(text.into()));
-    }
+    check_immutable(stored.immutable, is_same_data && wanted.immutable)?;
     let is_same = is_same_data
         && stored.immutable == wanted.immutable
         && stored.metadata.labels == wanted.metadata.labels

@@ -26,6 +26,15 @@ pub(super) fn check_expectation(
     }
 }
 
+/// What is marked immutable keeps its data and its mark; labels and annotations are free (KEP-1412).
+pub(super) fn check_immutable(is_immutable: bool, keeps_data_and_mark: bool) -> Result<()> {
+    if is_immutable && !keeps_data_and_mark {
+        let text = "field is immutable when `immutable` is set: data";
+        return Err(Rejection::Invalid(text.into()));
+    }
+    Ok(())
+}
+
 /// Labels and annotations are equal, but for the system's stamps.
 pub(super) fn same_for_the_user(stored: &ObjectMeta, wanted: &ObjectMeta) -> bool {
     let user_annotations = |meta: &ObjectMeta| {

@@ -3,6 +3,7 @@
 
 mod actors;
 mod bundles;
+mod config_maps;
 mod domains;
 mod golden;
 mod hosts;

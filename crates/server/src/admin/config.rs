@@ -32,7 +32,7 @@ impl ConfigApi {
         method: &str,
         request: pb::WriteRequest,
         if_unnamed: Expect,
-    ) -> Result<pb::ApplyConfigMapResponse, Status> {
+    ) -> Result<pb::ApplyConfigResponse, Status> {
         let once = RequestKey::new(&request.request_id, method, &request.encode_to_vec());
         let mut config_map: ConfigMap = decode(&request.json)?;
         config_map.default_fields();
@@ -49,7 +49,7 @@ impl ConfigApi {
         let command = Command::PutConfigMap(Box::new(put));
         let reply = propose(&self.raft, command, once).await?;
         match reply.result {
-            Ok(Outcome::ConfigMap { config_map, change }) => Ok(pb::ApplyConfigMapResponse {
+            Ok(Outcome::ConfigMap { config_map, change }) => Ok(pb::ApplyConfigResponse {
                 object: Some(read::shown(config_map.as_ref(), &config_map.metadata)),
                 unchanged: change == Change::Unchanged,
                 index: reply.index.0,
@@ -93,7 +93,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
     async fn apply_config_map(
         &self,
         request: Request<pb::WriteRequest>,
-    ) -> Result<Response<pb::ApplyConfigMapResponse>, Status> {
+    ) -> Result<Response<pb::ApplyConfigResponse>, Status> {
         let put = self.put("apply-configmap", request.into_inner(), Expect::Any);
         put.await.map(Response::new)
     }
@@ -101,7 +101,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
     async fn create_config_map(
         &self,
         request: Request<pb::WriteRequest>,
-    ) -> Result<Response<pb::ApplyConfigMapResponse>, Status> {
+    ) -> Result<Response<pb::ApplyConfigResponse>, Status> {
         let put = self.put("create-configmap", request.into_inner(), Expect::Absent);
         put.await.map(Response::new)
     }
@@ -123,7 +123,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
     async fn create_secret(
         &self,
         request: Request<pb::WriteRequest>,
-    ) -> Result<Response<pb::ApplySecretResponse>, Status> {
+    ) -> Result<Response<pb::ApplyConfigResponse>, Status> {
         let request = request.into_inner();
         let (raft, key) = (&self.raft, &self.key);
         let put = secret::put(raft, key, "create-secret", request, Expect::Absent);
@@ -133,7 +133,7 @@ impl pb::config_service_server::ConfigService for ConfigApi {
     async fn apply_secret(
         &self,
         request: Request<pb::WriteRequest>,
-    ) -> Result<Response<pb::ApplySecretResponse>, Status> {
+    ) -> Result<Response<pb::ApplyConfigResponse>, Status> {
         let request = request.into_inner();
         let (raft, key) = (&self.raft, &self.key);
         let put = secret::put(raft, key, "apply-secret", request, Expect::Any);

@@ -11,7 +11,7 @@ use nihilo_wire::serving as pb;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::read::{self, Level};
+use super::read;
 use super::write::{ANONYMOUS, change_to, decode, expectation, propose};
 use super::{error, names};
 
@@ -151,13 +151,7 @@ impl pb::domain_service_server::DomainService for DomainApi {
         &self,
         request: Request<pb::ListRequest>,
     ) -> Result<Response<pb::ListResponse>, Status> {
-        read::ready(&self.raft, &request, Level::Local).await?;
-        let resource_version = read::applied(&self.raft).0;
-        let items = read::list(&self.raft.state(), Kind::ClusterDomainClaim, None, "");
-        Ok(Response::new(pb::ListResponse {
-            items,
-            resource_version,
-        }))
+        read::answer_list(&self.raft, request, Kind::ClusterDomainClaim).await
     }
 
     async fn apply_domain_claim(

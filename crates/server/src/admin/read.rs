@@ -118,7 +118,7 @@ fn get(state: &StateHandle, kind: Kind, key: &ObjectKey) -> Option<pb::Object> {
 }
 
 /// Returns the objects of a kind, by key; `service` keeps only what belongs to it.
-pub fn list(
+fn list(
     state: &StateHandle,
     kind: Kind,
     namespace: Option<&str>,

@@ -26,7 +26,7 @@ pub(super) async fn put(
     method: &str,
     request: pb::WriteRequest,
     if_unnamed: Expect,
-) -> Result<pb::ApplySecretResponse, Status> {
+) -> Result<pb::ApplyConfigResponse, Status> {
     if request.validate_only {
         let text = "`validate_only` is not there for secrets: the client checks them by itself";
         return Err(error::invalid("UNSUPPORTED_FIELD", text));
@@ -53,7 +53,7 @@ pub(super) async fn put(
     }));
     let reply = propose(raft, command, once).await?;
     match reply.result {
-        Ok(Outcome::Secret { secret, change }) => Ok(pb::ApplySecretResponse {
+        Ok(Outcome::Secret { secret, change }) => Ok(pb::ApplyConfigResponse {
             object: Some(read::shown(secret.as_ref(), &secret.metadata)),
             unchanged: change == Change::Unchanged,
             index: reply.index.0,
