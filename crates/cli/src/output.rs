@@ -231,7 +231,6 @@ pub(crate) fn status_word(status: ConditionStatus) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use nihilo_client::WrittenConfig;
     use nihilo_types::condition::Assertion;
 
     use super::*;

@@ -120,13 +120,11 @@ pub fn interested(change: &ObjectChange) -> Vec<EntityKey> {
 /// The Routes of a shard that may become Ready, or have an own domain that may, now that every live
 /// gateway serves a table at or above `table`.
 pub fn waiting_for_gateways(state: &State, shard: ShardId, table: LogIndex) -> Vec<EntityKey> {
-    let unready = state.services_in(shard).filter(|key| {
-        let facts = state.route_facts(key);
-        facts.is_some_and(|route| !route.is_ready && route.assigned_at <= table.0)
-    });
+    let unready = state.routes_awaited_in(shard);
+    let unready = unready.filter(|(_, route)| route.assigned_at <= table.0);
     let of_domains = state.domain_mappings_awaited_in(shard);
     let routes = unready
-        .cloned()
+        .map(|(key, _)| key.clone())
         .chain(of_domains.map(|mapping| mapping.route()));
     routes.map(EntityKey::Route).collect()
 }

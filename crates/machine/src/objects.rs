@@ -3,19 +3,20 @@
 //! An object of strings and maps takes four to five times the room of its row, and of 100,000
 //! services hardly any is looked at. So it is opened when somebody asks for it; the newest ones
 //! that were opened or written stay open beside. What is asked of all objects at once is kept
-//! unpacked, as their [`Stored::Facts`].
+//! unpacked, as their [`Stored::Facts`]; what is looked for at every turn is found by an index.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Keys;
+use std::collections::btree_map::{Entry, Keys};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nihilo_types::condition::types;
 use nihilo_types::configuration::Configuration;
-use nihilo_types::id::ObjectKey;
+use nihilo_types::id::{ObjectKey, ShardId};
 use nihilo_types::revision::Revision;
 use nihilo_types::route::Route;
 use nihilo_types::service::Service;
+use nihilo_types::shard::shard_of;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,6 +36,11 @@ pub(crate) trait Stored: Serialize + DeserializeOwned {
     type Facts: fmt::Debug + Clone + Copy;
 
     fn facts(&self) -> Self::Facts;
+
+    /// Whether it waits until all gateways serve it.
+    fn awaits_gateways(_facts: &Self::Facts) -> bool {
+        false
+    }
 }
 
 /// What can be told of a Service without opening it.
@@ -106,6 +112,10 @@ impl Stored for Route {
             assigned_at: self.status.assigned_at,
         }
     }
+
+    fn awaits_gateways(facts: &RouteFacts) -> bool {
+        facts.assigned_at > 0 && !facts.is_ready
+    }
 }
 
 /// One object, packed.
@@ -140,6 +150,8 @@ impl<T: Stored> Kept<T> {
 #[derive(Debug, Clone)]
 pub(crate) struct Objects<T: Stored> {
     by_key: BTreeMap<ObjectKey, Kept<T>>,
+    /// Shard to the objects in it that wait until all gateways serve them.
+    awaited: BTreeMap<ShardId, BTreeSet<ObjectKey>>,
     open: Arc<Open<T>>,
 }
 
@@ -147,6 +159,7 @@ impl<T: Stored> Default for Objects<T> {
     fn default() -> Self {
         Self {
             by_key: BTreeMap::new(),
+            awaited: BTreeMap::new(),
             open: Arc::default(),
         }
     }
@@ -155,9 +168,34 @@ impl<T: Stored> Default for Objects<T> {
 impl<T: Stored> FromIterator<(ObjectKey, Kept<T>)> for Objects<T> {
     /// Takes no more room than needed when the keys come in order.
     fn from_iter<I: IntoIterator<Item = (ObjectKey, Kept<T>)>>(objects: I) -> Self {
-        Self {
+        let mut filled = Self {
             by_key: objects.into_iter().collect(),
-            open: Arc::default(),
+            ..Self::default()
+        };
+        for (key, kept) in &filled.by_key {
+            note_awaited::<T>(&mut filled.awaited, key, Some(&kept.facts));
+        }
+        filled
+    }
+}
+
+/// `facts` = of the object that is there now, if there is one.
+fn note_awaited<T: Stored>(
+    awaited: &mut BTreeMap<ShardId, BTreeSet<ObjectKey>>,
+    key: &ObjectKey,
+    facts: Option<&T::Facts>,
+) {
+    if facts.is_some_and(T::awaits_gateways) {
+        awaited
+            .entry(shard_of(key))
+            .or_default()
+            .insert(key.clone());
+    } else if !awaited.is_empty()
+        && let Entry::Occupied(mut of_shard) = awaited.entry(shard_of(key))
+    {
+        of_shard.get_mut().remove(key);
+        if of_shard.get().is_empty() {
+            of_shard.remove();
         }
     }
 }
@@ -193,6 +231,15 @@ impl<T: Stored> Objects<T> {
         self.by_key.iter().map(|(key, kept)| (key, kept.facts))
     }
 
+    /// Those of a shard that wait until all gateways serve them, by key.
+    pub(crate) fn awaited_in(
+        &self,
+        shard: ShardId,
+    ) -> impl Iterator<Item = (&ObjectKey, T::Facts)> {
+        let keys = self.awaited.get(&shard).into_iter().flatten();
+        keys.filter_map(|key| Some((key, self.facts(key)?)))
+    }
+
     /// Every object, opened one after the other: none stays open for it.
     pub(crate) fn values(&self) -> impl Iterator<Item = Arc<T>> {
         self.values_of(|_| true)
@@ -212,6 +259,7 @@ impl<T: Stored> Objects<T> {
         let row = rows::encode(object.as_ref());
         let kept = Kept::new(object.as_ref(), &row);
         self.open.keep(&kept.packed, object);
+        note_awaited::<T>(&mut self.awaited, key, Some(&kept.facts));
         self.by_key.insert(key.clone(), kept);
         RowChange {
             key: rows::object_key(T::TAG, key),
@@ -221,6 +269,7 @@ impl<T: Stored> Objects<T> {
 
     pub(crate) fn remove(&mut self, key: &ObjectKey) -> Option<Arc<T>> {
         let kept = self.by_key.remove(key)?;
+        note_awaited::<T>(&mut self.awaited, key, None);
         Some(self.open.find(&kept))
     }
 
@@ -374,6 +423,36 @@ mod tests {
             objects.facts(&key).map(|facts| facts.is_settled),
             Some(true)
         );
+    }
+
+    #[test]
+    fn routes_are_awaited_from_their_assignment_until_they_are_ready() {
+        let key = ObjectKey::new("default", "r");
+        let mut route = Route::default();
+        let mut routes = Objects::default();
+        let awaited = |routes: &Objects<Route>| {
+            let keys = routes
+                .awaited_in(shard_of(&key))
+                .map(|(key, _)| key.clone());
+            keys.collect::<Vec<_>>()
+        };
+        routes.put(&key, Arc::new(route.clone()));
+        assert!(awaited(&routes).is_empty());
+        route.status.assigned_at = 7;
+        routes.put(&key, Arc::new(route.clone()));
+        assert_eq!(awaited(&routes), std::slice::from_ref(&key));
+        // As after a restart.
+        let again: Objects<Route> = routes.by_key.clone().into_iter().collect();
+        assert_eq!(again.awaited, routes.awaited);
+        let ready = nihilo_types::condition::Assertion::truth(types::READY);
+        route.status.conditions.set(&ready, "");
+        routes.put(&key, Arc::new(route.clone()));
+        assert!(routes.awaited.is_empty());
+        route.status.conditions = Default::default();
+        routes.put(&key, Arc::new(route));
+        assert_eq!(awaited(&routes), std::slice::from_ref(&key));
+        routes.remove(&key);
+        assert!(routes.awaited.is_empty());
     }
 
     #[test]

@@ -281,6 +281,14 @@ impl State {
         self.routes.facts(key)
     }
 
+    /// Routes of a shard that wait until all gateways serve their newest assignment, by key.
+    pub fn routes_awaited_in(
+        &self,
+        shard: ShardId,
+    ) -> impl Iterator<Item = (&ObjectKey, RouteFacts)> {
+        self.routes.awaited_in(shard)
+    }
+
     /// Routes whose traffic goes somewhere, by key.
     pub fn assigned_routes(&self) -> impl Iterator<Item = &ObjectKey> {
         let all = self.routes.all_facts();
