@@ -281,7 +281,7 @@ async fn a_snapshot_holds_no_value() {
     secret.values.insert("password".into(), value);
     secret.default_fields();
     let written = client.apply_secret(&secret).await.unwrap();
-    assert_eq!(written.secret.bytes["password"], canary.len());
+    assert_eq!(written.object.bytes["password"], canary.len());
     let snapshots = config.data_dir.join("snapshots");
     let snapshot = |after: u64| {
         let files = std::fs::read_dir(&snapshots)
