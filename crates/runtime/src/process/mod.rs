@@ -118,6 +118,11 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Takes the pipes out of the directory of an instance of which nothing runs any more.
+pub(crate) fn remove_pipes(dir: &Path) {
+    pipes::remove(dir);
+}
+
 /// Groups first: what is in them cannot get away meanwhile.
 fn end_left(confiner: &Confiner, mark: &Mark) {
     let (n_groups, n_orphans) = (confiner.sweep(), mark.kill_everything());
@@ -457,6 +462,9 @@ impl Driver for ProcessDriver {
         let exit = self.confiner.end(&handle.id, confined, exit).await;
         let read = futures_util::future::join_all(handle.readers);
         drop(tokio::time::timeout(OUTPUT_GRACE, read).await);
+        if self.adopts {
+            pipes::remove(&handle.output.dir());
+        }
         self.ports.lock().give_back(handle.address.port());
         launcher_failure(exit, &handle.output.last_lines(LAUNCHER_LINES))
     }

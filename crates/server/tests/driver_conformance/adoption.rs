@@ -68,7 +68,12 @@ impl Node {
 }
 
 impl Drop for Node {
+    /// Its last process is told to stop: nothing of any before is left then.
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.live(async |life| life.agent.shutdown(LEAVE_LIMIT).await);
+            leftovers::assert_none(self.dir.path(), self.first_port..self.first_port + N_PORTS);
+        }
         drop(end_everything(self.dir.path()));
     }
 }
@@ -116,6 +121,15 @@ fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     !after_name.is_empty() && !after_name.starts_with(['Z', 'X'])
+}
+
+/// Whoever asks first how a child of an earlier life has ended is told: the agent, or the runtime that it
+/// was a child of. After kill -9 of a node nobody is; after a restart in place the agent is.
+fn ended_somehow(report: &InstanceReport) -> bool {
+    matches!(
+        report.exit,
+        Some(Exit::Unknown | Exit::Code(0) | Exit::Signal(9 | 15))
+    )
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -186,7 +200,7 @@ fn an_instance_outlives_its_node_and_serves_under_the_next_process() {
 
         life.agent.stop(SHARD, EPOCH, 3, &spec.id, "test").unwrap();
         let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(ended_somehow(&gone), "{gone:?}");
         assert!(!is_alive(before.pid.unwrap()));
         assert_eq!(node.events("exit"), 1);
         life.agent.shutdown(LIMIT).await;
@@ -244,7 +258,7 @@ fn what_ended_instances_said_outlives_their_node() {
                 assert_eq!(everything(&output), SAID);
                 // This one ended with its node, or while it was away.
                 let gone = life.becomes(&running.id, InstanceState::Destroyed).await;
-                assert_eq!(gone.exit, Some(Exit::Unknown));
+                assert!(ended_somehow(&gone), "{gone:?}");
                 let (_, output) = life.report(&running.id).unwrap();
                 assert_eq!(everything(&output), "here\n");
             });
@@ -315,7 +329,7 @@ fn one_that_died_while_its_node_was_away_is_reported_and_leaves_nothing() {
     node.live(async |life| {
         life.agent.set_accepting(true);
         let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(ended_somehow(&gone), "{gone:?}");
         assert!(!is_alive(stray));
         assert!(life.agent.list(&[(SHARD, EPOCH)], 1).unwrap().is_empty());
     });
@@ -373,7 +387,7 @@ fn one_that_was_told_to_end_ends_under_the_next_process() {
     node.live(async |life| {
         assert!(life.admission.admit(&spec.id).is_err());
         let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(ended_somehow(&gone), "{gone:?}");
         assert!(!is_alive(pid));
         assert!(life.admission.admit(&spec.id).is_err());
     });
@@ -400,7 +414,7 @@ fn what_a_torn_handle_was_of_is_ended_and_what_is_not_ours_is_left_alone() {
     std::fs::write(&mark, "another").unwrap();
     node.live(async |life| {
         let gone = life.becomes(&foreign.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(ended_somehow(&gone), "{gone:?}");
     });
     let pid = of_foreign.pid.unwrap();
     assert!(is_alive(pid));
@@ -416,7 +430,7 @@ fn a_process_that_adopts_nothing_ends_what_it_finds() {
     let before = node.leave_running(&spec, InstanceState::Ready);
     node.live_as(false, async |life| {
         let gone = life.becomes(&spec.id, InstanceState::Destroyed).await;
-        assert_eq!(gone.exit, Some(Exit::Unknown));
+        assert!(ended_somehow(&gone), "{gone:?}");
     });
     assert!(!is_alive(before.pid.unwrap()));
     assert_eq!(node.events("exit"), 1);

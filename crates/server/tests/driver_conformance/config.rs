@@ -71,14 +71,9 @@ impl ConfigSource for Objects {
 
 fn harness(driver: DriverConfig, objects: &Objects, image: Option<String>) -> Harness {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let (agent, admission) = agent_with(dir.path(), driver, objects.clone());
-    agent.set_accepting(true);
-    Harness {
-        agent,
-        admission,
-        dir,
-        image,
-    }
+    let mut harness = Harness::with(dir, driver, objects.clone());
+    harness.image = image;
+    harness
 }
 
 fn programs(objects: &Objects) -> Harness {
