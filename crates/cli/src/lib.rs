@@ -22,7 +22,26 @@ use clap::Parser;
 use nihilo_types::node_config::NodeConfig;
 use serde::Serialize;
 
-/// What the binary does for the command line.
+/// Reads a node's configuration again, as at its start; an error is a line for people.
+pub type Reread = Box<dyn Fn() -> std::result::Result<NodeConfig, String> + Send + Sync>;
+
+/// A node that is to be run in this process.
+pub struct NodeStart {
+    pub config: NodeConfig,
+    pub reread: Reread,
+    /// The command line, less the program's name, that runs it again.
+    pub arguments: Vec<OsString>,
+}
+
+impl std::fmt::Debug for NodeStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeStart")
+            .field("config", &self.config)
+            .field("arguments", &self.arguments)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a node ended that nobody told to stop.
 #[derive(Debug)]
 pub struct NodeFailure {
@@ -31,10 +50,11 @@ pub struct NodeFailure {
     pub is_store_refused: bool,
 }
 
+/// What the binary does for the command line.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// Runs one node in this process until it is told to stop; called without a tokio runtime.
-    pub node_start: fn(NodeConfig) -> std::result::Result<(), NodeFailure>,
+    pub node_start: fn(NodeStart) -> std::result::Result<(), NodeFailure>,
     /// Works on files while no node uses them.
     pub offline: fn(Offline) -> anyhow::Result<Done>,
     /// Runs a built-in app by name until it is told to stop; returns the exit code.

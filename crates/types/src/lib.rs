@@ -25,6 +25,7 @@ pub mod meta;
 pub mod names;
 pub mod node_config;
 pub mod node_env;
+pub mod node_view;
 pub mod probe;
 pub mod probe_paths;
 pub mod quantity;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const MAX_PROCESSES: u32 = 1_000;
 /// Simulated instances cost a socket and a task each.
 const MAX_FAKES: u32 = 10_000;
+/// What a node says unless it is told otherwise.
+pub const LOG: &str = "info,openraft=warn";
 /// Name of the key's file in a data directory.
 const SECRETS_KEY: &str = "secrets.key";
 const MAX_FAKE_BOOT_MS: u32 = 60_000;
@@ -95,6 +97,10 @@ pub struct NodeConfig {
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
+    /// What this node says in its log: levels and targets, as `info,openraft=warn`. `NIHILO_LOG` goes
+    /// before it. Default: [`LOG`].
+    #[serde(default = "log", skip_serializing_if = "is_usual_log")]
+    pub log: String,
     /// Further listeners of the gateway, whom it believes, and its log.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: GatewaySettings,
@@ -444,6 +450,7 @@ impl NodeConfig {
             bundles: BundleSettings::default(),
             secrets_key_file: None,
             shutdown_grace: shutdown_grace(),
+            log: log(),
             gateway: GatewaySettings::default(),
         }
     }
@@ -509,6 +516,12 @@ fn docker_socket() -> PathBuf {
 }
 fn shutdown_grace() -> u32 {
     30
+}
+fn log() -> String {
+    LOG.into()
+}
+fn is_usual_log(text: &str) -> bool {
+    text == LOG
 }
 
 #[cfg(test)]

@@ -202,6 +202,7 @@ mod sample {
         made.write(Command::CloseSession(CloseSession {
             session: SessionId(3),
             moves: moves.clone(),
+            returns: false,
         }));
         made.write(Command::NodeDown(NodeDown {
             session: SessionId(4),

@@ -6,6 +6,7 @@ pub(crate) mod backup;
 pub(crate) mod bundle;
 pub(crate) mod cluster;
 pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod deploy;
@@ -25,6 +26,7 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod ps;
 pub(crate) mod recover;
+pub(crate) mod restart;
 pub(crate) mod revision;
 pub(crate) mod route;
 pub(crate) mod secret;
@@ -55,6 +57,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
         Command::Autoscaler(command) => autoscaler::run(&command),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config::run(&command),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
@@ -102,6 +105,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         | Command::Autoscaler(_)
         | Command::Health(_)
         | Command::Doctor(_)
+        | Command::Config(_)
         | Command::DemoApp { .. }
         | Command::Version
         | Command::Completion(_)

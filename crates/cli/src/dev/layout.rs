@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nihilo_types::node_config::{
-    BundleSettings, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit,
-    ProcessSettings, Profile,
+    BundleSettings, DockerSettings, DriverKind, GatewaySettings, LOG, Member, NodeConfig,
+    OnNodeExit, ProcessSettings, Profile,
 };
 
 use crate::command::node;
@@ -162,6 +162,7 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         // Of the whole cluster, like the directory.
         secrets_key_file: Some(dir.join("secrets.key")),
         shutdown_grace: 30,
+        log: LOG.into(),
         gateway: GatewaySettings::default(),
     }
 }

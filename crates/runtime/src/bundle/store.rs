@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nihilo_types::bundle::{Blob, CHUNK_BYTES, Digest, Manifest};
@@ -30,7 +31,7 @@ const LEASE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct BundleStore {
     layout: Layout,
-    max_bytes: u64,
+    max_bytes: AtomicU64,
     opened: Instant,
     table: Mutex<Table>,
     /// Partials are opened one after the other: what is in them is hashed.
@@ -102,7 +103,7 @@ impl BundleStore {
         let (table, layout) = table.map_err(failed)?;
         Ok(Arc::new(Self {
             layout,
-            max_bytes,
+            max_bytes: max_bytes.into(),
             opened: Instant::now(),
             table: Mutex::new(table),
             opening: Mutex::default(),
@@ -111,12 +112,22 @@ impl BundleStore {
         }))
     }
 
+    /// The bound from now on, in bytes. Under a lower one nothing comes until enough has gone.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.pressure.notify_one();
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
     pub fn usage(&self) -> Usage {
         let table = self.table.lock();
         Usage {
             n_bundles: table.installed.len() as u64,
             n_bytes: table.n_bytes(),
-            max_bytes: self.max_bytes,
+            max_bytes: self.max_bytes(),
         }
     }
 
@@ -328,7 +339,7 @@ impl BundleStore {
         kept.leased.extend(table.leases.keys().copied());
         kept.leased.extend(table.holds.keys().copied());
         let holdings = self.holdings(&table);
-        let above = self.max_bytes / 100 * PRESSURE_PERCENT;
+        let above = self.max_bytes() / 100 * PRESSURE_PERCENT;
         let deletions = decide(&holdings, &kept, above, self.ms(now));
         let n_before = table.n_bytes();
         let n_bytes = deletions.iter().map(|gone| table.bytes_of(gone)).sum();
@@ -427,7 +438,7 @@ impl BundleStore {
 
     fn check_room(&self, wanted: u64) -> Result<(), BundleError> {
         let used = self.table.lock().n_bytes();
-        let max = self.max_bytes;
+        let max = self.max_bytes();
         if (used + wanted) / PRESSURE_PERCENT >= max / 100 {
             self.pressure.notify_one();
         }
