@@ -7,8 +7,8 @@ use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
     apply, autoscaler, bundle, cluster, completion, configmap, demo, deploy, doctor, domain,
-    health, instance, internal, logs, man, node, ps, revision, route, secret, service, traffic,
-    why,
+    health, image, instance, internal, logs, man, node, ps, revision, route, secret, service,
+    traffic, why,
 };
 use crate::dev;
 
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Programs and directories that the cluster keeps.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Container images that the cluster keeps, without a registry.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Running instances.
     #[command(subcommand, visible_alias = "inst")]
     Instance(instance::InstanceCommand),

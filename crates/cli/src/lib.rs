@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Parser;
-use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_config::{DockerSettings, NodeConfig};
 use serde::Serialize;
 
 /// What the binary does for the command line.
@@ -62,8 +62,11 @@ pub enum Offline {
     Inspect { data_dir: PathBuf },
     /// Makes a one-voter cluster of a node whose majority is lost for good.
     Recover { data_dir: PathBuf, place: Place },
-    /// Ends every program that a node left running.
-    Sweep { data_dir: PathBuf },
+    /// Ends every program and every container that a node left running.
+    Sweep {
+        data_dir: PathBuf,
+        docker: DockerSettings,
+    },
 }
 
 /// How a node is reached.

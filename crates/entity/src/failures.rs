@@ -254,6 +254,7 @@ fn reason_of_stage(of: &str) -> (&'static str, &'static str) {
         stage::VOLUMES => (types::RESOURCES_AVAILABLE, "VolumeNeedsMountNamespace"),
         stage::RUN_AS => (types::CONTAINER_HEALTHY, "RunAsUserForbidden"),
         stage::BUNDLE => (types::CONTAINER_HEALTHY, "ArtefactUnavailable"),
+        stage::IMAGE_ID => (types::CONTAINER_HEALTHY, "ImageIdMismatch"),
         stage::SOCKET => (types::CONTAINER_HEALTHY, "SocketActivationRefused"),
         _ => (types::CONTAINER_HEALTHY, IMAGE_REASON),
     }

@@ -21,7 +21,7 @@ use tracing::info;
 use crate::bundle::Bundles;
 use crate::command_ledger::CommandLedger;
 use crate::config::{self, ConfigSource, Directories, Provided, Reader, Source};
-use crate::docker::DockerDriver;
+use crate::docker::{DockerDriver, Images};
 use crate::driver::{AnyDriver, Driver, StartError, Started, Trace};
 use crate::ended::{self, End, Ended, is_crash};
 use crate::fake::{FakeConfig, FakeDriver};
@@ -396,6 +396,11 @@ impl Agent {
             .collect()
     }
 
+    /// The images of this node's engine; `None` where instances are simulated.
+    pub fn images(&self) -> Option<Images> {
+        self.0.docker.as_ref().map(|docker| docker.images())
+    }
+
     /// Drains and stops everything within `grace`, and kills what is left then: the end of the
     /// session, which follows, says that nothing runs here any more.
     pub async fn shutdown(&self, grace: Duration) {
@@ -459,7 +464,7 @@ fn docker(
     };
     let name = config.node_name.clone();
     let driver = DockerDriver::new(docker.clone(), name, &config.dir, kept)?;
-    Ok(Some(Arc::new(driver)))
+    Ok(Some(Arc::new(driver.with_bundles(config.bundles.clone()))))
 }
 
 impl Instance {

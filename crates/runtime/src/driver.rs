@@ -12,10 +12,12 @@ use std::time::Duration;
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::config::{Provided, Reader};
 use crate::docker::DockerDriver;
 use crate::fake::FakeDriver;
+use crate::life::{Order, ordered};
 use crate::logs::Output;
 use crate::process::ProcessDriver;
 
@@ -30,7 +32,7 @@ pub trait Driver: Send + Sync + 'static {
     type Inside: Send + Sync + 'static;
 
     /// Starts an instance with what was `provided` for it, whose output goes to `output`; returns
-    /// before it is ready.
+    /// before it is ready. What it is started from may have to come first: only that is `called_off`.
     ///
     /// # Errors
     /// See [`StartError::outcome`] for what is certain then.
@@ -39,6 +41,7 @@ pub trait Driver: Send + Sync + 'static {
         spec: &InstanceSpec,
         provided: Provided,
         output: &Output,
+        called_off: &mut CallOff,
     ) -> impl Future<Output = Result<Started<Self::Handle>, StartError>> + Send;
 
     /// As whom the instance reads the files of its volumes.
@@ -93,6 +96,8 @@ pub struct Ended {
     pub said: String,
 }
 
+const CALLED_OFF: &str = "called-off";
+
 /// Bytes of a command's output that are kept.
 pub(crate) const MAX_SAID: usize = 4096;
 
@@ -117,6 +122,35 @@ pub struct Trace {
     pub port: u16,
 }
 
+/// Tells a start that the instance is not wanted any more, while it waits for what it starts from: that
+/// takes minutes, and nothing runs yet.
+#[derive(Debug)]
+pub struct CallOff(watch::Receiver<Order>);
+
+impl CallOff {
+    pub(crate) fn of(orders: &watch::Receiver<Order>) -> Self {
+        Self(orders.clone())
+    }
+
+    /// For a start that nobody calls off.
+    pub fn never() -> Self {
+        Self(watch::channel(Order::Run).1)
+    }
+
+    /// What `work` comes to. Where the start is called off first, it is dropped: nothing of it may need
+    /// an end.
+    pub(crate) async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, StartError>>,
+    ) -> Result<T, StartError> {
+        tokio::select! {
+            biased;
+            () = ordered(&mut self.0, |order| order != Order::Run) => Err(StartError::called_off()),
+            done = work => done,
+        }
+    }
+}
+
 /// What is certain after a failed start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartOutcome {
@@ -131,7 +165,7 @@ pub enum StartOutcome {
 pub struct StartError {
     /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `working-dir`, `port`,
     /// `output`, `spawn`; of
-    /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
+    /// a container `image`, `image-id`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,
     outcome: StartOutcome,
@@ -152,6 +186,15 @@ impl StartError {
             cause: cause.into(),
             outcome: StartOutcome::MaybeStarted,
         }
+    }
+
+    fn called_off() -> Self {
+        Self::not_started(CALLED_OFF, "called off before it was started")
+    }
+
+    /// Somebody ordered it, so it is no failure.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.stage == CALLED_OFF
     }
 
     pub fn outcome(&self) -> StartOutcome {

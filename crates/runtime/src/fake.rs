@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::{Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{CallOff, Driver, Ended, StartError, Started, Trace};
 use crate::logs::Output;
 
 /// Connections that the kernel queues for one instance.
@@ -122,6 +122,7 @@ impl Driver for FakeDriver {
         spec: &InstanceSpec,
         _: Provided,
         output: &Output,
+        _: &mut CallOff,
     ) -> Result<Started<FakeInstance>, StartError> {
         let behaviour = behaviour(spec)?;
         let reserved = self.net.reserve();

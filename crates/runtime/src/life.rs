@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::agent::Inner;
-use crate::driver::{Driver, StartError, StartOutcome, Started};
+use crate::driver::{CallOff, Driver, StartError, StartOutcome, Started};
 use crate::probe::{Prober, Subject, Turn};
 
 const LAST_LINES: usize = 5;
+const SIGTERM: i32 = 15;
 
 /// What the owner, or the node's end, wants of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +70,17 @@ pub(crate) async fn run<D: Driver>(
     inner.enter(&spec.id, InstanceState::Starting);
     let output = inner.output(&spec.id);
     let started = match inner.provide(&spec, driver.reader(&spec)).await {
-        Ok(provided) => driver.start(&spec, provided, &output).await,
+        Ok(provided) => {
+            let mut called_off = CallOff::of(&orders);
+            driver
+                .start(&spec, provided, &output, &mut called_off)
+                .await
+        }
         Err(error) => Err(error),
     };
     let started = match started {
         Ok(started) => started,
+        Err(error) if error.is_called_off() => return called_off(&inner, &spec, error).await,
         Err(error) => return not_started(&inner, driver.as_ref(), &spec, error).await,
     };
     hit(Point::InstanceSpawned);
@@ -155,6 +162,16 @@ async fn ended<D: Driver>(
             (Exit::Unhealthy { probe, cause }, Vec::new())
         }
     }
+}
+
+/// Ended as it would have been by its stop, had it run by then: whoever ordered that sees no failure.
+async fn called_off(inner: &Inner, spec: &InstanceSpec, error: StartError) {
+    info!(instance = %spec.id, "start called off");
+    inner.enter(&spec.id, InstanceState::Stopping);
+    inner.log("exit", &spec.id, None);
+    inner.take_back(&spec.id).await;
+    inner.exited(&spec.id, Exit::Signal(SIGTERM), vec![error.cause]);
+    inner.enter(&spec.id, InstanceState::Destroyed);
 }
 
 async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, error: StartError) {
@@ -321,7 +338,7 @@ async fn drain<D: Driver>(
 }
 
 /// Resolves when what is wanted fits; never if the agent is gone.
-async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bool) {
+pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bool) {
     if orders.wait_for(|order| fits(*order)).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nihilo_runtime::config::Provided;
-use nihilo_runtime::driver::{Driver, StartError, Started};
+use nihilo_runtime::driver::{CallOff, Driver, StartError, Started};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::{Process, ProcessDriver};
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
@@ -72,7 +72,8 @@ impl Host {
     async fn start(&self, spec: &InstanceSpec) -> Result<(Started<Process>, Output), StartError> {
         let output = self.output(spec);
         let provided = Provided::default();
-        let started = self.driver.start(spec, provided, &output).await?;
+        let never = &mut CallOff::never();
+        let started = self.driver.start(spec, provided, &output, never).await?;
         Ok((started, output))
     }
 

@@ -21,7 +21,7 @@ use nihilo_runtime::{Agent, AgentConfig, BundleStore, Bundles, DriverConfig, Fak
 use nihilo_scale::config::ScaleConfig;
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
-use nihilo_types::node_config::{DriverKind, NodeConfig};
+use nihilo_types::node_config::{DockerSettings, DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
@@ -142,7 +142,13 @@ fn log_to_stderr() {
 /// A node from its start to its end, which the service manager hears of.
 async fn live(config: &NodeConfig) -> anyhow::Result<()> {
     let started = Node::start(config.clone(), Ground::default()).await;
-    let node = started.inspect_err(|error| end_what_nobody_owns(error, config))?;
+    let node = match started {
+        Ok(node) => node,
+        Err(error) => {
+            end_what_nobody_owns(&error, config).await;
+            return Err(error);
+        }
+    };
     let manager = ServiceManager::of_environment();
     let following = manager.map(|manager| manager.follow(node.parts()));
     let mut removal = node.raft.removal();
@@ -169,13 +175,20 @@ async fn live(config: &NodeConfig) -> anyhow::Result<()> {
 }
 
 /// A node that was removed while it was away has no owner who would stop what outlived it.
-fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
-    if let Some(StartError::Removed(_)) = error.downcast_ref() {
-        let ended = nihilo_runtime::process::end_everything(&agent_dir(&config.data_dir));
-        if let Err(error) = ended {
-            warn!(%error, "instances of this removed node may still run");
-        }
+async fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
+    let Some(StartError::Removed(_)) = error.downcast_ref() else {
+        return;
+    };
+    if let Err(error) = end_everything(&config.docker, &agent_dir(&config.data_dir)).await {
+        warn!(%error, "instances of this removed node may still run");
     }
+}
+
+/// Containers before programs: these lose their files' directories last.
+pub(crate) async fn end_everything(docker: &DockerSettings, agent: &Path) -> std::io::Result<()> {
+    let containers = nihilo_runtime::docker::end_everything(docker.clone(), agent).await;
+    let programs = nihilo_runtime::process::end_everything(agent);
+    containers.and(programs)
 }
 
 pub(crate) fn agent_dir(data_dir: &Path) -> PathBuf {

@@ -155,6 +155,8 @@ pub mod stage {
     pub const VOLUMES: &str = "volumes";
     /// There is no bundle to start from.
     pub const BUNDLE: &str = "bundle";
+    /// The archive of its image gave another image.
+    pub const IMAGE_ID: &str = "image-id";
     /// For whom it was to run as.
     pub const RUN_AS: &str = "run-as";
     /// No socket can be handed to it.

@@ -14,6 +14,7 @@ pub(crate) mod doctor;
 pub(crate) mod domain;
 pub(crate) mod drain;
 pub(crate) mod health;
+pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod internal;
 pub(crate) mod join;
@@ -85,6 +86,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Service(command) => service::run(context, command).await,
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Bundle(command) => bundle::run(context, command).await,
+        Command::Image(command) => image::run(context, command).await,
         Command::Traffic(command) => traffic::run(context, command).await,
         Command::Revision(command) => revision::run(context, command).await,
         Command::Route(command) => route::run(context, command).await,

@@ -45,7 +45,7 @@ use tracing::warn;
 
 use crate::bundle::{BundleId, Bundles, HOST_PATH, Program};
 use crate::config::{Directories, Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{CallOff, Driver, Ended, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
@@ -221,13 +221,7 @@ impl ProcessDriver {
         let failed = |cause: String| StartError::not_started(stage::BUNDLE, cause);
         let bundles = self.bundles.as_ref();
         let bundles = bundles.ok_or_else(|| failed("this node keeps no bundles".into()))?;
-        let digest = bundle.digest();
-        let digest = digest.ok_or_else(|| failed(format!("`{bundle}` is pinned to no digest")))?;
-        let id = BundleId {
-            namespace: spec.revision.namespace.clone(),
-            name: bundle.name,
-            digest,
-        };
+        let id = BundleId::of(spec, &bundle).map_err(failed)?;
         let prepared = bundles.prepare(&id, spec, say).await;
         prepared.map_err(|error| failed(error.to_string()))
     }
@@ -394,8 +388,9 @@ impl Driver for ProcessDriver {
         spec: &InstanceSpec,
         provided: Provided,
         output: &Output,
+        called_off: &mut CallOff,
     ) -> Result<Started<Process>, StartError> {
-        let program = self.program(spec, output).await?;
+        let program = called_off.or(self.program(spec, output)).await?;
         let address = self.ports.lock().take()?;
         let confined = self.spawn_confined(&program, spec, address, &provided, output);
         let spawned = confined.await;

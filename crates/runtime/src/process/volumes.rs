@@ -30,16 +30,21 @@ pub(super) fn planned(mounts: &[Mount]) -> Result<Vec<PlannedMount>, StartError>
             ),
         ));
     }
-    let planned = |mount: &Mount| PlannedMount {
-        source: match &mount.source {
+    let planned = |mount: &Mount| {
+        let source = match &mount.source {
             MountSource::Directory(dir) => PlannedSource::Directory(dir.clone()),
             MountSource::Memory { max_bytes } => PlannedSource::Memory(*max_bytes),
             MountSource::Earlier(path) => PlannedSource::Directory(path.into()),
-        },
-        target: mount.path.clone().into(),
-        read_only: mount.read_only,
+            // Of images alone, whose users nobody else knows.
+            MountSource::Engine => return None,
+        };
+        Some(PlannedMount {
+            source,
+            target: mount.path.clone().into(),
+            read_only: mount.read_only,
+        })
     };
-    Ok(mounts.iter().map(planned).collect())
+    Ok(mounts.iter().filter_map(planned).collect())
 }
 
 /// Whether this process has the capability now; what else may forbid it says so itself.

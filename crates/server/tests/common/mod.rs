@@ -58,6 +58,11 @@ impl Cluster {
         Self::start_nodes(tempfile::tempdir().unwrap(), slot, 1)
     }
 
+    /// The same with one node.
+    pub(crate) fn start_one_in(dir: tempfile::TempDir, slot: u16) -> Self {
+        Self::start_nodes(dir, slot, 1)
+    }
+
     fn start_nodes(dir: tempfile::TempDir, slot: u16, n_nodes: u16) -> Self {
         let cluster = Self {
             dir,

@@ -13,6 +13,7 @@ pub(super) struct Node {
     pub(super) dir: tempfile::TempDir,
     first_port: u16,
     objects: Objects,
+    pub(super) docker: DockerSettings,
 }
 
 impl Node {
@@ -21,6 +22,7 @@ impl Node {
             dir: tempfile::tempdir().unwrap(),
             first_port: free_ports(),
             objects: Objects::some(),
+            docker: DockerSettings::default(),
         }
     }
 
@@ -34,7 +36,7 @@ impl Node {
         let driver = DriverConfig::Process {
             first_port: self.first_port,
             settings: ProcessSettings::default(),
-            docker: DockerSettings::default(),
+            docker: self.docker.clone(),
             adopts,
         };
         let done = runtime.block_on(async {

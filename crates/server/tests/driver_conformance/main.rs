@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod called_off;
 mod config;
 mod container_adoption;
 #[path = "../common/engine.rs"]
@@ -163,8 +164,11 @@ fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
 }
 
 fn agent_with(dir: &Path, driver: DriverConfig, objects: Objects) -> (Agent, LocalInstances) {
-    let admission = LocalInstances::default();
-    let config = AgentConfig {
+    agent_of(config_in(dir, driver), objects)
+}
+
+fn config_in(dir: &Path, driver: DriverConfig) -> AgentConfig {
+    AgentConfig {
         bundles: None,
         node_name: "node1".into(),
         executable: env!("CARGO_BIN_EXE_nihilo").into(),
@@ -173,7 +177,11 @@ fn agent_with(dir: &Path, driver: DriverConfig, objects: Objects) -> (Agent, Loc
         driver,
         host: Host::default(),
         orders: None,
-    };
+    }
+}
+
+fn agent_of(config: AgentConfig, objects: Objects) -> (Agent, LocalInstances) {
+    let admission = LocalInstances::default();
     let admitting = Arc::new(AdmissionPort(admission.clone()));
     let agent = Agent::new(config, admitting, Arc::new(objects)).unwrap();
     (agent, admission)
