@@ -55,7 +55,7 @@ impl Client {
         let request = pb::PushImageRequest {
             namespace: namespace.into(),
             image: image.into(),
-            // An archive is another one each time: so is the write that makes it known.
+            // An archive may be another one each time: so is the write that makes it known.
             request_id: request_id(),
         };
         let mut client = BundleServiceClient::new(self.channel(server));

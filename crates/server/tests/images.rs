@@ -261,7 +261,12 @@ fn an_archive_that_is_another_image_or_takes_a_name_runs_nowhere() {
         docker(&["image", "inspect", &id]).err()
     });
 
-    push(&cluster, "image/named", by_name, id.parse().unwrap());
+    push(
+        &cluster,
+        "image/named",
+        by_name,
+        Digest::of(b"never loaded"),
+    );
     let refused = cluster.cli(&create("named", "bundle/image/named:v1", &[]));
     assert!(!refused.status.success(), "{}", text(&refused));
     let shown = text(&must(cluster.cli(&["revision", "list", "-o", "json"])));

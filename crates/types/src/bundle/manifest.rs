@@ -26,7 +26,7 @@ pub struct Manifest {
     pub entrypoint: Vec<String>,
     pub blob: Blob,
     /// Of an image's archive, and of nothing else: the engine's id of the image. Archives of one image
-    /// differ from engine to engine; this is what each engine must come to that loads one.
+    /// may differ from engine to engine; this is what each engine must come to that loads one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<Digest>,
 }
