@@ -13,13 +13,44 @@ use crate::engine::docker;
 
 /// An engine opens its databases, and starts a containerd of its own.
 const START_LIMIT: Duration = Duration::from_secs(60);
-pub(crate) const NETWORK: &str = "nihilo-test";
 
 /// Stopped when dropped, with everything of it.
 #[derive(Debug)]
 pub(crate) struct SecondEngine {
     child: Child,
     dir: tempfile::TempDir,
+    _bridge: Bridge,
+}
+
+/// A bridge of its own: an engine without one (`--bridge=none`) would remove the host's `docker0`.
+#[derive(Debug)]
+struct Bridge(String);
+
+impl Bridge {
+    fn make() -> Result<Self, String> {
+        let pid = std::process::id();
+        let bridge = Self(format!("nih{pid}"));
+        // Addresses that are nobody's: a process tells its own from those of its siblings.
+        let address = format!("10.{}.{}.1/24", 200 + pid % 50, pid % 250);
+        for args in [
+            &["link", "add", &bridge.0, "type", "bridge"][..],
+            &["addr", "add", &address, "dev", &bridge.0],
+            &["link", "set", &bridge.0, "up"],
+        ] {
+            let done = Command::new("ip").args(args).output();
+            let done = done.map_err(|error| format!("ip: {error}"))?;
+            if !done.status.success() {
+                return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+            }
+        }
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        drop(Command::new("ip").args(["link", "del", &self.0]).output());
+    }
 }
 
 impl SecondEngine {
@@ -39,11 +70,19 @@ impl SecondEngine {
         let dir = tempfile::tempdir().unwrap();
         // Of its own, beside the host's, which names a directory.
         std::fs::write(dir.path().join("daemon.json"), "{}").unwrap();
-        let child = match daemon(dir.path(), storage.trim()).spawn() {
+        let bridge = match Bridge::make() {
+            Ok(bridge) => bridge,
+            Err(why) => return skip(&why),
+        };
+        let child = match daemon(dir.path(), storage.trim(), &bridge.0).spawn() {
             Ok(child) => child,
             Err(error) => return skip(&format!("dockerd: {error}")),
         };
-        let mut engine = Self { child, dir };
+        let mut engine = Self {
+            child,
+            dir,
+            _bridge: bridge,
+        };
         let answered = wait_up_to(START_LIMIT, "answer of the second engine", || {
             if engine.child.try_wait().unwrap().is_some() {
                 return Some(false);
@@ -55,16 +94,7 @@ impl SecondEngine {
             let last = log.lines().last().unwrap_or("it said nothing").to_owned();
             return skip(&last);
         }
-        // Addresses that are nobody's: a process tells its own from those of its siblings.
-        let subnet = format!(
-            "10.{}.{}.0/24",
-            200 + std::process::id() % 50,
-            std::process::id() % 250
-        );
-        match engine.docker(&["network", "create", "--subnet", &subnet, NETWORK]) {
-            Ok(_) => Some(engine),
-            Err(why) => skip(&why),
-        }
+        Some(engine)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -73,11 +103,7 @@ impl SecondEngine {
 
     /// What a node's configuration says to use it.
     pub(crate) fn settings(&self) -> String {
-        let socket = self.socket();
-        format!(
-            "docker:\n  socket: {}\n  network: {NETWORK}\n",
-            socket.display()
-        )
+        format!("docker:\n  socket: {}\n", self.socket().display())
     }
 
     pub(crate) fn docker(&self, args: &[&str]) -> Result<String, String> {
@@ -86,7 +112,7 @@ impl SecondEngine {
     }
 }
 
-fn daemon(dir: &Path, storage: &str) -> Command {
+fn daemon(dir: &Path, storage: &str, bridge: &str) -> Command {
     let log = std::fs::File::create(dir.join("log")).unwrap();
     let at = |name: &str| dir.join(name).display().to_string();
     let mut daemon = Command::new("dockerd");
@@ -96,7 +122,8 @@ fn daemon(dir: &Path, storage: &str) -> Command {
         .args(["--pidfile", &at("pid"), "--storage-driver", storage])
         .arg(format!("--host=unix://{}", at("docker.sock")))
         // The host's packet filter and its bridge stay as they are.
-        .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+        .args(["--iptables=false", "--ip6tables=false"])
+        .args(["--bridge", bridge])
         .args([
             "--ip-forward=false",
             "--ip-masq=false",
@@ -121,8 +148,6 @@ impl Drop for SecondEngine {
         {
             drop(self.docker(&["rm", "--force", "--volumes", id]));
         }
-        // Its bridge is the host's.
-        drop(self.docker(&["network", "rm", NETWORK]));
         let pid = i32::try_from(self.child.id()).unwrap();
         if kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).is_err() {
             eprintln!("the second engine had ended before");
