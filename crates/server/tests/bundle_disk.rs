@@ -196,6 +196,10 @@ fn a_fetch_to_a_full_disk_says_so_and_its_instance_starts_when_there_is_room() {
         text(&pushed)
     );
 
+    // Nowhere else.
+    for node in ["node1", "node2"] {
+        must(cluster.cli(&["node", "cordon", node]));
+    }
     let image = "bundle/heavy:v1";
     must(cluster.cli(&[
         "service",
@@ -204,7 +208,7 @@ fn a_fetch_to_a_full_disk_says_so_and_its_instance_starts_when_there_is_room() {
         "--image",
         image,
         "--scale",
-        "3..3",
+        "1..1",
         "--no-wait",
     ]));
     let why = "the disk of this node's bundles is full";
