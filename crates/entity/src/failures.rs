@@ -10,7 +10,7 @@ use nihilo_types::id::{InstanceId, SessionId};
 use nihilo_types::instance::{Exit, InstanceReport, stage};
 use nihilo_types::revision::Revision;
 
-use crate::rows::{is_leaving, is_ready};
+use crate::rows::{is_frozen, is_leaving, is_ready};
 use crate::table::{InstanceRow, Refusal, RefusalKind, RowState};
 
 /// A node that refused is left alone for this.
@@ -33,6 +33,8 @@ pub(crate) struct Failures {
     seen: BTreeSet<InstanceId>,
     /// Instances that were told to go, or seen going: however they end, it is no failure.
     ordered: BTreeSet<InstanceId>,
+    /// Those of them that were seen going, or frozen: they may be called back.
+    away: BTreeSet<InstanceId>,
     /// Nodes that refused, until when.
     avoid: BTreeMap<SessionId, u64>,
     /// Nodes that refused and have not taken a start since: one at a time shows whether they do.
@@ -62,11 +64,16 @@ impl Failures {
         let exists = |id: &InstanceId| rows.iter().any(|(other, _)| *other == id);
         self.seen.retain(exists);
         self.ordered.retain(exists);
+        self.away.retain(exists);
         let mut by_time = rows.to_vec();
         by_time.sort_by_key(|(_, row)| row.since_ms);
         for (id, row) in by_time {
-            if is_leaving(row) {
+            if is_leaving(row) || is_frozen(row) {
                 self.ordered.insert(id.clone());
+                self.away.insert(id.clone());
+            } else if is_ready(row) && self.away.remove(id) {
+                // Called back: its end is its own again.
+                self.ordered.remove(id);
             }
             match &row.state {
                 RowState::Refused(refusal) => self.look_at_refusal(id, row, refusal),

@@ -27,7 +27,7 @@ use crate::failures::{AVOID_MS, Failures};
 use crate::placement::place;
 use crate::plan::{Goal, Row, plan};
 use crate::reconcile::Proposing;
-use crate::rows::{is_counted, is_foreign, is_leaving, is_ready, is_staying, own_rows};
+use crate::rows::{is_counted, is_foreign, is_frozen, is_leaving, is_ready, is_staying, own_rows};
 use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
@@ -114,8 +114,10 @@ impl RevisionActor {
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        let empty = view.table.of(&self.key).all(|(_, row)| !is_counted(row));
-        empty && self.desired == 0 && !self.proposing.is_under_way()
+        // A frozen one stays as it is until something is told.
+        let mut rows = view.table.of(&self.key);
+        let is_at_rest = rows.all(|(_, row)| !is_counted(row) || is_frozen(row));
+        is_at_rest && self.desired == 0 && !self.proposing.is_under_way()
     }
 
     /// Ready instances that make the revision ready for the first time.
@@ -139,6 +141,7 @@ impl RevisionActor {
             wanted: self.desired as usize,
             cap: usize::try_from(max_scale).ok().filter(|cap| *cap > 0),
             is_complete: view.table.complete,
+            freezes: revision.idles_frozen(),
         };
         let is_drained = |row: &InstanceRow| view.state.duty_of(row.node) == Duty::Drained;
         let has_place = || {
@@ -152,6 +155,14 @@ impl RevisionActor {
         for (id, row) in plan.reopens {
             let (session, instance) = (row.session, id.clone());
             outputs.effect(Effect::Reopen { session, instance });
+        }
+        if let Some((id, row)) = plan.freeze {
+            let (session, instance) = (row.session, id.clone());
+            outputs.effect(Effect::Freeze { session, instance });
+        }
+        for (id, row) in plan.thaws {
+            let (session, instance) = (row.session, id.clone());
+            outputs.effect(Effect::Thaw { session, instance });
         }
         if plan.waits_for_place {
             outputs.timer(BACKOFF, AVOID_MS);

@@ -160,6 +160,8 @@ struct Instance {
     trace: Option<Trace>,
     accepted_ns: u64,
     started: Instant,
+    /// When its state began.
+    since: Instant,
     ended: Option<Instant>,
     crashed: bool,
     orders: watch::Sender<Order>,
@@ -270,6 +272,7 @@ impl Agent {
         }
         let running = table.n_running();
         if running >= self.0.config.capacity {
+            table.make_room();
             return Err(AgentError::NoCapacity {
                 running,
                 capacity: self.0.config.capacity,
@@ -324,7 +327,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Calls a drain off.
+    /// Calls a drain off; one that has been frozen meanwhile is thawed.
     ///
     /// # Errors
     /// `TooLate` once SIGTERM was sent.
@@ -335,16 +338,59 @@ impl Agent {
         seq: u64,
         id: &InstanceId,
     ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Run)
+    }
+
+    /// Drains it and, once nothing is in flight, freezes it. One that cannot be frozen is stopped.
+    ///
+    /// # Errors
+    /// `TooLate` where it is not ready, or on its way out.
+    pub fn freeze(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+    ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Freeze)
+    }
+
+    /// Lets a frozen one run again; it is ready after one good look. One that was only about to be
+    /// frozen is called back.
+    ///
+    /// # Errors
+    /// `TooLate` once SIGTERM was sent.
+    pub fn thaw(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+    ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Run)
+    }
+
+    fn order(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+        order: Order,
+    ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
         let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
-        match instance.report.state {
-            InstanceState::Draining | InstanceState::Ready => {
-                instance.orders.send_replace(Order::Run);
-                Ok(())
-            }
-            _ => Err(AgentError::TooLate),
+        let state = instance.report.state;
+        if !may_follow(state, instance.report.ready_after_ms > 0, order) {
+            return Err(AgentError::TooLate);
         }
+        let before = instance.orders.send_replace(order);
+        if before == order {
+            // Nothing will change: whoever asks has missed what it has become.
+            drop(self.0.events.send(self.0.refresh(instance)));
+        }
+        Ok(())
     }
 
     /// Every instance of these shards that still counts. Answering makes older calls void.
@@ -424,6 +470,16 @@ impl Agent {
     }
 }
 
+/// Whether what is in this state can do it; `was_ready` = at some time.
+fn may_follow(state: InstanceState, was_ready: bool, order: Order) -> bool {
+    let is_back = state == InstanceState::Booting && was_ready;
+    let can_be_called = matches!(
+        state,
+        InstanceState::Ready | InstanceState::Frozen | InstanceState::Draining
+    );
+    can_be_called || is_back && order == Order::Run
+}
+
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
         DriverConfig::Process {
@@ -476,6 +532,7 @@ impl Instance {
             trace: None,
             accepted_ns,
             started: Instant::now(),
+            since: Instant::now(),
             ended: None,
             crashed: false,
             orders,
@@ -545,6 +602,19 @@ impl Table {
             .values()
             .filter(|i| i.report.state.is_counted());
         u32::try_from(running.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Has the instance stopped that has been frozen longest: whoever was refused asks again. One at a
+    /// time, for each that is refused.
+    fn make_room(&self) {
+        let frozen = self.instances.values().filter(|instance| {
+            let is_kept = *instance.orders.borrow() == Order::Freeze;
+            is_kept && instance.report.state == InstanceState::Frozen
+        });
+        if let Some(oldest) = frozen.min_by_key(|instance| instance.since) {
+            info!(instance = %oldest.report.id, "frozen, and stopped to make room for another");
+            oldest.orders.send_replace(Order::Drain);
+        }
     }
 
     /// Keeps of the ended ones what [`ended`] says; returns those that were forgotten.
@@ -637,6 +707,7 @@ impl Inner {
         let mut is_first_ready = false;
         self.change(id, |instance| {
             instance.report.state = state;
+            instance.since = Instant::now();
             if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
                 instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
                 is_first_ready = true;
@@ -706,6 +777,15 @@ impl Inner {
         self.write_down(id);
     }
 
+    /// Where one that an earlier process has started is, in the state that it was left in.
+    pub(crate) fn found<H>(&self, id: &InstanceId, started: &Started<H>) {
+        self.change(id, |instance| {
+            instance.trace = started.trace;
+            instance.report.address = Some(started.address);
+            instance.report.pid = started.pid;
+        });
+    }
+
     /// Where instances die with this process, nobody is there to say how they ended. Not before it is
     /// ready, so that no start waits for it.
     fn write_end_with_the_node(&self, id: &InstanceId) {
@@ -725,17 +805,24 @@ impl Inner {
 
     /// Leaves word for the node's next process. One instance's words are written by its own life
     /// alone, one after the other.
-    fn write_down(&self, id: &InstanceId) {
+    pub(crate) fn write_down(&self, id: &InstanceId) {
+        self.write_record(id, |_| {});
+    }
+
+    /// As [`Self::write_down`], with the state that it is about to enter.
+    pub(crate) fn write_down_as(&self, id: &InstanceId, state: InstanceState) {
+        self.write_record(id, |record| record.report.state = state);
+    }
+
+    fn write_record(&self, id: &InstanceId, change: impl FnOnce(&mut Record)) {
         if !self.config.driver.adopts() {
             return;
         }
-        let record = self
-            .table
-            .lock()
-            .instances
-            .get(id)
-            .and_then(Instance::record);
-        if let Some(record) = record {
+        let table = self.table.lock();
+        let record = table.instances.get(id).and_then(Instance::record);
+        drop(table);
+        if let Some(mut record) = record {
+            change(&mut record);
             self.handles.write(&record);
         }
     }
@@ -755,6 +842,10 @@ impl Inner {
         }
         let spec = Some(Arc::new(spec));
         let (mut instance, orders) = Instance::new(report, spec, accepted_ns, output);
+        if instance.report.state == InstanceState::Frozen {
+            // Until an owner says otherwise.
+            instance.orders.send_replace(Order::Freeze);
+        }
         let started = instance.started.checked_sub(Duration::from_nanos(age));
         instance.started = started.unwrap_or(instance.started);
         instance.trace = trace;

@@ -61,6 +61,25 @@ pub trait Driver: Send + Sync + 'static {
         command: &[String],
     ) -> impl Future<Output = Result<Ended, String>> + Send;
 
+    /// Takes the cpu from everything of a running instance, which keeps its memory, until it is thawed.
+    /// One that is frozen by an earlier process of this node stays so.
+    ///
+    /// # Errors
+    /// Why it is not frozen; it runs on.
+    fn freeze(
+        &self,
+        handle: &mut Self::Handle,
+    ) -> impl Future<Output = Result<Freezer, FreezeError>> + Send;
+
+    /// Lets a frozen instance run on; nothing happens to one that is not frozen.
+    ///
+    /// # Errors
+    /// Something of it may stay frozen: it has to be killed.
+    fn thaw(
+        &self,
+        handle: &mut Self::Handle,
+    ) -> impl Future<Output = Result<(), FreezeError>> + Send;
+
     /// Asks the instance to end, and kills it when it has not after `grace`.
     fn stop(&self, handle: &mut Self::Handle, grace: Duration)
     -> impl Future<Output = Exit> + Send;
@@ -166,6 +185,40 @@ impl StartError {
     pub(crate) fn with_something_left(self) -> Self {
         Self::maybe_started(self.stage, self.cause)
     }
+}
+
+/// By what an instance is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    Cgroup2,
+    Cgroup1,
+    /// SIGSTOP to each of its processes: a program that waits for its children sees it.
+    Signal,
+    /// The container engine's pause.
+    Engine,
+    Simulated,
+}
+
+impl Freezer {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Freezer::Cgroup2 => "cgroup2",
+            Freezer::Cgroup1 => "cgroup1",
+            Freezer::Signal => "signal",
+            Freezer::Engine => "engine",
+            Freezer::Simulated => "simulated",
+        }
+    }
+}
+
+/// Why an instance was not frozen, or not thawed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FreezeError {
+    /// What runs it has no means to: it is to be stopped instead.
+    #[error("it cannot be frozen here: {0}")]
+    Unsupported(String),
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The driver that runs an instance.

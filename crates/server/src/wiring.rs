@@ -485,6 +485,7 @@ impl Node {
             raft: self.raft.clone(),
         };
         let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
+        let agent = self.agent.clone();
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -514,7 +515,7 @@ impl Node {
                 .add_service(ClusterServiceServer::new(cluster));
             let server = Server::builder()
                 .accept_http1(true)
-                .add_routes(crate::admin::metrics::add(routes, gateway))
+                .add_routes(crate::admin::metrics::add(routes, gateway, agent))
                 .serve_with_incoming(incoming(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");

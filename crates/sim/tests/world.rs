@@ -19,6 +19,16 @@ fn a_few_seeds_break_nothing() {
     }
 }
 
+/// Every fourth seed has revisions that idle frozen.
+#[test]
+fn frozen_instances_break_nothing() {
+    for seed in (0..N_SEEDS).map(|n| 4 * n + 3) {
+        let outcome = run(seed, None, Detail::Hash);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert!(outcome.totals.n_frozen > 0, "seed {seed} froze nothing");
+    }
+}
+
 /// Three seeds, each in two processes: nothing but the seed may decide what happens.
 #[test]
 fn a_seed_is_a_run() {
@@ -99,4 +109,5 @@ planted! {
     resize_drops: ResizeDrops within 10 from 0,
     limit_ignored: LimitIgnored within 10 from 0,
     reservation_leaks: ReservationLeaks within 10 from 0,
+    freezes_open: FreezesOpen within 40 from 3,
 }

@@ -19,7 +19,10 @@ pub enum InstanceState {
     /// Its process is up and not ready: not yet, or, with `ready_after_ms` set, not any more.
     Booting,
     Ready,
-    /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent.
+    /// Keeps its memory and takes no cpu; admits nothing until it is thawed and was seen ready again.
+    Frozen,
+    /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent,
+    /// and on to `Frozen` where it is to be kept.
     Draining,
     /// SIGTERM was sent; no way back.
     Stopping,

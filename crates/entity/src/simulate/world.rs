@@ -320,6 +320,8 @@ impl<'a> World<'a> {
                 | Effect::Start { .. }
                 | Effect::Stop { .. }
                 | Effect::Reopen { .. }
+                | Effect::Freeze { .. }
+                | Effect::Thaw { .. }
                 | Effect::PushEndpoints(_)
                 | Effect::Tell(..) => {}
             }

@@ -11,6 +11,7 @@ mod exec;
 mod explain;
 mod image;
 mod network;
+mod pause;
 mod request;
 mod watch;
 
@@ -30,7 +31,7 @@ use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
 use crate::config::{MountSource, Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{Driver, Ended, FreezeError, Freezer, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
@@ -257,6 +258,14 @@ impl Driver for DockerDriver {
 
     async fn wait(&self, handle: &mut Container) -> Exit {
         handle.watched.exit().await
+    }
+
+    async fn freeze(&self, handle: &mut Container) -> Result<Freezer, FreezeError> {
+        self.pause(handle).await.map(|()| Freezer::Engine)
+    }
+
+    async fn thaw(&self, handle: &mut Container) -> Result<(), FreezeError> {
+        self.unpause(handle).await
     }
 
     async fn stop(&self, handle: &mut Container, grace: Duration) -> Exit {

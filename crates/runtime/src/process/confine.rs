@@ -263,10 +263,11 @@ fn describe(offer: &Offer) -> String {
         None => otherwise,
     };
     format!(
-        "cpu={} memory={} processes={}",
+        "cpu={} memory={} processes={} freeze={}",
         by(offer.cpu, "none"),
         by(offer.memory, "sampled"),
-        by(offer.pids, "sampled")
+        by(offer.pids, "sampled"),
+        by(offer.freeze, "signal")
     )
 }
 
@@ -279,6 +280,7 @@ mod tests {
             cpu: version,
             memory: version,
             pids: version,
+            freeze: version,
             reasons: Vec::new(),
         }
     }
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn what_keeps_a_limit_is_said_of_each() {
-        let none = "cpu=none memory=sampled processes=sampled";
+        let none = "cpu=none memory=sampled processes=sampled freeze=signal";
         assert_eq!(describe(&offer(None)), none);
         let mixed = Offer {
             memory: Some(Version::Two),
@@ -315,7 +317,7 @@ mod tests {
         };
         assert_eq!(
             describe(&mixed),
-            "cpu=cgroup1 memory=cgroup2 processes=cgroup1"
+            "cpu=cgroup1 memory=cgroup2 processes=cgroup1 freeze=cgroup1"
         );
     }
 

@@ -9,6 +9,7 @@
 pub(crate) mod cgroup;
 mod confine;
 mod exec;
+mod freeze;
 mod handoff;
 mod ids;
 mod launcher;
@@ -45,11 +46,12 @@ use tracing::warn;
 
 use crate::bundle::{BundleId, Bundles, HOST_PATH, Program};
 use crate::config::{Directories, Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{Driver, Ended, FreezeError, Freezer, StartError, Started, Trace};
 use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
+use freeze::{Frozen, Members};
 use launcher::Launcher;
 use leader::{Adopted, Leader};
 use mark::{MARK_ENV, Mark};
@@ -94,6 +96,8 @@ pub struct Process {
     confined: Confined,
     /// For commands that are run inside.
     provided: Arc<Provided>,
+    /// `None` = it runs.
+    frozen: Option<Frozen>,
 }
 
 /// Where commands of one instance run.
@@ -230,6 +234,14 @@ impl ProcessDriver {
         };
         let prepared = bundles.prepare(&id, spec, say).await;
         prepared.map_err(|error| failed(error.to_string()))
+    }
+
+    fn members(&self, handle: &Process) -> Members {
+        Members {
+            id: handle.id.clone(),
+            group: handle.confined.group(),
+            mark: self.mark.clone(),
+        }
     }
 
     /// Starts the program, confined; nothing of that is left where it fails.
@@ -428,6 +440,7 @@ impl Driver for ProcessDriver {
             readers,
             confined,
             provided: Arc::new(provided),
+            frozen: None,
         };
         Ok(Started {
             handle,
@@ -439,6 +452,23 @@ impl Driver for ProcessDriver {
 
     async fn wait(&self, handle: &mut Process) -> Exit {
         handle.leader.wait().await
+    }
+
+    async fn freeze(&self, handle: &mut Process) -> Result<Freezer, FreezeError> {
+        let members = self.members(handle);
+        let frozen = tokio::task::spawn_blocking(move || members.freeze()).await;
+        let frozen = frozen.map_err(|error| FreezeError::Failed(error.to_string()))??;
+        let by = frozen.by();
+        handle.frozen = Some(frozen);
+        Ok(by)
+    }
+
+    /// A few writes, or a few signals: no thread is waited for.
+    async fn thaw(&self, handle: &mut Process) -> Result<(), FreezeError> {
+        if let Some(frozen) = handle.frozen.take() {
+            self.members(handle).thaw(&frozen);
+        }
+        Ok(())
     }
 
     async fn stop(&self, handle: &mut Process, grace: Duration) -> Exit {
@@ -503,6 +533,7 @@ impl Driver for ProcessDriver {
             readers,
             confined: self.confiner.adopt(spec, trace.pid, output),
             provided: Arc::new(volumes::of_adopted(spec, trace.pid)),
+            frozen: None,
         };
         Some(Started {
             handle,

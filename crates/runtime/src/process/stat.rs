@@ -22,6 +22,11 @@ pub(super) fn is_zombie(pid: u32) -> bool {
     field::<char>(pid, STATE).is_some_and(|state| matches!(state, 'Z' | 'X'))
 }
 
+/// Nothing of it runs: it is stopped, or has ended.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    field::<char>(pid, STATE).is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+}
+
 fn field<T: FromStr>(pid: u32, place: usize) -> Option<T> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold spaces and brackets.

@@ -129,6 +129,12 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// To every process of the session that an instance's first process leads.
+pub(super) fn signal_session(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process_group(pid, signal).unwrap();
+}
+
 fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

@@ -50,6 +50,7 @@ fn containers_outlive_their_node_and_are_adopted() {
         ("serves on", serves_on as fn(&Cluster)),
         ("ended meanwhile", ended_meanwhile),
         ("removed meanwhile", removed_meanwhile),
+        ("frozen", frozen),
         ("told to end", told_to_end),
         ("its output", its_output),
         ("not wanted any more", not_wanted_any_more),
@@ -59,6 +60,35 @@ fn containers_outlive_their_node_and_are_adopted() {
         check(&cluster);
         cluster.wait_none_left(what);
     }
+}
+
+fn frozen(cluster: &Cluster) {
+    let spec = cluster.spec("demo/hello", 1);
+    let before = cluster.node.live(async |life| {
+        life.agent.set_accepting(true);
+        life.agent.start(SHARD, EPOCH, 1, spec.clone()).unwrap();
+        life.becomes(&spec.id, InstanceState::Ready).await;
+        life.agent.freeze(SHARD, EPOCH, 2, &spec.id).unwrap();
+        life.becomes(&spec.id, InstanceState::Frozen).await
+    });
+    cluster.node.live(async |life| {
+        life.agent.set_accepting(true);
+        let (found, _) = life.report(&spec.id).unwrap();
+        assert_eq!(found.state, InstanceState::Frozen);
+        life.agent.thaw(SHARD, EPOCH, 3, &spec.id).unwrap();
+        let ready = life.becomes(&spec.id, InstanceState::Ready).await;
+        assert_eq!((ready.pid, ready.address), (before.pid, before.address));
+        let address = ready.address.unwrap();
+        let served = tokio::task::spawn_blocking(move || answers(address));
+        assert!(served.await.unwrap());
+        life.agent.freeze(SHARD, EPOCH, 4, &spec.id).unwrap();
+        life.becomes(&spec.id, InstanceState::Frozen).await;
+    });
+    cluster.node.live(async |life| {
+        life.agent.set_accepting(true);
+        life.agent.stop(SHARD, EPOCH, 5, &spec.id, "test").unwrap();
+        life.becomes(&spec.id, InstanceState::Destroyed).await;
+    });
 }
 
 fn serves_on(cluster: &Cluster) {

@@ -9,6 +9,7 @@ mod config;
 mod container_adoption;
 #[path = "../common/engine.rs"]
 mod engine;
+mod freeze;
 mod probes;
 
 use std::future::Future;
@@ -805,7 +806,7 @@ async fn one_that_listens_elsewhere_is_told_so() {
 type Check = fn(Harness) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// The suite above, and what is a container's own.
-const OF_CONTAINERS: [(&str, Check); 20] = [
+const OF_CONTAINERS: [(&str, Check); 24] = [
     ("starts, serves and stops", |h| {
         Box::pin(starts_serves_and_stops(h))
     }),
@@ -823,6 +824,14 @@ const OF_CONTAINERS: [(&str, Check); 20] = [
     ("leaving takes all along", |h| {
         Box::pin(leaving_takes_all_along(h))
     }),
+    ("frozen and thawed", |h| {
+        Box::pin(freeze::frozen_and_thawed(h))
+    }),
+    ("freeze called off", |h| {
+        Box::pin(freeze::freeze_called_off(h))
+    }),
+    ("stopped frozen", |h| Box::pin(freeze::stopped_frozen(h))),
+    ("leaves frozen", |h| Box::pin(freeze::leaves_frozen(h))),
     ("time is up", |h| Box::pin(time_is_up(h))),
     ("environment and labels", |h| {
         Box::pin(environment_and_labels(h))
