@@ -300,6 +300,7 @@ impl World {
         self.admit_order(n, fence)?;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
+        let is_so = !instance.wants_run && instance.freezes;
         match instance.report.state {
             InstanceState::Ready | InstanceState::Draining | InstanceState::Frozen => {
                 (instance.wants_run, instance.freezes) = (false, true);
@@ -307,7 +308,9 @@ impl World {
             _ => return Err(CallRefusal::TooLate),
         }
         self.look_soon(n, id);
-        self.tell_again(n, id);
+        if is_so {
+            self.tell_again(n, id);
+        }
         Ok(CallAnswer::Done)
     }
 
@@ -343,6 +346,7 @@ impl World {
         let plant = self.plant;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
+        let is_so = instance.wants_run;
         match instance.report.state {
             InstanceState::Draining | InstanceState::Ready | InstanceState::Frozen => {
                 instance.wants_run = true;
@@ -358,7 +362,9 @@ impl World {
             _ => return Err(CallRefusal::TooLate),
         }
         self.look_soon(n, id);
-        self.tell_again(n, id);
+        if is_so {
+            self.tell_again(n, id);
+        }
         Ok(CallAnswer::Done)
     }
 
