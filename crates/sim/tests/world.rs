@@ -109,5 +109,4 @@ planted! {
     resize_drops: ResizeDrops within 10 from 0,
     limit_ignored: LimitIgnored within 10 from 0,
     reservation_leaks: ReservationLeaks within 10 from 0,
-    freezes_open: FreezesOpen within 40 from 3,
 }

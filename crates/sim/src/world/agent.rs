@@ -506,7 +506,6 @@ impl World {
     /// Compares what is wanted with the state (`Life::lead`).
     fn follow_orders(&mut self, n: usize, id: &InstanceId) {
         let cuts = self.plant == Some(Plant::DrainCutsRequests);
-        let stays_open = self.plant == Some(Plant::FreezesOpen);
         let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
             return;
         };
@@ -516,7 +515,7 @@ impl World {
                 self.stop_instance(n, id, true);
             }
             (InstanceState::Booting | InstanceState::Ready, false) => {
-                instance.gate_is_open &= stays_open && instance.freezes;
+                instance.gate_is_open = false;
                 instance.n_drains += 1;
                 let drain = instance.n_drains;
                 let state = match instance.leaves {

@@ -80,8 +80,6 @@ plants! {
     ResizeDrops = "resize-drops",
     /// An instance takes more requests at once than its limit.
     LimitIgnored = "limit-ignored",
-    /// An instance is frozen with its admission open.
-    FreezesOpen = "freezes-open",
     /// A place that was reserved and not used is never free again.
     ReservationLeaks = "reservation-leaks",
 }
