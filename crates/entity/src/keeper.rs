@@ -287,6 +287,7 @@ mod tests {
             ready_after_ms: 0,
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         }
     }
 

@@ -14,6 +14,7 @@ use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, LogIndex, ObjectKey, SessionId};
 use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, Probes, RunAs};
 use nihilo_types::instance_config::{Holder, InstanceConfig};
+use nihilo_types::isolation::Isolation;
 use nihilo_types::meta::keys;
 use nihilo_types::probe::Probe;
 use nihilo_types::quantity::Quantity;
@@ -407,8 +408,15 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             .metadata
             .annotation(keys::SOCKET_ACTIVATION)
             .is_some_and(|text| text == "true"),
+        min_isolation: min_isolation(revision),
         config,
     }
+}
+
+/// Validation has seen that it is one.
+fn min_isolation(revision: &Revision) -> Isolation {
+    let asked = revision.metadata.annotation(keys::MIN_ISOLATION);
+    asked.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The node that looks up what an instance refers to must have seen what its owner has: the newest

@@ -74,6 +74,8 @@ pub enum DriverConfig {
         first_port: u16,
         /// How they are confined.
         settings: ProcessSettings,
+        /// What is kept from isolated ones, beside the agent's own directory.
+        private: Vec<PathBuf>,
         /// What runs container images.
         docker: DockerSettings,
         /// Programs outlive this process, and the node's next one goes on with them; otherwise
@@ -228,6 +230,15 @@ impl Agent {
     pub fn limits(&self) -> String {
         match &self.0.driver {
             AnyDriver::Process(driver) => driver.limits(),
+            AnyDriver::Docker(_) => "the engine's".into(),
+            AnyDriver::Fake(_) => "simulated".into(),
+        }
+    }
+
+    /// How far instances are isolated on this node, in one line.
+    pub fn isolation(&self) -> String {
+        match &self.0.driver {
+            AnyDriver::Process(driver) => driver.isolation(),
             AnyDriver::Docker(_) => "the engine's".into(),
             AnyDriver::Fake(_) => "simulated".into(),
         }
@@ -429,6 +440,7 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
         DriverConfig::Process {
             first_port,
             settings,
+            private,
             adopts,
             ..
         } => {
@@ -437,8 +449,8 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
                 executable,
                 name,
                 *first_port,
-                *settings,
-                &config.dir,
+                settings.clone(),
+                (config.dir.as_path(), private.as_slice()),
                 *adopts,
             )?;
             AnyDriver::Process(Arc::new(driver.with_bundles(config.bundles.clone())))
@@ -699,6 +711,8 @@ impl Inner {
             instance.report.state = InstanceState::Booting;
             instance.report.address = Some(started.address);
             instance.report.pid = started.pid;
+            // Of one that was found it stands in its handle.
+            instance.report.isolation = started.isolation.or(instance.report.isolation);
             if instance.report.spawned_after_ms == 0 {
                 instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
             }

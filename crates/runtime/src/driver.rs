@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::isolation::Isolation;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Provided, Reader};
@@ -105,6 +106,8 @@ pub struct Started<H> {
     pub pid: Option<u32>,
     /// How a later process of this node finds it; `None` when it does not outlive this one.
     pub trace: Option<Trace>,
+    /// As it was started; `None` of one that was found, and where the level is another's to keep.
+    pub isolation: Option<Isolation>,
 }
 
 /// What tells one process from every other that ever has its pid, and where it listens.
@@ -129,8 +132,8 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `working-dir`, `port`,
-    /// `output`, `spawn`; of
+    /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `isolation`,
+    /// `working-dir`, `port`, `output`, `spawn`; of
     /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,

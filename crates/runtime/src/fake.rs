@@ -149,6 +149,7 @@ impl Driver for FakeDriver {
             address,
             pid: None,
             trace: None,
+            isolation: None,
         })
     }
 

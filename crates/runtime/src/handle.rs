@@ -246,6 +246,7 @@ pub(crate) fn specification() -> InstanceSpec {
         termination_grace_ms: 3,
         probes: Default::default(),
         socket_activation: false,
+        min_isolation: Default::default(),
         config: Default::default(),
     }
 }

@@ -96,6 +96,7 @@ pub(crate) async fn go_on<D: Driver>(
         address,
         pid,
         trace: _,
+        isolation: _,
     } = started;
     let driver = driver.as_ref();
     let end = match found {

@@ -14,6 +14,7 @@ use nihilo_runtime::process::{Process, ProcessDriver};
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
 use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, Probes, RunAs};
 use nihilo_types::instance_config::InstanceConfig;
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{ProcessSettings, RunAsSetting};
 use nihilo_types::template::PullPolicy;
 
@@ -55,7 +56,7 @@ impl Host {
         [true, false].map(|cgroups| {
             Self::new(ProcessSettings {
                 cgroups,
-                ..settings
+                ..settings.clone()
             })
         })
     }
@@ -125,7 +126,7 @@ fn driver(settings: ProcessSettings, dir: &Path, adopts: bool) -> std::io::Resul
         "node1".into(),
         FIRST_PORT,
         settings,
-        dir,
+        (dir, &[]),
         adopts,
     )
 }
@@ -171,6 +172,7 @@ fn shell(script: &str) -> InstanceSpec {
         run_as: RunAs::default(),
         probes: Probes::default(),
         socket_activation: false,
+        min_isolation: Isolation::None,
         config: InstanceConfig::default(),
     }
 }
@@ -356,7 +358,7 @@ async fn limits_hold_for_what_outlives_its_node_and_are_watched_by_the_next() {
             cgroups,
             ..ProcessSettings::default()
         };
-        let host = Host::new(settings).next(settings, true);
+        let host = Host::new(settings.clone()).next(settings.clone(), true);
         let flag = host.dir.path().join("hungry");
         let script = format!(
             "cut -d' ' -f5,6 /proc/$$/stat; echo $$; while [ ! -e {} ]; do sleep 0.01; done; \

@@ -670,7 +670,8 @@ fn start_agent(
         driver: match config.driver {
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
-                settings: config.process,
+                settings: config.process.clone(),
+                private: private(config),
                 docker: config.docker.clone(),
                 adopts,
             },
@@ -690,6 +691,13 @@ fn start_agent(
         Arc::new(means.applied),
     )
     .with_context(|| format!("agent directory `{}`", display(&dir)))
+}
+
+/// What no program of an instance may read: everything that the node keeps, and its keys.
+fn private(config: &NodeConfig) -> Vec<PathBuf> {
+    let mut private = vec![config.data_dir.clone(), config.secrets_key_file()];
+    private.extend(config.gateway.certificates.clone());
+    private
 }
 
 fn display(path: &Path) -> String {

@@ -19,6 +19,7 @@ pub mod image;
 mod image_reference;
 pub mod instance;
 pub mod instance_config;
+pub mod isolation;
 pub mod join_token;
 pub mod manifest;
 pub mod meta;

@@ -4,6 +4,7 @@
 //! a cluster that needs other ports per member, or names that are not hosts, uses `node.yaml`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::node_config::{
@@ -80,6 +81,9 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
             network: variables.parsed("DOCKER_NETWORK")?,
         },
         process: ProcessSettings {
+            isolation: variables.or("ISOLATION", defaults.process.isolation)?,
+            readable: variables.paths("READABLE")?,
+            writable: variables.paths("WRITABLE")?,
             max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
             ..defaults.process
         },
@@ -151,6 +155,13 @@ impl<'a> Variables<'a> {
         text.split(',')
             .map(|item| pair(item).ok_or_else(|| ConfigError(format!("{PREFIX}{name}: `{item}`"))))
             .collect()
+    }
+
+    /// A list separated by colons, as `PATH` is.
+    fn paths(&mut self, name: &str) -> Result<Vec<PathBuf>, ConfigError> {
+        let text: String = self.or(name, String::new())?;
+        let each = text.split(':').filter(|path| !path.is_empty());
+        Ok(each.map(PathBuf::from).collect())
     }
 
     fn all_known(&self) -> Result<(), ConfigError> {
@@ -238,6 +249,9 @@ mod tests {
             ("NIHILO_CAPACITY", "7"),
             ("NIHILO_ON_NODE_EXIT", "adopt"),
             ("NIHILO_INSTANCE_PORTS", "30000"),
+            ("NIHILO_ISOLATION", "full"),
+            ("NIHILO_READABLE", "/srv/a:/srv/b"),
+            ("NIHILO_WRITABLE", "/srv/c"),
             ("NIHILO_SECRETS_KEY_FILE", "/keys/secrets.key"),
             ("NIHILO_SHUTDOWN_GRACE", "5"),
         ]);
@@ -247,7 +261,8 @@ mod tests {
                     'node2:2', admin: 'node2:1'}\n- {id: 3, name: node3, peer: 'node3:2', admin: \
                     'node3:1'}\ncluster: prod\ndomain: example.com\nexternal-port: 443\nprofile: \
                     fast\nautoscaler: {stable-window: 6s, initial-scale: '0'}\ncapacity: \
-                    7\non-node-exit: adopt\ninstance-ports: 30000\nsecrets-key-file: \
+                    7\non-node-exit: adopt\ninstance-ports: 30000\nprocess: {isolation: full, \
+                    readable: [/srv/a, /srv/b], writable: [/srv/c]}\nsecrets-key-file: \
                     /keys/secrets.key\nshutdown-grace: 5\n";
         assert_eq!(
             config,
@@ -262,6 +277,8 @@ mod tests {
             ("NIHILO_ADMIN_PORT", "70700", "NIHILO_ADMIN_PORT = `70700`"),
             ("NIHILO_PROFILE", "quick", "must be auto, calm"),
             ("NIHILO_ON_NODE_EXIT", "stay", "must be adopt or kill"),
+            ("NIHILO_ISOLATION", "most", "must be none, landlock or full"),
+            ("NIHILO_WRITABLE", "here", "must be an absolute path"),
             ("NIHILO_MEMBERS", "1=node1,node2", "NIHILO_MEMBERS: `node2`"),
             ("NIHILO_MEMBERS", "1=node2,1=node3", "same id"),
             (

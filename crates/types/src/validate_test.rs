@@ -154,6 +154,18 @@ fn an_unknown_key_of_ours_gets_a_suggestion() {
 }
 
 #[test]
+fn isolation_is_asked_for_by_its_level_and_is_of_version_2() {
+    for (level, is_good) in [("full", true), ("landlock", true), ("most", false)] {
+        let mut service = good();
+        assert!(!service.is_of_version_2());
+        let annotations = &mut service.spec.template.metadata.annotations;
+        annotations.insert("nihilo.dev/min-isolation".into(), level.into());
+        assert!(service.is_of_version_2());
+        assert_eq!(super::service(&service).is_ok(), is_good, "{level}");
+    }
+}
+
+#[test]
 fn an_own_revision_name_must_change_with_the_template() {
     let mut stored = good();
     stored.spec.template.metadata.name = "hello-a".into();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{NodeConfig, OnNodeExit};
 use nihilo_types::node_env;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
@@ -54,6 +55,10 @@ pub(crate) struct StartArgs {
     /// is a container's first or its child.
     #[arg(long, value_name = "WHAT")]
     on_node_exit: Option<OnNodeExit>,
+    /// How far programs are kept from everything that is not theirs: `none`, `landlock` or `full`.
+    /// Default: what the configuration says.
+    #[arg(long, value_name = "LEVEL")]
+    isolation: Option<Isolation>,
     /// Stop when this process, which must be the parent, ends.
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<i32>,
@@ -78,11 +83,15 @@ pub(crate) fn run(args: StartArgs, hooks: Hooks) -> Result<()> {
     let StartArgs {
         config,
         on_node_exit,
+        isolation,
         parent,
         own_session,
     } = args;
     let mut config = config_of(config.as_deref())?;
     config.on_node_exit = on_node_exit.or(config.on_node_exit);
+    if let Some(isolation) = isolation {
+        config.process.isolation = isolation;
+    }
     if let Some(parent) = parent {
         die_with(parent)?;
     }

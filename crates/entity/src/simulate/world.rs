@@ -366,6 +366,7 @@ impl<'a> World<'a> {
                 },
                 exit: None,
                 last_output: Vec::new(),
+                isolation: None,
             });
         let reports = reports.collect();
         self.keeper

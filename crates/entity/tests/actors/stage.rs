@@ -274,6 +274,7 @@ impl Stage {
             ready_after_ms: u64::from(state >= InstanceState::Ready),
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         }
     }
 

@@ -320,6 +320,7 @@ fn started(
         address: address_of(inspected, &ready.network, port),
         pid,
         trace: None,
+        isolation: None,
     }
 }
 

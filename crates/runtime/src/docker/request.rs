@@ -184,6 +184,7 @@ mod tests {
     use nihilo_types::id::{Epoch, ObjectKey};
     use nihilo_types::instance::Probes;
     use nihilo_types::instance_config::InstanceConfig;
+    use nihilo_types::isolation::Isolation;
     use nihilo_types::template::PullPolicy;
 
     use super::*;
@@ -218,6 +219,7 @@ mod tests {
             },
             probes: Probes::default(),
             socket_activation: false,
+            min_isolation: Isolation::None,
             config: InstanceConfig::default(),
         }
     }

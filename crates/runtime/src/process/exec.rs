@@ -37,11 +37,9 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         argv: &[String],
     ) -> Result<Ended, String> {
-        let mut plan = self.confiner.plan_of_command(spec, &inside.group)?;
-        if !spec.config.volumes.is_empty() {
-            plan.joins_mounts_of = inside.pid;
-        }
         let program = self.program_inside(spec, argv).await?;
+        let (group, pid) = (&inside.group, inside.pid);
+        let plan = self.confiner.plan_of_command(spec, group, &program, pid)?;
         let command = self.command(&program, spec, inside.address, &inside.provided, &plan);
         let mut command = command.map_err(|error| error.cause)?;
         command

@@ -11,6 +11,7 @@ mod confine;
 mod exec;
 mod handoff;
 mod ids;
+mod isolation;
 mod launcher;
 mod leader;
 pub(crate) mod listening;
@@ -18,6 +19,7 @@ pub(crate) mod mark;
 mod pipes;
 mod port;
 mod sampler;
+mod scratch;
 mod stat;
 mod volumes;
 
@@ -46,15 +48,17 @@ use tracing::warn;
 use crate::bundle::{BundleId, Bundles, HOST_PATH, Program};
 use crate::config::{Directories, Provided, Reader};
 use crate::driver::{Driver, Ended, StartError, Started, Trace};
-use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
+use crate::launch::{FAILED, FAILURE_MARK, ISOLATION_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
+use isolation::Isolating;
 use launcher::Launcher;
 use leader::{Adopted, Leader};
 use mark::{MARK_ENV, Mark};
 use pipes::Readers;
 use port::Ports;
+use scratch::Scratch;
 
 /// Spawns that may wait for the thread.
 const SPAWN_QUEUE: usize = 256;
@@ -114,6 +118,7 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
     let mark = Mark::of(dir)?;
     Cgroups::detect(mark.as_str()).end_all();
     mark.kill_everything();
+    Scratch::of(&mark).remove_all();
     Directories::new(dir, mark.as_str()).retain(|_| false);
     Ok(())
 }
@@ -121,6 +126,7 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
 /// Groups first: what is in them cannot get away meanwhile.
 fn end_left(confiner: &Confiner, mark: &Mark) {
     let (n_groups, n_orphans) = (confiner.sweep(), mark.kill_everything());
+    confiner.sweep_files();
     if n_groups + n_orphans > 0 {
         warn!(
             n_groups,
@@ -131,7 +137,8 @@ fn end_left(confiner: &Confiner, mark: &Mark) {
 
 impl ProcessDriver {
     /// `executable` is our own binary, which holds the demo apps. Unless programs outlive this
-    /// process (`adopts`), what an earlier one of this `dir` left running is killed first.
+    /// process (`adopts`), what an earlier one of this `dir` left running is killed first. What is in
+    /// `dir` and in `private` is kept from isolated programs.
     ///
     /// # Errors
     /// `dir` cannot be written, or there is no thread.
@@ -140,18 +147,21 @@ impl ProcessDriver {
         node_name: String,
         first_port: u16,
         settings: ProcessSettings,
-        dir: &Path,
+        (dir, private): (&Path, &[PathBuf]),
         adopts: bool,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let confiner = Confiner::new(settings, mark.clone(), adopts)?;
+        let launcher = Launcher::new()?;
+        let try_plan = |plan: &Plan| launcher.try_plan(plan);
+        let isolating = Isolating::find(&settings, dir, private, try_plan)?;
+        let confiner = Confiner::new(settings, isolating, mark.clone(), adopts)?;
         if !adopts {
             end_left(&confiner, &mark);
         }
         Ok(Self {
             executable,
             node_name,
-            launcher: Launcher::new()?,
+            launcher,
             adopts,
             mark,
             ports: Mutex::new(Ports::new(first_port)),
@@ -177,6 +187,11 @@ impl ProcessDriver {
     /// What keeps instances within their limits here, in one line.
     pub fn limits(&self) -> String {
         self.confiner.describe()
+    }
+
+    /// How far programs are isolated here, and why not further, in one line.
+    pub fn isolation(&self) -> String {
+        self.confiner.isolation()
     }
 
     async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
@@ -241,14 +256,15 @@ impl ProcessDriver {
         provided: &Provided,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
-        let mounts = volumes::planned(&provided.mounts)?;
+        let mounts = volumes::planned(&provided.mounts, self.confiner.may_mount())?;
         // Before the program: whoever dials from now on waits for it instead of being refused.
         let stdin = match spec.socket_activation {
             true => handoff::listening(address)?,
             false => Stdio::null(),
         };
-        let mut confined = self.confiner.prepare(spec).await?;
-        confined.plan.mounts = mounts;
+        let port = address.port();
+        let confined = self.confiner.prepare(spec, program, port, mounts);
+        let confined = confined.await?;
         let plan = &confined.plan;
         let spawned = match self.command(program, spec, address, provided, plan) {
             Ok(mut command) => {
@@ -281,12 +297,15 @@ impl ProcessDriver {
             .envs(self.environment(spec, address, provided))
             .stdin(Stdio::null())
             .kill_on_drop(!self.adopts);
+        let home = self.confiner.home(&spec.id);
         if let Some(dir) = &program.dir {
             if !std::fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
                 let cause = format!("no such directory `{}`", dir.display());
                 return Err(StartError::not_started("working-dir", cause));
             }
             command.current_dir(dir);
+        } else if let Some(home) = home {
+            command.current_dir(home);
         }
         Ok(command)
     }
@@ -332,7 +351,6 @@ impl ProcessDriver {
     ) -> Vec<(String, OsString)> {
         let own = [
             ("PATH", HOST_PATH.join(":")),
-            ("HOME", "/tmp".into()),
             ("PORT", address.port().to_string()),
             ("HOST", address.ip().to_string()),
             ("K_SERVICE", spec.service.to_string()),
@@ -341,6 +359,11 @@ impl ProcessDriver {
             ("NIHILO_INSTANCE", spec.id.to_string()),
             ("NIHILO_NODE", self.node_name.clone()),
         ];
+        let home = self.confiner.home(&spec.id);
+        // Programs that have one to themselves need not be told that it is `/tmp`.
+        let temporary = home.clone().map(|home| ("TMPDIR".to_owned(), home.into()));
+        let home = home.unwrap_or_else(|| "/tmp".into());
+        let home = [("HOME".to_owned(), home.into())];
         // After the user's: without it the instance could get away.
         let ours = [(MARK_ENV, self.mark.of_instance(&spec.id))];
         let named = |(key, value): (&str, String)| (key.to_owned(), value.into());
@@ -352,6 +375,8 @@ impl ProcessDriver {
         });
         own.into_iter()
             .map(named)
+            .chain(home)
+            .chain(temporary)
             .chain(volumes::variables(&provided.mounts))
             .chain(written)
             .chain(looked_up)
@@ -395,6 +420,7 @@ impl Driver for ProcessDriver {
         provided: Provided,
         output: &Output,
     ) -> Result<Started<Process>, StartError> {
+        self.confiner.check_isolation(spec, &self.node_name)?;
         let program = self.program(spec, output).await?;
         let address = self.ports.lock().take()?;
         let confined = self.spawn_confined(&program, spec, address, &provided, output);
@@ -434,6 +460,7 @@ impl Driver for ProcessDriver {
             address,
             pid,
             trace,
+            isolation: Some(self.confiner.level()),
         })
     }
 
@@ -509,6 +536,7 @@ impl Driver for ProcessDriver {
             address,
             pid: Some(trace.pid),
             trace: Some(*trace),
+            isolation: None,
         })
     }
 }
@@ -552,16 +580,24 @@ fn launcher_failure(exit: Exit, lines: &[String]) -> Exit {
         .rev()
         .find_map(|line| line.strip_prefix(FAILURE_MARK));
     match (exit, said) {
-        (Exit::Code(FAILED), Some(cause)) => match cause.strip_prefix(MOUNT_MARK) {
-            Some(why) => Exit::StartFailed {
-                stage: stage::VOLUMES.into(),
-                cause: format!("its volumes cannot be mounted: {why}"),
-            },
-            None => Exit::StartFailed {
-                stage: "exec".into(),
-                cause: cause.into(),
-            },
-        },
+        (Exit::Code(FAILED), Some(cause)) => {
+            let (stage, cause) = stage_of(cause);
+            Exit::StartFailed {
+                stage: stage.into(),
+                cause,
+            }
+        }
         (exit, _) => exit,
     }
+}
+
+fn stage_of(cause: &str) -> (&'static str, String) {
+    if let Some(why) = cause.strip_prefix(MOUNT_MARK) {
+        let cause = format!("its volumes cannot be mounted: {why}");
+        return (stage::VOLUMES, cause);
+    }
+    if let Some(why) = cause.strip_prefix(ISOLATION_MARK) {
+        return (stage::ISOLATION, format!("it cannot be isolated: {why}"));
+    }
+    ("exec", cause.into())
 }

@@ -74,6 +74,7 @@ impl ClusterApi {
             table_stale: is_stale(&self.raft, &self.control),
             limits: self.agent.limits(),
             capacity: self.agent.capacity(),
+            isolation: self.agent.isolation(),
             ..self.me.clone()
         }
     }

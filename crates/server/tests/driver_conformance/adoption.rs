@@ -33,7 +33,11 @@ impl Node {
         let runtime = Runtime::new().unwrap();
         let driver = DriverConfig::Process {
             first_port: self.first_port,
-            settings: ProcessSettings::default(),
+            settings: ProcessSettings {
+                isolation: Isolation::None,
+                ..ProcessSettings::default()
+            },
+            private: Vec::new(),
             docker: DockerSettings::default(),
             adopts,
         };

@@ -9,6 +9,7 @@ mod config;
 mod container_adoption;
 #[path = "../common/engine.rs"]
 mod engine;
+mod isolation;
 mod probes;
 
 use std::future::Future;
@@ -31,6 +32,7 @@ use nihilo_types::instance::{
     Exit, InstanceReport, InstanceSpec, InstanceState, Limits, Probes, RunAs,
 };
 use nihilo_types::instance_config::InstanceConfig;
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
 use nihilo_types::template::PullPolicy;
 use tokio::sync::broadcast::Receiver;
@@ -92,7 +94,12 @@ impl Harness {
     fn real(docker: DockerSettings, adopts: bool) -> DriverConfig {
         DriverConfig::Process {
             first_port: free_ports(),
-            settings: ProcessSettings::default(),
+            // What a host lets programs do beyond this is the subject of `isolation`.
+            settings: ProcessSettings {
+                isolation: Isolation::None,
+                ..ProcessSettings::default()
+            },
+            private: Vec::new(),
             docker,
             adopts,
         }
@@ -230,6 +237,7 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         run_as: RunAs::default(),
         probes: Probes::default(),
         socket_activation: false,
+        min_isolation: Isolation::None,
         config: InstanceConfig::default(),
     }
 }
