@@ -748,7 +748,11 @@ fn a_node_that_isolates_too_little_is_left_alone_and_the_others_are_asked() {
     let next = turn(&mut actor, &mut stage, Event::Changed);
     assert_eq!(next, [format!("start #2 on {other}")]);
     assert_eq!(refuse(&mut stage, 2), other);
-    let outputs = actor.turn(stage.view(), &Event::Changed, stage.now_ms);
+    // One proposal at a time: that of the start has just been applied.
+    let applied = Event::Proposed {
+        outcome: ProposalOutcome::Applied(LogIndex(1)),
+    };
+    let outputs = actor.turn(stage.view(), &applied, stage.now_ms);
     let told = words(&outputs).join("\n");
     let what = "session 2 lacks it; session 3 lacks it\nfailed 2 times in a row";
     assert!(told.contains(what), "{told}");
