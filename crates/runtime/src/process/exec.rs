@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 
 use super::leader::{exit_of, signal_group};
-use super::{Inside, ProcessDriver, launcher_failure};
+use super::{Inside, ProcessDriver, handoff, launcher_failure};
 use crate::bundle::Program;
 use crate::driver::{Ended, MAX_SAID};
 
@@ -37,6 +37,10 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         argv: &[String],
     ) -> Result<Ended, String> {
+        if let Some(pid) = inside.pid {
+            // What is mounted for it, and what it is kept from, is there from then on.
+            handoff::until_it_runs(pid).await;
+        }
         let program = self.program_inside(spec, argv).await?;
         let (group, pid) = (&inside.group, inside.pid);
         let plan = self.confiner.plan_of_command(spec, group, &program, pid)?;

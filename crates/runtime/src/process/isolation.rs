@@ -4,6 +4,7 @@
 //! What a host offers is tried, not guessed: kernels, containers and policies forbid the parts of it
 //! in more ways than can be asked for.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nihilo_types::instance::InstanceSpec;
@@ -165,12 +166,23 @@ impl Isolating {
     /// Puts this level into the plan of an instance's program. `plan.mounts` are its volumes;
     /// `scratch` is what it may fill where it has no tree of its own.
     pub(super) fn isolate(&self, plan: &mut Plan, program: &Program, port: u16, scratch: &Path) {
+        self.isolate_as(&self.found, plan, program, port, scratch);
+    }
+
+    fn isolate_as(
+        &self,
+        found: &Found,
+        plan: &mut Plan,
+        program: &Program,
+        port: u16,
+        scratch: &Path,
+    ) {
         let volumes = std::mem::take(&mut plan.mounts);
-        self.shape(plan, &self.found);
-        if self.found.level >= Isolation::Landlock {
+        self.shape(plan, found);
+        if found.level >= Isolation::Landlock {
             plan.grants.extend(own_grants(program, &volumes));
         }
-        match self.found.level {
+        match found.level {
             Isolation::None => {}
             Isolation::Landlock => plan.grants.push(grant(Access::Write, scratch)),
             Isolation::Full => {
@@ -185,7 +197,7 @@ impl Isolating {
     /// The same for a command inside, which sees the mounts of the instance's process `pid`.
     ///
     /// # Errors
-    /// There is no such process any more: what is called as a volume of it is the host's.
+    /// It has none of its own, where it should: what is called as a volume of it is the host's.
     pub(super) fn isolate_command(
         &self,
         plan: &mut Plan,
@@ -194,15 +206,39 @@ impl Isolating {
         pid: Option<u32>,
         scratch: &Path,
     ) -> Result<(), String> {
+        let pid = pid.ok_or("the instance has ended")?;
+        let found = self.found_of(pid);
         plan.mounts = places(spec);
-        self.isolate(plan, program, ANY_FREE_PORT, scratch);
-        let has_mounts = plan.root.take().is_some() || !spec.config.volumes.is_empty();
+        self.isolate_as(&found, plan, program, ANY_FREE_PORT, scratch);
         plan.mounts.clear();
-        if has_mounts {
-            let pid = pid.ok_or("the instance has ended")?;
+        if plan.root.take().is_some() || !spec.config.volumes.is_empty() {
+            if !has_own_mounts(pid) {
+                return Err("the instance has no mounts of its own yet, or has ended".into());
+            }
             plan.joins_mounts_of = Some(pid);
         }
         Ok(())
+    }
+
+    /// What was given to an instance that runs: an earlier process of this node may have started it
+    /// under other settings.
+    fn found_of(&self, pid: u32) -> Found {
+        if !has_own_tree(pid) {
+            return Found {
+                level: self.found.level.min(Isolation::Landlock),
+                own_users: false,
+                ..self.found.clone()
+            };
+        }
+        Found {
+            level: Isolation::Full,
+            own_users: match self.found.level {
+                Isolation::Full => self.found.own_users,
+                Isolation::None | Isolation::Landlock => !volumes::may_mount(),
+            },
+            sealed: true,
+            missing: Vec::new(),
+        }
     }
 
     /// What a program finds as its home, and for its temporary files.
@@ -213,6 +249,21 @@ impl Isolating {
             Isolation::Full => Some(TEMPORARY.into()),
         }
     }
+}
+
+fn has_own_tree(pid: u32) -> bool {
+    let place = |path: &str| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = place(&format!("/proc/{pid}/root/"));
+    own.is_some() && own != place("/")
+}
+
+fn has_own_mounts(pid: u32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    let own = namespace(&pid.to_string());
+    own.is_some() && own != namespace("self")
 }
 
 /// The highest level not above `wanted` that can be had, and what stands against the ones above it.

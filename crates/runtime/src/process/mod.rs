@@ -304,7 +304,8 @@ impl ProcessDriver {
                 return Err(StartError::not_started("working-dir", cause));
             }
             command.current_dir(dir);
-        } else if let Some(home) = home {
+        } else if let Some(home) = home.filter(|home| home.is_dir()) {
+            // One that was adopted from under other settings has none.
             command.current_dir(home);
         }
         Ok(command)
