@@ -3,7 +3,7 @@ SHELL := /bin/bash
 ENV := $(if $(wildcard ../shared/env.sh),. ../shared/env.sh &&,)
 DATA := .nihilo
 
-.PHONY: help up down demo test test-long check sim fix image deb compose-up compose-down deps-installed
+.PHONY: help up down demo test test-long check sim fix image deb dist compose-up compose-down deps-installed
 
 help:
 	@echo 'make up      install what is missing, build, start three nodes, run the demo once'
@@ -14,6 +14,7 @@ help:
 	@echo 'make check   everything of it but the tests'
 	@echo 'make image   build the container image nihilo:dev; compose-up and compose-down use it'
 	@echo 'make deb     build the Debian package'
+	@echo 'make dist    build the archive, its checksum and its installer'
 	@echo 'make sim     2,000 simulated clusters; SEED=7 for one of them, SEEDS=100 for fewer'
 	@echo 'make fix     format and apply clippy'"'"'s fixes'
 
@@ -50,6 +51,9 @@ image: deps-installed
 
 deb: deps-installed
 	$(ENV) cargo xtask deb
+
+dist: deps-installed
+	$(ENV) cargo xtask dist
 
 # The plugin where there is one, else the program of compose's first version.
 COMPOSE = $$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)

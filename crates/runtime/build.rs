@@ -9,9 +9,13 @@ fn main() {
     let files = [
         "launcher/main.rs",
         "src/launch.rs",
+        "src/launch/filter.rs",
+        "src/launch/landlock.rs",
         "src/launch/mounts.rs",
         "src/launch/plan.rs",
+        "src/launch/root.rs",
         "src/launch/steps.rs",
+        "src/launch/syscalls.rs",
         "build.rs",
     ];
     for file in files {

@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use nihilo_types::time::parse_go_duration_ms;
 
 use crate::command::{
-    apply, autoscaler, bundle, cluster, completion, configmap, demo, deploy, doctor, domain,
-    health, instance, internal, logs, man, node, ps, revision, route, secret, service, traffic,
-    why,
+    apply, autoscaler, bundle, cluster, completion, config, configmap, demo, deploy, doctor,
+    domain, health, image, instance, internal, logs, man, node, ps, revision, route, secret,
+    service, traffic, why,
 };
 use crate::dev;
 
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Programs and directories that the cluster keeps.
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Container images that the cluster keeps, without a registry.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Running instances.
     #[command(subcommand, visible_alias = "inst")]
     Instance(instance::InstanceCommand),
@@ -100,6 +103,9 @@ pub(crate) enum Command {
     Health(health::HealthArgs),
     /// What this machine lacks to be a node, and how to mend it.
     Doctor(doctor::DoctorArgs),
+    /// A node's configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Nodes of a cluster: run one, look at them, cordon and drain them.
     #[command(subcommand)]
     Node(node::NodeCommand),

@@ -24,7 +24,8 @@ pub(crate) struct ServiceFlags {
     /// `demo/NAME`, `bundle/NAME:TAG`, `file:///path/to/program`, or a container image such as `ghcr.io/team/app:v1`.
     #[arg(long)]
     pub image: Option<String>,
-    /// When a container image is fetched: `IfNotPresent`, `Always` or `Never`.
+    /// When a container image is fetched: `IfNotPresent`, `Always` or `Never`. With `Always` it is the
+    /// registry's, whatever was pushed into the cluster.
     #[arg(long, value_name = "POLICY")]
     pub pull_policy: Option<PullPolicy>,
     /// Environment variable; `KEY-` removes it. May be repeated.

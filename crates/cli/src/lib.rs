@@ -19,9 +19,29 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Parser;
-use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_config::{DockerSettings, NodeConfig};
 use nihilo_types::sealing::SealingKey;
 use serde::Serialize;
+
+/// Reads a node's configuration again, as at its start; an error is a line for people.
+pub type Reread = Box<dyn Fn() -> std::result::Result<NodeConfig, String> + Send + Sync>;
+
+/// A node that is to be run in this process.
+pub struct NodeStart {
+    pub config: NodeConfig,
+    pub reread: Reread,
+    /// The command line, less the program's name, that runs it again.
+    pub arguments: Vec<OsString>,
+}
+
+impl std::fmt::Debug for NodeStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeStart")
+            .field("config", &self.config)
+            .field("arguments", &self.arguments)
+            .finish_non_exhaustive()
+    }
+}
 
 /// Why a node ended that nobody told to stop.
 #[derive(Debug)]
@@ -35,7 +55,7 @@ pub struct NodeFailure {
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// Runs one node in this process until it is told to stop; called without a tokio runtime.
-    pub node_start: fn(NodeConfig) -> std::result::Result<(), NodeFailure>,
+    pub node_start: fn(NodeStart) -> std::result::Result<(), NodeFailure>,
     /// Works on files while no node uses them.
     pub offline: fn(Offline) -> anyhow::Result<Done>,
     /// Runs a built-in app by name until it is told to stop; returns the exit code.
@@ -65,8 +85,11 @@ pub enum Offline {
     Inspect { data_dir: PathBuf },
     /// Makes a one-voter cluster of a node whose majority is lost for good.
     Recover { data_dir: PathBuf, place: Place },
-    /// Ends every program that a node left running.
-    Sweep { data_dir: PathBuf },
+    /// Ends every program and every container that a node left running.
+    Sweep {
+        data_dir: PathBuf,
+        docker: DockerSettings,
+    },
 }
 
 /// How a node is reached.

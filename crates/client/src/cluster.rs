@@ -236,6 +236,16 @@ impl Client {
         Ok(unary!(self, ClusterServiceClient, uncordon_node, request)?.index)
     }
 
+    /// Has a node replace its program in place; returns once it has begun to.
+    ///
+    /// # Errors
+    /// It does not, and goes on as it is; or no server answered.
+    pub async fn restart_node(&self, node: u64) -> Result<(), Error> {
+        let request = pb::RestartNodeRequest { node };
+        unary!(self, ClusterServiceClient, restart_node, request)?;
+        Ok(())
+    }
+
     /// A node with what it runs, and what keeps that there while the node is drained.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod domain;
 mod error;
+mod image;
 mod secret;
 mod serving;
 mod watch;
@@ -18,6 +19,7 @@ pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;
 pub use error::Error;
+pub use image::{PushedImage, Saving};
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;
 

@@ -117,6 +117,12 @@ impl Entities {
             Effect::Reopen { session, instance } => {
                 return self.call(session, AgentCall::Reopen { owned, instance });
             }
+            Effect::Freeze { session, instance } => {
+                return self.call(session, AgentCall::Freeze { owned, instance });
+            }
+            Effect::Thaw { session, instance } => {
+                return self.call(session, AgentCall::Thaw { owned, instance });
+            }
             Effect::PushEndpoints(mut table) => {
                 keeper.table.endpoint_seq += 1;
                 table.epoch = epoch;

@@ -46,6 +46,14 @@ pub(crate) enum AgentCall {
         owned: Owned,
         instance: InstanceId,
     },
+    Freeze {
+        owned: Owned,
+        instance: InstanceId,
+    },
+    Thaw {
+        owned: Owned,
+        instance: InstanceId,
+    },
     /// Look at what there is to list.
     Wake,
 }
@@ -162,6 +170,16 @@ async fn run_calls(
                 let reopened = shared.ports.agents.reopen(session.clone(), fence, instance);
                 check(&shared, &session, fence, reopened.await);
             }
+            AgentCall::Freeze { owned, instance } => {
+                let fence = shared.fence(owned);
+                let frozen = shared.ports.agents.freeze(session.clone(), fence, instance);
+                check(&shared, &session, fence, frozen.await);
+            }
+            AgentCall::Thaw { owned, instance } => {
+                let fence = shared.fence(owned);
+                let thawed = shared.ports.agents.thaw(session.clone(), fence, instance);
+                check(&shared, &session, fence, thawed.await);
+            }
             AgentCall::Wake => {}
         }
         list(&shared, &session, &to_list).await;
@@ -228,7 +246,7 @@ fn refusal_kind(kind: CallRefusal) -> RefusalKind {
     }
 }
 
-/// Stops and re-opens are levels: what failed shows up in the next list and is decided again.
+/// All but starts are levels: what failed shows up in the next list and is decided again.
 fn check(shared: &Shared, session: &Session, fence: CallFence, result: Result<(), CallError>) {
     match result {
         Ok(()) => {}

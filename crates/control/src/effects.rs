@@ -40,6 +40,8 @@ impl What {
             Effect::Start { .. }
             | Effect::Stop { .. }
             | Effect::Reopen { .. }
+            | Effect::Freeze { .. }
+            | Effect::Thaw { .. }
             | Effect::PushEndpoints(_)
             | Effect::Explain { .. } => None,
         }

@@ -209,7 +209,12 @@ impl Control {
 
     /// Hands everything over; see [`Shared::leave`].
     pub async fn leave(&self, limit: Duration) {
-        self.0.leave(limit).await;
+        self.0.leave(limit, false).await;
+    }
+
+    /// The same, of a node whose next process goes on with its instances at once.
+    pub async fn leave_for_a_moment(&self, limit: Duration) {
+        self.0.leave(limit, true).await;
     }
 }
 

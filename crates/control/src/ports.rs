@@ -149,6 +149,18 @@ pub trait Agents: Send + Sync + 'static {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>>;
+    fn freeze(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> BoxFuture<'_, Result<(), CallError>>;
+    fn thaw(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> BoxFuture<'_, Result<(), CallError>>;
     fn list(
         &self,
         to: Arc<Session>,
@@ -184,7 +196,7 @@ pub enum CallRefusal {
     NotReady,
     NoCapacity,
     Busy,
-    /// The instance is past re-opening, or unknown.
+    /// The instance is past re-opening or freezing, or unknown.
     TooLate,
     Failed,
 }

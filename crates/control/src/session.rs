@@ -322,8 +322,9 @@ impl Shared {
     }
 
     /// Closes the session and hands all shards over in one entry; returns when it is in the log
-    /// or `limit` has passed, whichever comes first.
-    pub(crate) async fn leave(&self, limit: Duration) {
+    /// or `limit` has passed, whichever comes first. `returns`: what runs here goes on, and the node's
+    /// next session takes it in at once.
+    pub(crate) async fn leave(&self, limit: Duration, returns: bool) {
         self.closing
             .store(true, std::sync::atomic::Ordering::Release);
         let session = self.session();
@@ -334,7 +335,11 @@ impl Shared {
         let moves = read(self.ports.state.as_ref(), |state| {
             moves_away_from(state, session)
         });
-        let command = Command::CloseSession(CloseSession { session, moves });
+        let command = Command::CloseSession(CloseSession {
+            session,
+            moves,
+            returns,
+        });
         if let Err(error) = self
             .ports
             .proposer

@@ -168,13 +168,15 @@ impl Progress {
             }
             shared.agents.remove(*id);
             // A node that leaves answers what it has begun; from one that is lost nothing comes.
-            let has_left = read(shared.ports.state.as_ref(), |state| state.has_left(*id));
+            let (has_left, returns) = read(shared.ports.state.as_ref(), |state| {
+                (state.has_left(*id), state.returns(*id))
+            });
             match has_left {
                 true => shared.ports.gateway.session_left(*id),
                 false => shared.ports.gateway.session_down(*id),
             }
-            // Who leaves in good order has stopped everything before.
-            let dies = session.opened.kills_instances_on_exit || has_left;
+            // Who leaves for good has stopped everything before.
+            let dies = session.opened.kills_instances_on_exit || (has_left && !returns);
             if !dies {
                 let until_ms = shared.now_ms() + RESTART_GRACE_MS;
                 self.lost.insert(session.opened.node, until_ms);

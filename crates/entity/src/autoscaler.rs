@@ -23,7 +23,7 @@ use crate::effect::{Effect, Outputs};
 use crate::event::Event;
 use crate::gateways::Gateways;
 use crate::key::EntityKey;
-use crate::rows::{is_counted, is_ready, is_staying, own_rows};
+use crate::rows::{is_counted, is_frozen, is_ready, is_staying, own_rows};
 use crate::table::{InstanceRow, RowState, View};
 
 pub use handover::Handover;
@@ -199,7 +199,8 @@ impl AutoscalerActor {
     }
 
     fn is_busy(&self, view: View<'_>) -> bool {
-        let instances = view.table.of(&self.key).any(|(_, row)| is_counted(row));
+        let mut rows = view.table.of(&self.key);
+        let instances = rows.any(|(_, row)| is_counted(row) && !is_frozen(row));
         let inactive = self.active.status == ConditionStatus::False;
         self.want != 0 || instances || self.gateways.has_traffic() || !inactive
     }
@@ -344,6 +345,8 @@ impl AutoscalerActor {
             silence,
             degraded,
             seen,
+            n_frozen: count(view, &self.key, revision, is_frozen),
+            idles_frozen: revision.idles_frozen(),
         };
         self.explain(view, explained, outputs);
     }

@@ -47,6 +47,10 @@ pub struct DecisionRecord {
     pub max: i32,
     pub rule: &'static str,
     pub want: i32,
+    /// Instances that keep their memory and take no cpu.
+    pub frozen: u32,
+    /// The last instance is frozen and not stopped (`nihilo.dev/idle`).
+    pub idles_frozen: bool,
     pub data_path: DataPath,
     pub activators: i32,
     pub active: ConditionStatus,
@@ -109,6 +113,7 @@ impl DecisionRecord {
                 r.panic_since_ms.is_some(),
                 r.fast_floor,
                 r.max_panic,
+                r.frozen,
             )
         };
         self.takeover.is_none() && essence(self) == essence(before)
@@ -157,6 +162,7 @@ impl DecisionRecord {
         if self.rule != "bounds" {
             text.push_str(&format!("; {}", self.rule));
         }
+        text.push_str(&self.about_frozen());
         if !self.unknown.is_empty() {
             let silent: Vec<_> = self.unknown.iter().map(ToString::to_string).collect();
             text.push_str(&format!(
@@ -177,6 +183,24 @@ impl DecisionRecord {
             ));
         }
         text
+    }
+}
+
+impl DecisionRecord {
+    /// Why an instance is frozen, or will be, rather than stopped; what becomes of it.
+    fn about_frozen(&self) -> String {
+        match (self.frozen, self.want) {
+            (0, 0) if self.idles_frozen => {
+                "; its last instance is frozen and not stopped, as `nihilo.dev/idle: freeze` asks"
+                    .into()
+            }
+            (0, _) => String::new(),
+            (n, 0) if self.idles_frozen => {
+                format!("; {n} frozen, as `nihilo.dev/idle: freeze` asks")
+            }
+            (n, 0) => format!("; {n} frozen, to be stopped: nothing is routed to it any more"),
+            (n, _) => format!("; {n} frozen, thawed before another is started"),
+        }
     }
 }
 

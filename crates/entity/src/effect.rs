@@ -48,6 +48,16 @@ pub enum Effect {
         session: SessionId,
         instance: InstanceId,
     },
+    /// Drain, then freeze.
+    Freeze {
+        session: SessionId,
+        instance: InstanceId,
+    },
+    /// Let a frozen one run again.
+    Thaw {
+        session: SessionId,
+        instance: InstanceId,
+    },
     /// To all gateways; the executor adds (epoch, seq).
     PushEndpoints(Box<EndpointTable>),
     /// To an actor of the same shard.

@@ -10,11 +10,14 @@ use nihilo_types::id::{InstanceId, SessionId};
 use nihilo_types::instance::{Exit, InstanceReport, stage};
 use nihilo_types::revision::Revision;
 
-use crate::rows::{is_leaving, is_ready};
+use crate::rows::{is_frozen, is_leaving, is_ready};
 use crate::table::{InstanceRow, Refusal, RefusalKind, RowState};
 
 /// A node that refused is left alone for this.
 pub(crate) const AVOID_MS: u64 = 1_000;
+/// One that cannot isolate as it is to be can after it was started anew, which is another session;
+/// it is asked again all the same.
+const UNABLE_MS: u64 = 60_000;
 /// Pauses after failures in a row: none, then 1 s doubling to a minute (06-runtime §5.3).
 const BACKOFF_MIN_MS: u64 = 1_000;
 const BACKOFF_MAX_MS: u64 = 60_000;
@@ -23,6 +26,8 @@ const HEALTHY_MS: u64 = 10_000;
 /// So has time without a failure; longer than the longest pause, so that a loop stays slow.
 const FORGET_MS: u64 = 2 * BACKOFF_MAX_MS;
 
+/// Why a start failed where programs are isolated too little.
+const ISOLATION_REASON: &str = "IsolationUnavailable";
 /// Why a start failed that had no program to run.
 const IMAGE_REASON: &str = "ContainerMissing";
 
@@ -33,6 +38,10 @@ pub(crate) struct Failures {
     seen: BTreeSet<InstanceId>,
     /// Instances that were told to go, or seen going: however they end, it is no failure.
     ordered: BTreeSet<InstanceId>,
+    /// Those of them that were seen going, or frozen: they may be called back.
+    away: BTreeSet<InstanceId>,
+    /// Nodes that isolate too little, until when, and their words.
+    unable: BTreeMap<SessionId, (u64, String)>,
     /// Nodes that refused, until when.
     avoid: BTreeMap<SessionId, u64>,
     /// Nodes that refused and have not taken a start since: one at a time shows whether they do.
@@ -62,11 +71,16 @@ impl Failures {
         let exists = |id: &InstanceId| rows.iter().any(|(other, _)| *other == id);
         self.seen.retain(exists);
         self.ordered.retain(exists);
+        self.away.retain(exists);
         let mut by_time = rows.to_vec();
         by_time.sort_by_key(|(_, row)| row.since_ms);
         for (id, row) in by_time {
-            if is_leaving(row) {
+            if is_leaving(row) || is_frozen(row) {
                 self.ordered.insert(id.clone());
+                self.away.insert(id.clone());
+            } else if is_ready(row) && self.away.remove(id) {
+                // Called back: its end is its own again.
+                self.ordered.remove(id);
             }
             match &row.state {
                 RowState::Refused(refusal) => self.look_at_refusal(id, row, refusal),
@@ -81,6 +95,7 @@ impl Failures {
             }
         }
         self.avoid.retain(|_, until| *until > now_ms);
+        self.unable.retain(|_, (until, _)| *until > now_ms);
         self.forget(rows, now_ms);
     }
 
@@ -118,8 +133,24 @@ impl Failures {
         let was_ordered = self.ordered.contains(id) && !gave_up(exit);
         if !was_ordered && !ended_well(exit, report) {
             let image = revision.spec.container().map_or("", |c| c.image.as_str());
-            self.failed(failure_of_exit(exit, report, image), row.since_ms);
+            let mut failure = failure_of_exit(exit, report, image);
+            if failure.reason == ISOLATION_REASON {
+                failure.message = self.unable(row, failure.message);
+            }
+            self.failed(failure, row.since_ms);
         }
+    }
+
+    /// The next start is elsewhere. What is missing where, so far.
+    fn unable(&mut self, row: &InstanceRow, words: String) -> String {
+        let until = row.since_ms + UNABLE_MS;
+        self.unable.insert(row.session, (until, words));
+        let words = self.unable.values().map(|(_, words)| words.as_str());
+        words
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
     fn failed(&mut self, mut failure: Failure, at_ms: u64) {
@@ -162,7 +193,8 @@ impl Failures {
     }
 
     pub(crate) fn avoided(&self) -> BTreeSet<SessionId> {
-        self.avoid.keys().copied().collect()
+        let refused = self.avoid.keys();
+        refused.chain(self.unable.keys()).copied().collect()
     }
 
     /// Whether the node gets one start at a time.
@@ -254,6 +286,8 @@ fn reason_of_stage(of: &str) -> (&'static str, &'static str) {
         stage::VOLUMES => (types::RESOURCES_AVAILABLE, "VolumeNeedsMountNamespace"),
         stage::RUN_AS => (types::CONTAINER_HEALTHY, "RunAsUserForbidden"),
         stage::BUNDLE => (types::CONTAINER_HEALTHY, "ArtefactUnavailable"),
+        stage::IMAGE_ID => (types::CONTAINER_HEALTHY, "ImageIdMismatch"),
+        stage::ISOLATION => (types::RESOURCES_AVAILABLE, ISOLATION_REASON),
         stage::SOCKET => (types::CONTAINER_HEALTHY, "SocketActivationRefused"),
         _ => (types::CONTAINER_HEALTHY, IMAGE_REASON),
     }

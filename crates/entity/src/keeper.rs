@@ -235,8 +235,8 @@ impl Keeper {
 }
 
 /// Answers and events come by different ways: a life only goes forward, but for a drain that was
-/// called off, and for one that was ready and is not any more. The last goes and comes, so that only
-/// the report's own age tells which word is the newer one.
+/// called off, for one that was ready and is not any more, and for one that is frozen and thawed. The
+/// last two go and come, so that only the report's own age tells which word is the newer one.
 fn is_overtaken(row: &InstanceRow, report: &InstanceReport) -> bool {
     let RowState::Reported(known) = &row.state else {
         return false;
@@ -244,9 +244,15 @@ fn is_overtaken(row: &InstanceRow, report: &InstanceReport) -> bool {
     let is_older = report.age_ms < known.age_ms;
     match (known.state, report.state) {
         (InstanceState::Draining, InstanceState::Ready) => false,
-        (InstanceState::Ready | InstanceState::Draining, InstanceState::Booting) => {
-            report.ready_after_ms == 0 || is_older
-        }
+        (
+            InstanceState::Ready | InstanceState::Draining | InstanceState::Frozen,
+            InstanceState::Booting,
+        ) => report.ready_after_ms == 0 || is_older,
+        (
+            InstanceState::Booting | InstanceState::Ready | InstanceState::Draining,
+            InstanceState::Frozen,
+        )
+        | (InstanceState::Frozen, InstanceState::Ready | InstanceState::Draining) => is_older,
         (InstanceState::Booting, InstanceState::Ready) => known.ready_after_ms > 0 && is_older,
         (known, reported) => reported < known,
     }
@@ -287,6 +293,7 @@ mod tests {
             ready_after_ms: 0,
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         }
     }
 
@@ -358,6 +365,40 @@ mod tests {
                 InstanceState::Draining,
             ),
             ("called off, not ready", told(booting, 30, 990), booting),
+        ] {
+            keeper.reported(FROM, report, 1);
+            let RowState::Reported(known) = state_of(&keeper) else {
+                panic!("not reported")
+            };
+            assert_eq!(known.state, want, "{what}");
+        }
+    }
+
+    #[test]
+    fn frozen_and_thawed_is_told_by_age_alone() {
+        use InstanceState::{Booting, Draining, Frozen, Ready, Stopping};
+        let told = |state, age_ms| InstanceReport {
+            ready_after_ms: 30,
+            age_ms,
+            ..report(state)
+        };
+        let mut keeper = keeper();
+        for (what, report, want) in [
+            ("ready", told(Ready, 30), Ready),
+            ("drains for it", told(Draining, 90), Draining),
+            ("is", told(Frozen, 100), Frozen),
+            ("its drain, late", told(Draining, 90), Frozen),
+            ("its readiness, late", told(Ready, 30), Frozen),
+            ("thawed", told(Booting, 200), Booting),
+            ("frozen, late", told(Frozen, 150), Booting),
+            ("looked at", told(Ready, 203), Ready),
+            ("thawed, late", told(Booting, 200), Ready),
+            ("frozen, late", told(Frozen, 150), Ready),
+            ("again, its drain missed", told(Frozen, 300), Frozen),
+            ("ready, its thaw missed", told(Ready, 400), Ready),
+            ("once more", told(Frozen, 500), Frozen),
+            ("told to go", told(Stopping, 600), Stopping),
+            ("frozen, late", told(Frozen, 550), Stopping),
         ] {
             keeper.reported(FROM, report, 1);
             let RowState::Reported(known) = state_of(&keeper) else {

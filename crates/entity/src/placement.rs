@@ -1,11 +1,13 @@
 //! Where a new instance goes, and which one goes away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use nihilo_machine::state::Session;
 use nihilo_types::id::{InstanceId, ObjectKey, SessionId};
 use nihilo_types::instance::InstanceState;
 
-use crate::rows::is_counted;
+use crate::rows::{is_counted, is_frozen};
 use crate::table::{InstanceRow, RowState, View};
 
 /// Instances by which a node may be ahead of the least loaded one and still be preferred for the
@@ -13,8 +15,9 @@ use crate::table::{InstanceRow, RowState, View};
 const NEAR_SLACK: u32 = 2;
 
 /// Returns the node session for the next instance of `revision`: spread over nodes, then `near`,
-/// where requests wait, then least loaded, ties by rendezvous. `None` when no open agent that is
-/// given work has a free place.
+/// where requests wait, then least loaded, ties by rendezvous. Where all are full, one that holds a
+/// frozen instance: its agent refuses, and stops that one for whoever asks next. `None` when no open
+/// agent that is given work has a place in either way.
 pub fn place(
     view: View<'_>,
     revision: &ObjectKey,
@@ -22,20 +25,32 @@ pub fn place(
     avoid: &BTreeSet<SessionId>,
     near: Option<SessionId>,
 ) -> Option<SessionId> {
+    let rows_on = |id: SessionId| {
+        view.table
+            .instances
+            .values()
+            .filter(move |r| r.session == id)
+    };
     let load = |id: SessionId, of: Option<&ObjectKey>| -> u32 {
-        let rows = view.table.instances.values();
-        let counted = rows.filter(|row| row.session == id && is_counted(row));
+        let counted = rows_on(id).filter(|row| is_counted(row));
         let n = counted
             .filter(|row| of.is_none_or(|key| row.revision == *key))
             .count();
         u32::try_from(n).unwrap_or(u32::MAX) + planned.get(&id).copied().unwrap_or(0)
     };
-    let open: Vec<_> = (view.state.sessions())
+    let given_work: Vec<_> = (view.state.sessions())
         .filter(|session| session.opened.roles.agent && !avoid.contains(&session.id))
         .filter(|session| view.state.duty_of(session.opened.node).is_full())
         .map(|session| (session, load(session.id, None)))
-        .filter(|(session, load)| *load < session.opened.capacity)
         .collect();
+    let has_room = |(session, load): &(&Arc<Session>, u32)| *load < session.opened.capacity;
+    let may_make_room = |(session, _): &(&Arc<Session>, u32)| rows_on(session.id).any(is_frozen);
+    let mut open = given_work.clone();
+    open.retain(has_room);
+    if open.is_empty() {
+        open = given_work;
+        open.retain(may_make_room);
+    }
     let least = open.iter().map(|(_, load)| *load).min()?;
     let is_near =
         |id: SessionId, load: u32| near == Some(id) && load <= least.saturating_add(NEAR_SLACK);

@@ -14,6 +14,7 @@ use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{InstanceId, LogIndex, ObjectKey, SessionId};
 use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec, Limits, Probes, RunAs};
 use nihilo_types::instance_config::{Holder, InstanceConfig};
+use nihilo_types::isolation::Isolation;
 use nihilo_types::meta::keys;
 use nihilo_types::probe::Probe;
 use nihilo_types::quantity::Quantity;
@@ -27,7 +28,7 @@ use crate::failures::{AVOID_MS, Failures};
 use crate::placement::place;
 use crate::plan::{Goal, Row, plan};
 use crate::reconcile::Proposing;
-use crate::rows::{is_counted, is_foreign, is_leaving, is_ready, is_staying, own_rows};
+use crate::rows::{is_counted, is_foreign, is_frozen, is_leaving, is_ready, is_staying, own_rows};
 use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
@@ -114,8 +115,10 @@ impl RevisionActor {
     }
 
     pub fn may_passivate(&self, view: View<'_>) -> bool {
-        let empty = view.table.of(&self.key).all(|(_, row)| !is_counted(row));
-        empty && self.desired == 0 && !self.proposing.is_under_way()
+        // A frozen one stays as it is until something is told.
+        let mut rows = view.table.of(&self.key);
+        let is_at_rest = rows.all(|(_, row)| !is_counted(row) || is_frozen(row));
+        is_at_rest && self.desired == 0 && !self.proposing.is_under_way()
     }
 
     /// Ready instances that make the revision ready for the first time.
@@ -139,6 +142,7 @@ impl RevisionActor {
             wanted: self.desired as usize,
             cap: usize::try_from(max_scale).ok().filter(|cap| *cap > 0),
             is_complete: view.table.complete,
+            freezes: revision.idles_frozen(),
         };
         let is_drained = |row: &InstanceRow| view.state.duty_of(row.node) == Duty::Drained;
         let has_place = || {
@@ -152,6 +156,14 @@ impl RevisionActor {
         for (id, row) in plan.reopens {
             let (session, instance) = (row.session, id.clone());
             outputs.effect(Effect::Reopen { session, instance });
+        }
+        if let Some((id, row)) = plan.freeze {
+            let (session, instance) = (row.session, id.clone());
+            outputs.effect(Effect::Freeze { session, instance });
+        }
+        for (id, row) in plan.thaws {
+            let (session, instance) = (row.session, id.clone());
+            outputs.effect(Effect::Thaw { session, instance });
         }
         if plan.waits_for_place {
             outputs.timer(BACKOFF, AVOID_MS);
@@ -407,8 +419,15 @@ fn instance_spec(id: InstanceId, revision: &Revision) -> InstanceSpec {
             .metadata
             .annotation(keys::SOCKET_ACTIVATION)
             .is_some_and(|text| text == "true"),
+        min_isolation: min_isolation(revision),
         config,
     }
+}
+
+/// Validation has seen that it is one.
+fn min_isolation(revision: &Revision) -> Isolation {
+    let asked = revision.metadata.annotation(keys::MIN_ISOLATION);
+    asked.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The node that looks up what an instance refers to must have seen what its owner has: the newest

@@ -48,16 +48,22 @@ pub(crate) fn is_draining(row: &InstanceRow) -> bool {
     is_in(row, &[InstanceState::Draining])
 }
 
+/// Kept without cpu: it takes a place, serves nothing, and needs nobody's attention.
+pub fn is_frozen(row: &InstanceRow) -> bool {
+    is_in(row, &[InstanceState::Frozen])
+}
+
 /// On its way out by order.
 pub(crate) fn is_leaving(row: &InstanceRow) -> bool {
     is_in(row, &[InstanceState::Draining, InstanceState::Stopping])
 }
 
 /// Serves, or will, as far as anybody can tell: a stranded one may run, but nobody reaches it
-/// while its node is not heard, so it needs a replacement where the cap allows one.
+/// while its node is not heard, so it needs a replacement where the cap allows one. A frozen one does
+/// not before it is told to.
 pub(crate) fn is_staying(row: &InstanceRow) -> bool {
     let stranded = matches!(row.state, RowState::Stranded { .. });
-    is_counted(row) && !is_leaving(row) && !stranded
+    is_counted(row) && !is_leaving(row) && !is_frozen(row) && !stranded
 }
 
 fn is_in(row: &InstanceRow, states: &[InstanceState]) -> bool {

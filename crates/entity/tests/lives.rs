@@ -136,6 +136,7 @@ impl Fixture {
             ready_after_ms: 1,
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         };
         let row = InstanceRow {
             revision: revision_key(),

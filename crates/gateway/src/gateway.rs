@@ -119,6 +119,8 @@ pub struct Gateway {
     leaving: watch::Sender<bool>,
     runtime: Handle,
     addresses: Vec<SocketAddr>,
+    trust: Arc<ArcSwap<Trust>>,
+    tls: Option<Tls>,
 }
 
 impl Gateway {
@@ -142,11 +144,12 @@ impl Gateway {
         let (leaving, leaving_seen) = watch::channel(false);
         let plane = Arc::new(plane(config, &host.net, local, scale_up, leaving_seen)?);
         let (phase, phase_seen) = watch::channel(Phase::Closed);
+        let trust = Arc::new(ArcSwap::from_pointee(config.trust.clone()));
         let data_plane = DataPlane {
             plane: plane.clone(),
             doors,
-            tls,
-            trust: Arc::new(config.trust.clone()),
+            tls: tls.clone(),
+            trust: trust.clone(),
             phase: phase_seen,
         };
         let runtime = match host.threads {
@@ -162,7 +165,23 @@ impl Gateway {
             leaving,
             runtime,
             addresses,
+            trust,
+            tls,
         })
+    }
+
+    /// Believes these from the next connection on, and takes these for probers from the next request on.
+    pub fn trust(&self, trust: Trust, probe_agents: ProbeAgents) {
+        self.trust.store(Arc::new(trust));
+        self.plane.probe_agents.store(Arc::new(probe_agents));
+    }
+
+    /// Reads the certificates again, without waiting for a change to be seen.
+    ///
+    /// # Errors
+    /// They cannot be used; those before stay in use.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), Tls::reload)
     }
 
     /// What it listens on: the public address, then the private and the TLS one, if there are.
@@ -332,7 +351,7 @@ struct DataPlane {
     plane: Arc<Plane>,
     doors: Vec<Door>,
     tls: Option<Tls>,
-    trust: Arc<Trust>,
+    trust: Arc<ArcSwap<Trust>>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -397,7 +416,7 @@ fn plane(
         mesh: Mesh::new(net.clone()),
         log: Arc::new(log),
         limits: config.client_limits,
-        probe_agents: config.probe_agents.clone(),
+        probe_agents: ArcSwap::from_pointee(config.probe_agents.clone()),
         watched: Watched::default(),
         leaving,
         alive,

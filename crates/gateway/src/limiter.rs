@@ -64,18 +64,18 @@ pub struct Admitted(pub Arc<LocalInstance>);
 
 impl LocalInstances {
     pub fn open(&self, id: &InstanceId, address: SocketAddr, limit: u32, h2c: bool) {
-        let instance = LocalInstance {
-            address,
-            h2c,
-            limit,
-            gate: Mutex::new(Gate {
-                is_open: true,
-                in_flight: 0,
-            }),
-            changed: Notify::new(),
-            pool: Pool::default(),
-        };
+        let instance = LocalInstance::new(address, limit, h2c, true);
         self.0.lock().insert(id.clone(), Arc::new(instance));
+    }
+
+    /// As [`Self::open`] and closed at once, with no moment between. Connections that were kept are
+    /// let go: an app that has slept closes them when it wakes, and a request might meet that.
+    pub fn hold(&self, id: &InstanceId, address: SocketAddr, limit: u32, h2c: bool) {
+        let instance = LocalInstance::new(address, limit, h2c, false);
+        let before = self.0.lock().insert(id.clone(), Arc::new(instance));
+        if let Some(before) = before {
+            before.pool.clear();
+        }
     }
 
     /// After this returns nothing new is admitted.
@@ -142,6 +142,22 @@ impl LocalInstances {
     }
 }
 
+impl LocalInstance {
+    fn new(address: SocketAddr, limit: u32, h2c: bool, is_open: bool) -> Self {
+        Self {
+            address,
+            h2c,
+            limit,
+            gate: Mutex::new(Gate {
+                is_open,
+                in_flight: 0,
+            }),
+            changed: Notify::new(),
+            pool: Pool::default(),
+        }
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         let left = {
@@ -185,6 +201,16 @@ mod tests {
         assert!(instances.admit(&id).is_ok());
         instances.forget(&id);
         assert_eq!(instances.admit(&id).unwrap_err(), Refusal::Gone);
+    }
+
+    #[test]
+    fn one_that_is_held_admits_nothing_before_it_is_opened() {
+        let (instances, id) = (LocalInstances::default(), InstanceId::from("i"));
+        instances.hold(&id, SocketAddr::from(([127, 0, 0, 1], 1)), 1, false);
+        assert_eq!(instances.admit(&id).unwrap_err(), Refusal::Draining);
+        instances.reopen(&id);
+        let _first = instances.admit(&id).unwrap();
+        assert_eq!(instances.admit(&id).unwrap_err(), Refusal::Busy);
     }
 
     #[tokio::test]

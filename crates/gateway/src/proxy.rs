@@ -57,7 +57,7 @@ pub struct Plane {
     pub mesh: Mesh,
     pub log: Arc<AccessLog>,
     pub limits: ClientLimits,
-    pub probe_agents: ProbeAgents,
+    pub probe_agents: ArcSwap<ProbeAgents>,
     /// Who looks whether this gateway wants traffic.
     pub(crate) watched: Watched,
     /// Turns true when tunnels are to close.
@@ -190,7 +190,7 @@ impl Plane {
         target: Arc<RevisionTarget>,
     ) -> (Exchange, Request<RequestBody>) {
         let line = self.line(&target);
-        let is_probe = self.probe_agents.is_probe(&request, &target);
+        let is_probe = self.probe_agents.load().is_probe(&request, &target);
         // What only asks how a service is keeps it neither up nor awake.
         record.counted = (!is_probe).then(|| line.count());
         record.line = Some(line.clone());

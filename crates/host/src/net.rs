@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 
+use crate::sockets;
+
 /// Where listeners and connections come from.
 #[derive(Debug, Clone, Default)]
 pub enum Net {
@@ -47,11 +49,20 @@ pub trait GivenStream: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static {
 }
 
 impl Net {
+    /// A socket that this process has inherited is used where it listens at `address`.
+    ///
     /// # Errors
     /// The address is in use, or is not this machine's.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         match self {
-            Self::System => TcpListener::bind(address).await.map(Listener::System),
+            Self::System => {
+                let listener = match sockets::inherited(address) {
+                    Some(inherited) => TcpListener::from_std(inherited)?,
+                    None => TcpListener::bind(address).await?,
+                };
+                sockets::keep(&listener)?;
+                Ok(Listener::System(listener))
+            }
             Self::Given(net) => net.listen(address).await.map(Listener::Given),
         }
     }

@@ -98,22 +98,18 @@ impl Bundles {
         self.versions.values()
     }
 
-    pub(crate) fn of_name<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> impl Iterator<Item = &'a Arc<Bundle>> {
+    pub(crate) fn of_name(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Iterator<Item = &Arc<Bundle>> {
         let is_its =
             move |bundle: &&Arc<Bundle>| bundle.namespace == namespace && bundle.name == name;
         self.all().filter(is_its)
     }
 
     /// The version that a reference means now.
-    pub(crate) fn find<'a>(
-        &'a self,
-        namespace: &'a str,
-        wanted: &'a BundleReference,
-    ) -> Option<&'a Arc<Bundle>> {
+    pub(crate) fn find(&self, namespace: &str, wanted: &BundleReference) -> Option<&Arc<Bundle>> {
         match &wanted.version {
             BundleVersion::Digest(digest) => {
                 self.get(&BundleKey::new(namespace, &wanted.name, *digest))

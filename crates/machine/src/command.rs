@@ -465,6 +465,10 @@ impl Roles {
 pub struct CloseSession {
     pub session: SessionId,
     pub moves: Vec<Move>,
+    /// Its instances run on, and its next session takes them in at once; otherwise it has stopped
+    /// everything before. Owners of a build that does not know this replace them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub returns: bool,
 }
 
 /// The leader declares a node dead and re-homes its shards in the same entry.

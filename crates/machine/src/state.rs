@@ -54,7 +54,8 @@ pub struct State {
     pub(crate) sessions: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that their own nodes closed, newest last, at most [`MAX_LEFT`]. Not persisted:
     /// whoever learns of an end by a snapshot takes it for a loss.
-    pub(crate) left: VecDeque<SessionId>,
+    /// With whether the node said that it comes back.
+    pub(crate) left: VecDeque<(SessionId, bool)>,
     /// Node to the store under whose name it opened its sessions; never removed.
     pub(crate) stores: BTreeMap<NodeId, Arc<str>>,
     pub(crate) owners: BTreeMap<ShardId, ShardOwner>,
@@ -474,7 +475,13 @@ impl State {
     /// Whether a session that has ended was closed by its own node: that node still answers what
     /// it has begun. `false` when it was declared down, or nobody remembers.
     pub fn has_left(&self, session: SessionId) -> bool {
-        self.left.contains(&session)
+        self.left.iter().any(|(left, _)| *left == session)
+    }
+
+    /// Whether a session that has ended was closed by a node whose next process goes on with what runs
+    /// there. `false` when nobody remembers.
+    pub fn returns(&self, session: SessionId) -> bool {
+        self.left.contains(&(session, true))
     }
 
     pub fn owner(&self, shard: ShardId) -> ShardOwner {

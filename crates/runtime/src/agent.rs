@@ -21,7 +21,7 @@ use tracing::info;
 use crate::bundle::Bundles;
 use crate::command_ledger::CommandLedger;
 use crate::config::{self, ConfigSource, Directories, Provided, Reader, Source};
-use crate::docker::DockerDriver;
+use crate::docker::{DockerDriver, Images};
 use crate::driver::{AnyDriver, Driver, StartError, Started, Trace};
 use crate::ended::{self, End, Ended, is_crash};
 use crate::fake::{FakeConfig, FakeDriver};
@@ -74,6 +74,8 @@ pub enum DriverConfig {
         first_port: u16,
         /// How they are confined.
         settings: ProcessSettings,
+        /// What is kept from isolated ones, beside the agent's own directory.
+        private: Vec<PathBuf>,
         /// What runs container images.
         docker: DockerSettings,
         /// Programs outlive this process, and the node's next one goes on with them; otherwise
@@ -160,6 +162,8 @@ struct Instance {
     trace: Option<Trace>,
     accepted_ns: u64,
     started: Instant,
+    /// When its state began.
+    since: Instant,
     ended: Option<Instant>,
     crashed: bool,
     orders: watch::Sender<Order>,
@@ -233,6 +237,15 @@ impl Agent {
         }
     }
 
+    /// How far instances are isolated on this node, in one line.
+    pub fn isolation(&self) -> String {
+        match &self.0.driver {
+            AnyDriver::Process(driver) => driver.isolation(),
+            AnyDriver::Docker(_) => "the engine's".into(),
+            AnyDriver::Fake(_) => "simulated".into(),
+        }
+    }
+
     /// Instances that it takes at most.
     pub fn capacity(&self) -> u32 {
         self.0.config.capacity
@@ -270,6 +283,7 @@ impl Agent {
         }
         let running = table.n_running();
         if running >= self.0.config.capacity {
+            table.make_room();
             return Err(AgentError::NoCapacity {
                 running,
                 capacity: self.0.config.capacity,
@@ -324,7 +338,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Calls a drain off.
+    /// Calls a drain off; one that has been frozen meanwhile is thawed.
     ///
     /// # Errors
     /// `TooLate` once SIGTERM was sent.
@@ -335,16 +349,59 @@ impl Agent {
         seq: u64,
         id: &InstanceId,
     ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Run)
+    }
+
+    /// Drains it and, once nothing is in flight, freezes it. One that cannot be frozen is stopped.
+    ///
+    /// # Errors
+    /// `TooLate` where it is not ready, or on its way out.
+    pub fn freeze(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+    ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Freeze)
+    }
+
+    /// Lets a frozen one run again; it is ready after one good look. One that was only about to be
+    /// frozen is called back.
+    ///
+    /// # Errors
+    /// `TooLate` once SIGTERM was sent.
+    pub fn thaw(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+    ) -> Result<(), AgentError> {
+        self.order(shard, epoch, seq, id, Order::Run)
+    }
+
+    fn order(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        seq: u64,
+        id: &InstanceId,
+        order: Order,
+    ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
         let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
-        match instance.report.state {
-            InstanceState::Draining | InstanceState::Ready => {
-                instance.orders.send_replace(Order::Run);
-                Ok(())
-            }
-            _ => Err(AgentError::TooLate),
+        let state = instance.report.state;
+        if !may_follow(state, instance.report.ready_after_ms > 0, order) {
+            return Err(AgentError::TooLate);
         }
+        let before = instance.orders.send_replace(order);
+        if before == order {
+            // Nothing will change: whoever asks has missed what it has become.
+            drop(self.0.events.send(self.0.refresh(instance)));
+        }
+        Ok(())
     }
 
     /// Every instance of these shards that still counts. Answering makes older calls void.
@@ -396,6 +453,11 @@ impl Agent {
             .collect()
     }
 
+    /// The images of this node's engine; `None` where instances are simulated.
+    pub fn images(&self) -> Option<Images> {
+        self.0.docker.as_ref().map(|docker| docker.images())
+    }
+
     /// Drains and stops everything within `grace`, and kills what is left then: the end of the
     /// session, which follows, says that nothing runs here any more.
     pub async fn shutdown(&self, grace: Duration) {
@@ -424,11 +486,22 @@ impl Agent {
     }
 }
 
+/// Whether what is in this state can do it; `was_ready` = at some time.
+fn may_follow(state: InstanceState, was_ready: bool, order: Order) -> bool {
+    let is_back = state == InstanceState::Booting && was_ready;
+    let can_be_called = matches!(
+        state,
+        InstanceState::Ready | InstanceState::Frozen | InstanceState::Draining
+    );
+    can_be_called || is_back && order == Order::Run
+}
+
 fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
     Ok(match &config.driver {
         DriverConfig::Process {
             first_port,
             settings,
+            private,
             adopts,
             ..
         } => {
@@ -437,8 +510,8 @@ fn driver(config: &AgentConfig) -> std::io::Result<AnyDriver> {
                 executable,
                 name,
                 *first_port,
-                *settings,
-                &config.dir,
+                settings.clone(),
+                (config.dir.as_path(), private.as_slice()),
                 *adopts,
             )?;
             AnyDriver::Process(Arc::new(driver.with_bundles(config.bundles.clone())))
@@ -459,7 +532,7 @@ fn docker(
     };
     let name = config.node_name.clone();
     let driver = DockerDriver::new(docker.clone(), name, &config.dir, kept)?;
-    Ok(Some(Arc::new(driver)))
+    Ok(Some(Arc::new(driver.with_bundles(config.bundles.clone()))))
 }
 
 impl Instance {
@@ -476,6 +549,7 @@ impl Instance {
             trace: None,
             accepted_ns,
             started: Instant::now(),
+            since: Instant::now(),
             ended: None,
             crashed: false,
             orders,
@@ -545,6 +619,19 @@ impl Table {
             .values()
             .filter(|i| i.report.state.is_counted());
         u32::try_from(running.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Has the instance stopped that has been frozen longest: whoever was refused asks again. One at a
+    /// time, for each that is refused.
+    fn make_room(&self) {
+        let frozen = self.instances.values().filter(|instance| {
+            let is_kept = *instance.orders.borrow() == Order::Freeze;
+            is_kept && instance.report.state == InstanceState::Frozen
+        });
+        if let Some(oldest) = frozen.min_by_key(|instance| instance.since) {
+            info!(instance = %oldest.report.id, "frozen, and stopped to make room for another");
+            oldest.orders.send_replace(Order::Drain);
+        }
     }
 
     /// Keeps of the ended ones what [`ended`] says; returns those that were forgotten.
@@ -637,6 +724,7 @@ impl Inner {
         let mut is_first_ready = false;
         self.change(id, |instance| {
             instance.report.state = state;
+            instance.since = Instant::now();
             if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
                 instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
                 is_first_ready = true;
@@ -699,11 +787,22 @@ impl Inner {
             instance.report.state = InstanceState::Booting;
             instance.report.address = Some(started.address);
             instance.report.pid = started.pid;
+            // Of one that was found it stands in its handle.
+            instance.report.isolation = started.isolation.or(instance.report.isolation);
             if instance.report.spawned_after_ms == 0 {
                 instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
             }
         });
         self.write_down(id);
+    }
+
+    /// Where one that an earlier process has started is, in the state that it was left in.
+    pub(crate) fn found<H>(&self, id: &InstanceId, started: &Started<H>) {
+        self.change(id, |instance| {
+            instance.trace = started.trace;
+            instance.report.address = Some(started.address);
+            instance.report.pid = started.pid;
+        });
     }
 
     /// Where instances die with this process, nobody is there to say how they ended. Not before it is
@@ -725,17 +824,24 @@ impl Inner {
 
     /// Leaves word for the node's next process. One instance's words are written by its own life
     /// alone, one after the other.
-    fn write_down(&self, id: &InstanceId) {
+    pub(crate) fn write_down(&self, id: &InstanceId) {
+        self.write_record(id, |_| {});
+    }
+
+    /// As [`Self::write_down`], with the state that it is about to enter.
+    pub(crate) fn write_down_as(&self, id: &InstanceId, state: InstanceState) {
+        self.write_record(id, |record| record.report.state = state);
+    }
+
+    fn write_record(&self, id: &InstanceId, change: impl FnOnce(&mut Record)) {
         if !self.config.driver.adopts() {
             return;
         }
-        let record = self
-            .table
-            .lock()
-            .instances
-            .get(id)
-            .and_then(Instance::record);
-        if let Some(record) = record {
+        let table = self.table.lock();
+        let record = table.instances.get(id).and_then(Instance::record);
+        drop(table);
+        if let Some(mut record) = record {
+            change(&mut record);
             self.handles.write(&record);
         }
     }
@@ -755,6 +861,10 @@ impl Inner {
         }
         let spec = Some(Arc::new(spec));
         let (mut instance, orders) = Instance::new(report, spec, accepted_ns, output);
+        if instance.report.state == InstanceState::Frozen {
+            // Until an owner says otherwise.
+            instance.orders.send_replace(Order::Freeze);
+        }
         let started = instance.started.checked_sub(Duration::from_nanos(age));
         instance.started = started.unwrap_or(instance.started);
         instance.trace = trace;

@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::isolation::Isolation;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::config::{Provided, Reader};
 use crate::docker::DockerDriver;
 use crate::fake::FakeDriver;
+use crate::life::{Order, ordered};
 use crate::logs::Output;
 use crate::process::ProcessDriver;
 
@@ -30,7 +33,7 @@ pub trait Driver: Send + Sync + 'static {
     type Inside: Send + Sync + 'static;
 
     /// Starts an instance with what was `provided` for it, whose output goes to `output`; returns
-    /// before it is ready.
+    /// before it is ready. What it is started from may have to come first: only that is `called_off`.
     ///
     /// # Errors
     /// See [`StartError::outcome`] for what is certain then.
@@ -39,6 +42,7 @@ pub trait Driver: Send + Sync + 'static {
         spec: &InstanceSpec,
         provided: Provided,
         output: &Output,
+        called_off: &mut CallOff,
     ) -> impl Future<Output = Result<Started<Self::Handle>, StartError>> + Send;
 
     /// As whom the instance reads the files of its volumes.
@@ -60,6 +64,25 @@ pub trait Driver: Send + Sync + 'static {
         spec: &InstanceSpec,
         command: &[String],
     ) -> impl Future<Output = Result<Ended, String>> + Send;
+
+    /// Takes the cpu from everything of a running instance, which keeps its memory, until it is thawed.
+    /// One that is frozen by an earlier process of this node stays so.
+    ///
+    /// # Errors
+    /// Why it is not frozen; it runs on.
+    fn freeze(
+        &self,
+        handle: &mut Self::Handle,
+    ) -> impl Future<Output = Result<Freezer, FreezeError>> + Send;
+
+    /// Lets a frozen instance run on; nothing happens to one that is not frozen.
+    ///
+    /// # Errors
+    /// Something of it may stay frozen: it has to be killed.
+    fn thaw(
+        &self,
+        handle: &mut Self::Handle,
+    ) -> impl Future<Output = Result<(), FreezeError>> + Send;
 
     /// Asks the instance to end, and kills it when it has not after `grace`.
     fn stop(&self, handle: &mut Self::Handle, grace: Duration)
@@ -93,6 +116,8 @@ pub struct Ended {
     pub said: String,
 }
 
+const CALLED_OFF: &str = "called-off";
+
 /// Bytes of a command's output that are kept.
 pub(crate) const MAX_SAID: usize = 4096;
 
@@ -105,6 +130,8 @@ pub struct Started<H> {
     pub pid: Option<u32>,
     /// How a later process of this node finds it; `None` when it does not outlive this one.
     pub trace: Option<Trace>,
+    /// As it was started; `None` of one that was found, and where the level is another's to keep.
+    pub isolation: Option<Isolation>,
 }
 
 /// What tells one process from every other that ever has its pid, and where it listens.
@@ -115,6 +142,35 @@ pub struct Trace {
     /// Clock ticks from the host's boot to the process's start (`proc(5)`, field 22 of `stat`).
     pub start_ticks: u64,
     pub port: u16,
+}
+
+/// Tells a start that the instance is not wanted any more, while it waits for what it starts from: that
+/// takes minutes, and nothing runs yet.
+#[derive(Debug)]
+pub struct CallOff(watch::Receiver<Order>);
+
+impl CallOff {
+    pub(crate) fn of(orders: &watch::Receiver<Order>) -> Self {
+        Self(orders.clone())
+    }
+
+    /// For a start that nobody calls off.
+    pub fn never() -> Self {
+        Self(watch::channel(Order::Run).1)
+    }
+
+    /// What `work` comes to. Where the start is called off first, it is dropped: nothing of it may need
+    /// an end.
+    pub(crate) async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, StartError>>,
+    ) -> Result<T, StartError> {
+        tokio::select! {
+            biased;
+            () = ordered(&mut self.0, |order| order != Order::Run) => Err(StartError::called_off()),
+            done = work => done,
+        }
+    }
 }
 
 /// What is certain after a failed start.
@@ -129,9 +185,9 @@ pub enum StartOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct StartError {
-    /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `working-dir`, `port`,
-    /// `output`, `spawn`; of
-    /// a container `image`, `engine`, `run-as`, `create`, `network`, `exec`.
+    /// The step that failed: `config`, `volumes`, `image`, `bundle`, `run-as`, `cgroup`, `isolation`,
+    /// `working-dir`, `port`, `output`, `spawn`; of
+    /// a container `image`, `image-id`, `engine`, `run-as`, `create`, `network`, `exec`.
     pub stage: &'static str,
     pub cause: String,
     outcome: StartOutcome,
@@ -154,6 +210,15 @@ impl StartError {
         }
     }
 
+    fn called_off() -> Self {
+        Self::not_started(CALLED_OFF, "called off before it was started")
+    }
+
+    /// Somebody ordered it, so it is no failure.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.stage == CALLED_OFF
+    }
+
     pub fn outcome(&self) -> StartOutcome {
         self.outcome
     }
@@ -166,6 +231,40 @@ impl StartError {
     pub(crate) fn with_something_left(self) -> Self {
         Self::maybe_started(self.stage, self.cause)
     }
+}
+
+/// By what an instance is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    Cgroup2,
+    Cgroup1,
+    /// SIGSTOP to each of its processes: a program that waits for its children sees it.
+    Signal,
+    /// The container engine's pause.
+    Engine,
+    Simulated,
+}
+
+impl Freezer {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Freezer::Cgroup2 => "cgroup2",
+            Freezer::Cgroup1 => "cgroup1",
+            Freezer::Signal => "signal",
+            Freezer::Engine => "engine",
+            Freezer::Simulated => "simulated",
+        }
+    }
+}
+
+/// Why an instance was not frozen, or not thawed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FreezeError {
+    /// What runs it has no means to: it is to be stopped instead.
+    #[error("it cannot be frozen here: {0}")]
+    Unsupported(String),
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The driver that runs an instance.

@@ -25,11 +25,12 @@ use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
 use nihilo_types::instance::{Exit, InstanceSpec};
 use nihilo_types::node_config::BootDelay;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::{Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{CallOff, Driver, Ended, FreezeError, Freezer, StartError, Started, Trace};
 use crate::logs::Output;
 
 /// Connections that the kernel queues for one instance.
@@ -77,6 +78,8 @@ pub struct FakeInstance {
     booted_at: Instant,
     output: Output,
     server: Option<JoinHandle<()>>,
+    /// Whoever would answer waits while it is `true`.
+    frozen: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +125,20 @@ impl Driver for FakeDriver {
         spec: &InstanceSpec,
         _: Provided,
         output: &Output,
+        _: &mut CallOff,
     ) -> Result<Started<FakeInstance>, StartError> {
         let behaviour = behaviour(spec)?;
         let reserved = self.net.reserve();
         let port = reserved.map_err(|error| StartError::not_started("port", error.to_string()))?;
         let address = port.address;
         let booted_at = Instant::now() + self.boot_delay(&spec.id);
+        let (frozen, is_frozen) = watch::channel(false);
         let server = match behaviour {
             Behaviour::Serve | Behaviour::IgnoreTerm => {
                 let app = App {
                     id: spec.id.clone(),
                     listener: self.config.listener.clone(),
+                    is_frozen,
                 };
                 Some(tokio::spawn(serve(port, booted_at, app)))
             }
@@ -145,10 +151,12 @@ impl Driver for FakeDriver {
                 booted_at,
                 output: output.clone(),
                 server,
+                frozen,
             },
             address,
             pid: None,
             trace: None,
+            isolation: None,
         })
     }
 
@@ -174,6 +182,16 @@ impl Driver for FakeDriver {
             exit: Exit::Code(0),
             said: String::new(),
         })
+    }
+
+    async fn freeze(&self, handle: &mut FakeInstance) -> Result<Freezer, FreezeError> {
+        handle.frozen.send_replace(true);
+        Ok(Freezer::Simulated)
+    }
+
+    async fn thaw(&self, handle: &mut FakeInstance) -> Result<(), FreezeError> {
+        handle.frozen.send_replace(false);
+        Ok(())
     }
 
     async fn stop(&self, handle: &mut FakeInstance, grace: Duration) -> Exit {
@@ -260,6 +278,7 @@ async fn accept(listener: Listener, app: App) {
 struct App {
     id: InstanceId,
     listener: Option<RequestListener>,
+    is_frozen: watch::Receiver<bool>,
 }
 
 /// A request's name on the wire, as the demo's echo app has it.
@@ -271,13 +290,18 @@ const TAKES: &str = "x-demo-ms";
 
 impl App {
     /// The body's length back, under the request's name.
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(
+        mut self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         let header = |name: &str| {
             let value = request.headers().get(name);
             let value = value.and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
         let (nonce, takes) = (header(NONCE), header(TAKES));
+        // An instance that is gone answers nobody.
+        drop(self.is_frozen.wait_for(|frozen| !frozen).await);
         self.tell(RequestStep::Started, &nonce);
         // Read to its end, so that the connection can be used again.
         let body = request.into_body().collect().await;

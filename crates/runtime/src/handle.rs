@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::driver::Trace;
 use crate::ended::End;
 use crate::logs::{FILE as OUTPUT_FILE, since_epoch_ms};
+use crate::process::remove_pipes;
 
 const MAGIC: &str = "nihilo-handle";
 const VERSION: u32 = 1;
@@ -93,6 +94,7 @@ impl Handles {
             if let Some(end) = end.as_ref().filter(|end| !end.is_of_the_nodes_end()) {
                 // An earlier process came as far as writing it, and no further.
                 drop(fs::remove_file(handle));
+                remove_pipes(&path);
                 ended.push(end.clone());
             } else if let Some(id) = id.filter(|_| handle.is_file()) {
                 left.push(Left {
@@ -143,10 +145,11 @@ impl Handles {
         }
     }
 
-    /// The instance has ended: there is nothing to go on with.
+    /// The instance has ended: there is nothing to go on with, and nothing more to be read.
     pub(crate) fn ended(&self, id: &InstanceId) {
         // Where none was written there is none.
         drop(fs::remove_file(self.dir_of(id).join(FILE)));
+        remove_pipes(&self.dir_of(id));
     }
 
     /// Leaves word of what its output is of, for this node's next process. Without it, that process
@@ -246,6 +249,7 @@ pub(crate) fn specification() -> InstanceSpec {
         termination_grace_ms: 3,
         probes: Default::default(),
         socket_activation: false,
+        min_isolation: Default::default(),
         config: Default::default(),
     }
 }

@@ -5,12 +5,20 @@
 //! (decision 0011).
 
 // Found from here by both crates that have this file.
+#[path = "launch/filter.rs"]
+mod filter;
+#[path = "launch/landlock.rs"]
+mod landlock;
 #[path = "launch/mounts.rs"]
 mod mounts;
 #[path = "launch/plan.rs"]
 mod plan;
+#[path = "launch/root.rs"]
+mod root;
 #[path = "launch/steps.rs"]
 mod steps;
+#[path = "launch/syscalls.rs"]
+mod syscalls;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -18,12 +26,16 @@ use std::process::Command;
 
 pub use plan::Plan;
 #[allow(unused_imports, reason = "the launcher itself only reads plans")]
-pub use plan::{PlannedMount, PlannedSource};
+pub use plan::{Access, Grant, PlannedMount, PlannedSource};
 
 /// Begins the line on stderr that says why nothing was started.
 pub const FAILURE_MARK: &str = "nihilo-launch: ";
 /// Begins, after that, what says that volumes could not be mounted.
 pub const MOUNT_MARK: &str = "volumes: ";
+/// And what says that it could not be isolated.
+pub const ISOLATION_MARK: &str = "isolation: ";
+/// Begins what a trial says that went well: the version of the kernel's rules.
+pub const TRIAL_MARK: &str = "landlock ";
 /// Exit status of a launcher that started nothing.
 pub const FAILED: i32 = 127;
 
@@ -54,8 +66,12 @@ fn launch(args: &[OsString]) -> String {
         Ok(_) => return "no program".into(),
         Err(why) => return why,
     };
-    if let Err(why) = steps::take(&plan) {
+    if let Err(why) = steps::take(&plan, std::path::Path::new(program)) {
         return why;
+    }
+    if plan.trial {
+        println!("{TRIAL_MARK}{}", landlock::version().unwrap_or_default());
+        std::process::exit(0);
     }
     let mut command = Command::new(program);
     command.args(args);

@@ -1,8 +1,12 @@
 //! One instance from spawn to destroyed.
 //!
 //! Starting => Booting => Ready <=> Draining => Stopping => Exited => Destroyed
+//!                ^                    |           ^
+//!                └──────── Frozen <───┘           |
+//!                             └───────────────────┘
 //!
-//! One that is not ready any more is Booting again, with its admission closed, until it is.
+//! One that is not ready any more is Booting again, with its admission closed, until it is; so is one
+//! that was thawed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +19,19 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::agent::Inner;
-use crate::driver::{Driver, StartError, StartOutcome, Started};
+use crate::driver::{CallOff, Driver, StartError, StartOutcome, Started};
 use crate::probe::{Prober, Subject, Turn};
 
 const LAST_LINES: usize = 5;
+const SIGTERM: i32 = 15;
 
 /// What the owner, or the node's end, wants of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     Run,
     Drain,
+    /// As a drain, and what is left then keeps its memory and takes no cpu.
+    Freeze,
     /// As a drain, but nobody can call it off: the node ends.
     Leave,
     /// The node's time is up: at once, whatever is in flight.
@@ -36,6 +43,8 @@ enum End {
     Exited(Exit),
     /// Stop it now: ordered, drained or overdue.
     Stop,
+    /// Part of it may be frozen, and so deaf.
+    Stuck,
     /// Not in time; what is known about why.
     NeverReady(Vec<String>),
     /// Stop it now: it failed a probe for good.
@@ -53,6 +62,8 @@ pub(crate) enum Found {
     Booting,
     /// By an earlier process, which has seen it ready.
     WasReady,
+    /// By an earlier process, which froze it, or was about to.
+    Frozen,
     /// By an earlier process, and on its way out.
     Stopping,
 }
@@ -69,11 +80,17 @@ pub(crate) async fn run<D: Driver>(
     inner.enter(&spec.id, InstanceState::Starting);
     let output = inner.output(&spec.id);
     let started = match inner.provide(&spec, driver.reader(&spec)).await {
-        Ok(provided) => driver.start(&spec, provided, &output).await,
+        Ok(provided) => {
+            let mut called_off = CallOff::of(&orders);
+            driver
+                .start(&spec, provided, &output, &mut called_off)
+                .await
+        }
         Err(error) => Err(error),
     };
     let started = match started {
         Ok(started) => started,
+        Err(error) if error.is_called_off() => return called_off(&inner, &spec, error).await,
         Err(error) => return not_started(&inner, driver.as_ref(), &spec, error).await,
     };
     hit(Point::InstanceSpawned);
@@ -96,11 +113,12 @@ pub(crate) async fn go_on<D: Driver>(
         address,
         pid,
         trace: _,
+        isolation: _,
     } = started;
     let driver = driver.as_ref();
     let end = match found {
         Found::Stopping => End::Stop,
-        Found::Started | Found::Booting | Found::WasReady => {
+        Found::Started | Found::Booting | Found::WasReady | Found::Frozen => {
             let inside = driver.inside(&handle);
             let subject = Subject {
                 inner: &inner,
@@ -110,7 +128,13 @@ pub(crate) async fn go_on<D: Driver>(
                 address,
             };
             let prober = Prober::new(subject, found == Found::WasReady);
-            lead(subject, prober, &mut handle, &mut orders).await
+            let life = Life {
+                subject,
+                prober,
+                handle: &mut handle,
+                orders: &mut orders,
+            };
+            life.lead(found).await
         }
     };
     let (exit, remarks) = ended(&inner, driver, &mut handle, &spec, &mut orders, end).await;
@@ -143,6 +167,10 @@ async fn ended<D: Driver>(
             let exit = stop(inner, driver, handle, spec, orders).await;
             (exit, Vec::new())
         }
+        End::Stuck => {
+            inner.enter(&spec.id, InstanceState::Stopping);
+            (driver.stop(handle, Duration::ZERO).await, Vec::new())
+        }
         End::NeverReady(remarks) => {
             stop(inner, driver, handle, spec, orders).await;
             (Exit::NeverReady { after_ms }, remarks)
@@ -157,6 +185,16 @@ async fn ended<D: Driver>(
     }
 }
 
+/// Ended as it would have been by its stop, had it run by then: whoever ordered that sees no failure.
+async fn called_off(inner: &Inner, spec: &InstanceSpec, error: StartError) {
+    info!(instance = %spec.id, "start called off");
+    inner.enter(&spec.id, InstanceState::Stopping);
+    inner.log("exit", &spec.id, None);
+    inner.take_back(&spec.id).await;
+    inner.exited(&spec.id, Exit::Signal(SIGTERM), vec![error.cause]);
+    inner.enter(&spec.id, InstanceState::Destroyed);
+}
+
 async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, error: StartError) {
     if error.outcome() == StartOutcome::MaybeStarted {
         warn!(instance = %spec.id, %error, "not known to have failed, whatever runs is destroyed");
@@ -169,159 +207,255 @@ async fn not_started<D: Driver>(inner: &Inner, driver: &D, spec: &InstanceSpec, 
     inner.enter(&spec.id, InstanceState::Destroyed);
 }
 
-/// From booting until the instance has to end.
-async fn lead<D: Driver>(
-    subject: Subject<'_, D>,
-    mut prober: Prober<'_, D>,
-    handle: &mut D::Handle,
-    orders: &mut watch::Receiver<Order>,
-) -> End {
-    let Subject { inner, spec, .. } = subject;
-    if let Some(end) = boot(subject, &mut prober, handle, orders).await {
-        return end;
+/// An instance between its start and its end: what is done in its states.
+struct Life<'a, 'h, D: Driver> {
+    subject: Subject<'a, D>,
+    prober: Prober<'a, D>,
+    handle: &'h mut D::Handle,
+    orders: &'h mut watch::Receiver<Order>,
+}
+
+impl<D: Driver> Life<'_, '_, D> {
+    /// From booting until the instance has to end.
+    async fn lead(mut self, found: Found) -> End {
+        let Subject { inner, spec, .. } = self.subject;
+        if found == Found::Frozen {
+            if let Some(end) = self.frozen().await {
+                return end;
+            }
+            self.readmit();
+        } else {
+            if let Some(end) = self.boot().await {
+                return end;
+            }
+            hit(Point::InstanceReady);
+            inner.admission.open(spec, self.subject.address);
+        }
+        loop {
+            if let Some(end) = self.serve().await {
+                return end;
+            }
+            inner.admission.close(&spec.id);
+            if let Some(end) = self.drain().await {
+                return end;
+            }
+            hit(Point::InstanceReopened);
+            self.readmit();
+        }
     }
-    hit(Point::InstanceReady);
-    inner.admission.open(spec, subject.address);
-    loop {
-        if let Some(end) = serve(subject, &mut prober, handle, orders).await {
-            return end;
-        }
-        inner.admission.close(&spec.id);
-        if let Some(end) = drain(subject, handle, orders).await {
-            return end;
-        }
-        hit(Point::InstanceReopened);
-        prober.resume();
-        if prober.is_ready() {
+
+    fn readmit(&self) {
+        let Subject { inner, spec, .. } = self.subject;
+        if self.prober.is_ready() {
             inner.admission.reopen(&spec.id);
         }
     }
-}
 
-/// Until it is ready for the first time; otherwise how it ends.
-async fn boot<D: Driver>(
-    subject: Subject<'_, D>,
-    prober: &mut Prober<'_, D>,
-    handle: &mut D::Handle,
-    orders: &mut watch::Receiver<Order>,
-) -> Option<End> {
-    let Subject { driver, spec, .. } = subject;
-    let limit = Duration::from_millis(spec.boot_deadline_ms);
-    // An exit first: a dead app never becomes ready.
-    let turn = tokio::select! {
-        biased;
-        exit = driver.wait(handle) => return Some(End::Exited(exit)),
-        _ = ordered(orders, |order| order != Order::Run) => return Some(End::Stop),
-        turn = tokio::time::timeout(limit, prober.next()) => turn,
-    };
-    match turn {
-        // Nothing is not ready any more that has never been.
-        Ok(Turn::Ready | Turn::NotReady) => None,
-        Ok(Turn::Restart(probe)) => Some(unhealthy(prober, probe)),
-        Err(_) => {
-            let seen = driver.explain_not_ready(handle);
-            Some(End::NeverReady(prober.explain(seen)))
+    /// Until it is ready for the first time; otherwise how it ends.
+    async fn boot(&mut self) -> Option<End> {
+        match self.until_ready().await {
+            Ok(()) => None,
+            Err(end) => Some(end.unwrap_or(End::Stop)),
         }
     }
-}
 
-/// In and out of routing as its probes say, until something else is ordered (`None`).
-// Ready => (Booting | Draining | Stopping), Booting => (Ready | Draining | Stopping)
-async fn serve<D: Driver>(
-    subject: Subject<'_, D>,
-    prober: &mut Prober<'_, D>,
-    handle: &mut D::Handle,
-    orders: &mut watch::Receiver<Order>,
-) -> Option<End> {
-    let Subject {
-        inner,
-        driver,
-        spec,
-        ..
-    } = subject;
-    loop {
-        let state = match prober.is_ready() {
-            true => InstanceState::Ready,
-            false => InstanceState::Booting,
-        };
-        inner.enter(&spec.id, state);
+    /// # Errors
+    /// How it ends before; `None` where something else is ordered.
+    async fn until_ready(&mut self) -> Result<(), Option<End>> {
+        let Subject { driver, spec, .. } = self.subject;
+        let limit = Duration::from_millis(spec.boot_deadline_ms);
+        // An exit first: a dead app never becomes ready.
         let turn = tokio::select! {
             biased;
-            exit = driver.wait(handle) => return Some(End::Exited(exit)),
-            _ = ordered(orders, |order| order != Order::Run) => return None,
-            turn = prober.next() => turn,
+            exit = driver.wait(self.handle) => return Err(Some(End::Exited(exit))),
+            _ = ordered(self.orders, |order| order != Order::Run) => return Err(None),
+            turn = tokio::time::timeout(limit, self.prober.next()) => turn,
         };
         match turn {
-            Turn::Ready => {
-                info!(instance = %spec.id, "ready again");
-                inner.admission.reopen(&spec.id);
+            // Nothing is not ready any more that has never been.
+            Ok(Turn::Ready | Turn::NotReady) => Ok(()),
+            Ok(Turn::Restart(probe)) => Err(Some(self.unhealthy(probe))),
+            Err(_) => {
+                let seen = driver.explain_not_ready(self.handle);
+                Err(Some(End::NeverReady(self.prober.explain(seen))))
             }
-            Turn::NotReady => {
-                // Before anybody is told: what comes meanwhile is sent elsewhere, or waits.
-                inner.admission.close(&spec.id);
-                let why = prober.said_of(ProbeKind::Readiness).unwrap_or_default();
-                info!(instance = %spec.id, why, "not ready any more");
-            }
-            Turn::Restart(probe) => return Some(unhealthy(prober, probe)),
         }
     }
-}
 
-fn unhealthy<D: Driver>(prober: &Prober<'_, D>, probe: ProbeKind) -> End {
-    let cause = prober.said_of(probe).unwrap_or_default();
-    End::Unhealthy { probe, cause }
-}
-
-/// With its admission closed, until nothing is in flight or the drain is overdue; `None` = called
-/// off.
-async fn drain<D: Driver>(
-    subject: Subject<'_, D>,
-    handle: &mut D::Handle,
-    orders: &mut watch::Receiver<Order>,
-) -> Option<End> {
-    let Subject {
-        inner,
-        driver,
-        spec,
-        ..
-    } = subject;
-    let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
-    let order = *orders.borrow();
-    if order == Order::Run {
-        return None;
-    }
-    if order == Order::Drain {
-        inner.enter(&spec.id, InstanceState::Draining);
-        hit(Point::InstanceDraining);
-        if planted(Bug::DrainCutsRequests) {
-            return Some(End::Stop);
+    /// In and out of routing as its probes say, until something else is ordered (`None`).
+    // Ready => (Booting | Draining | Stopping), Booting => (Ready | Draining | Stopping)
+    async fn serve(&mut self) -> Option<End> {
+        let Subject {
+            inner,
+            driver,
+            spec,
+            ..
+        } = self.subject;
+        loop {
+            let state = match self.prober.is_ready() {
+                true => InstanceState::Ready,
+                false => InstanceState::Booting,
+            };
+            inner.enter(&spec.id, state);
+            let turn = tokio::select! {
+                biased;
+                exit = driver.wait(self.handle) => return Some(End::Exited(exit)),
+                _ = ordered(self.orders, |order| order != Order::Run) => return None,
+                turn = self.prober.next() => turn,
+            };
+            match turn {
+                Turn::Ready => {
+                    info!(instance = %spec.id, "ready again");
+                    inner.admission.reopen(&spec.id);
+                }
+                Turn::NotReady => {
+                    // Before anybody is told: what comes meanwhile is sent elsewhere, or waits.
+                    inner.admission.close(&spec.id);
+                    let why = self
+                        .prober
+                        .said_of(ProbeKind::Readiness)
+                        .unwrap_or_default();
+                    info!(instance = %spec.id, why, "not ready any more");
+                }
+                Turn::Restart(probe) => return Some(self.unhealthy(probe)),
+            }
         }
+    }
+
+    fn unhealthy(&self, probe: ProbeKind) -> End {
+        let cause = self.prober.said_of(probe).unwrap_or_default();
+        End::Unhealthy { probe, cause }
+    }
+
+    /// With its admission closed, until nothing is in flight or the drain is overdue, and frozen from
+    /// then on where that is ordered; `None` = called off, or thawed.
+    async fn drain(&mut self) -> Option<End> {
+        let Subject { inner, spec, .. } = self.subject;
+        let deadline = Instant::now() + Duration::from_millis(spec.drain_deadline_ms);
+        loop {
+            let order = *self.orders.borrow();
+            match order {
+                Order::Run => {
+                    self.prober.resume();
+                    return None;
+                }
+                Order::Leave | Order::Kill => return Some(self.leave(deadline).await),
+                Order::Drain | Order::Freeze => {}
+            }
+            inner.enter(&spec.id, InstanceState::Draining);
+            hit(Point::InstanceDraining);
+            if planted(Bug::DrainCutsRequests) {
+                return Some(End::Stop);
+            }
+            match self.drained(order, deadline).await {
+                Drained::ToItsEnd if order == Order::Freeze => return self.frozen().await,
+                Drained::ToItsEnd => return Some(End::Stop),
+                Drained::OrderedOtherwise => {}
+                Drained::Ended(end) => return Some(end),
+            }
+        }
+    }
+
+    async fn drained(&mut self, order: Order, deadline: Instant) -> Drained {
+        let Subject {
+            inner,
+            driver,
+            spec,
+            ..
+        } = self.subject;
         // A call-off before the drain's end: the same moment must not stop what is wanted.
         tokio::select! {
             biased;
-            exit = driver.wait(handle) => return Some(End::Exited(exit)),
-            _ = ordered(orders, |order| order != Order::Drain) => {
-                if *orders.borrow() == Order::Run {
-                    return None;
-                }
-            }
-            () = inner.admission.drained(&spec.id) => return Some(End::Stop),
-            () = tokio::time::sleep_until(deadline) => return Some(End::Stop),
+            exit = driver.wait(self.handle) => Drained::Ended(End::Exited(exit)),
+            _ = ordered(self.orders, |other| other != order) => Drained::OrderedOtherwise,
+            () = inner.admission.drained(&spec.id) => Drained::ToItsEnd,
+            () = tokio::time::sleep_until(deadline) => Drained::Ended(End::Stop),
         }
     }
-    // Seen as on its way out: owners count it, replace it and never open it again.
-    inner.enter(&spec.id, InstanceState::Stopping);
-    Some(tokio::select! {
-        biased;
-        exit = driver.wait(handle) => End::Exited(exit),
-        _ = ordered(orders, |order| order == Order::Kill) => End::Stop,
-        () = inner.admission.drained(&spec.id) => End::Stop,
-        () = tokio::time::sleep_until(deadline) => End::Stop,
-    })
+
+    /// The node ends: as a drain that nobody calls off.
+    async fn leave(&mut self, deadline: Instant) -> End {
+        let Subject {
+            inner,
+            driver,
+            spec,
+            ..
+        } = self.subject;
+        // Seen as on its way out: owners count it, replace it and never open it again.
+        inner.enter(&spec.id, InstanceState::Stopping);
+        tokio::select! {
+            biased;
+            exit = driver.wait(self.handle) => End::Exited(exit),
+            _ = ordered(self.orders, |order| order == Order::Kill) => End::Stop,
+            () = inner.admission.drained(&spec.id) => End::Stop,
+            () = tokio::time::sleep_until(deadline) => End::Stop,
+        }
+    }
+
+    /// Without cpu until something else is ordered; `None` = it was to run again, and does.
+    // Draining => Frozen => (Booting | Stopping)
+    async fn frozen(&mut self) -> Option<End> {
+        let Subject {
+            inner,
+            driver,
+            spec,
+            ..
+        } = self.subject;
+        self.prober.rest();
+        inner.admission.hold(spec, self.subject.address);
+        // First, so that no later process of the node takes one that is deaf for one that serves.
+        inner.write_down_as(&spec.id, InstanceState::Frozen);
+        match driver.freeze(self.handle).await {
+            Ok(by) => info!(instance = %spec.id, by = by.as_str(), "frozen"),
+            Err(error) => {
+                warn!(instance = %spec.id, %error, "not frozen, stopped instead");
+                return Some(End::Stop);
+            }
+        }
+        inner.enter(&spec.id, InstanceState::Frozen);
+        let exit = tokio::select! {
+            biased;
+            exit = driver.wait(self.handle) => Some(exit),
+            _ = ordered(self.orders, |order| order != Order::Freeze) => None,
+        };
+        if let Some(exit) = exit {
+            return Some(End::Exited(exit));
+        }
+        // Before it is stopped too: it is to hear of that.
+        if let Err(error) = driver.thaw(self.handle).await {
+            warn!(instance = %spec.id, %error, "not thawed, killed instead");
+            return Some(End::Stuck);
+        }
+        let is_wanted = *self.orders.borrow() == Order::Run;
+        match is_wanted {
+            true => self.wake().await,
+            false => Some(End::Stop),
+        }
+    }
+
+    /// One good look, within the time of a boot, before anything is sent to it.
+    async fn wake(&mut self) -> Option<End> {
+        let Subject { inner, spec, .. } = self.subject;
+        self.prober.begin_anew();
+        inner.enter(&spec.id, InstanceState::Booting);
+        inner.write_down(&spec.id);
+        match self.until_ready().await {
+            // Also where something else is ordered: that is seen to next.
+            Ok(()) | Err(None) => None,
+            Err(end) => end,
+        }
+    }
+}
+
+/// How a drain went.
+enum Drained {
+    ToItsEnd,
+    OrderedOtherwise,
+    Ended(End),
 }
 
 /// Resolves when what is wanted fits; never if the agent is gone.
-async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bool) {
+pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, fits: impl Fn(Order) -> bool) {
     if orders.wait_for(|order| fits(*order)).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -30,6 +30,8 @@ const DROP_PAUSE: Duration = Duration::from_millis(4);
 const FOLLOW_LAG: usize = 1024;
 pub(crate) const FILE: &str = "output.log";
 const OLD_FILE: &str = "output.log.1";
+/// What both are called while all of it comes again.
+const KEPT: &str = ".kept";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
@@ -63,12 +65,14 @@ struct Inner {
 impl Output {
     /// `dir` is the instance's own; a file of it that is there is gone on with.
     pub fn new(dir: PathBuf) -> Self {
+        put_back(&dir);
         let file = open(&dir).ok();
         Self::of(dir, file)
     }
 
     /// Of an instance that has ended: nothing is added any more.
     pub(crate) fn ended(dir: PathBuf) -> Self {
+        put_back(&dir);
         Self::of(dir, None)
     }
 
@@ -197,18 +201,85 @@ impl Output {
         }
     }
 
-    /// Forgets everything: it comes again.
-    pub(crate) fn begin_again(&self) {
+    /// Begins with nothing: everything comes again. What there was is put aside until it has.
+    pub(crate) fn begin_again(&self) -> Again {
         let mut inner = self.0.lock();
-        inner.ring.clear();
-        inner.n_bytes = 0;
-        inner.file = None;
         for file in [FILE, OLD_FILE] {
-            // Where none is there is nothing to forget.
-            drop(std::fs::remove_file(inner.dir.join(file)));
+            // Where none is there is nothing to keep.
+            drop(std::fs::rename(
+                inner.dir.join(file),
+                kept(&inner.dir, file),
+            ));
         }
-        (inner.file_bytes, inner.old_bytes) = (0, 0);
-        inner.file = open(&inner.dir).ok();
+        let fresh = Kept {
+            ring: VecDeque::new(),
+            n_bytes: 0,
+            file_bytes: 0,
+            old_bytes: 0,
+            is_torn: false,
+        };
+        let before = inner.exchange(fresh);
+        Again {
+            output: self.clone(),
+            before: Some(before),
+        }
+    }
+}
+
+/// What an [`Output`] had before it began again.
+#[derive(Debug)]
+struct Kept {
+    ring: VecDeque<LogLine>,
+    n_bytes: usize,
+    file_bytes: u64,
+    old_bytes: u64,
+    is_torn: bool,
+}
+
+/// An output that comes again. Dropped before it is [`Again::done`], what there was is back.
+#[derive(Debug)]
+pub(crate) struct Again {
+    output: Output,
+    before: Option<Kept>,
+}
+
+impl Again {
+    /// All of it has come: what there was is not needed any more.
+    pub(crate) fn done(mut self) {
+        self.before = None;
+        let inner = self.output.0.lock();
+        for file in [FILE, OLD_FILE] {
+            drop(std::fs::remove_file(kept(&inner.dir, file)));
+        }
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        let Some(before) = self.before.take() else {
+            return;
+        };
+        let mut inner = self.output.0.lock();
+        inner.file = None;
+        put_back(&inner.dir);
+        inner.exchange(before);
+    }
+}
+
+fn kept(dir: &Path, file: &str) -> PathBuf {
+    dir.join(format!("{file}{KEPT}"))
+}
+
+/// Where an output was coming again and did not come to its end, by an earlier process included.
+fn put_back(dir: &Path) {
+    let is_there = |file| std::fs::symlink_metadata(kept(dir, file)).is_ok();
+    if ![FILE, OLD_FILE].into_iter().any(is_there) {
+        return;
+    }
+    for file in [FILE, OLD_FILE] {
+        // Either may have been missing then.
+        drop(std::fs::remove_file(dir.join(file)));
+        drop(std::fs::rename(kept(dir, file), dir.join(file)));
     }
 }
 
@@ -287,6 +358,18 @@ impl Lines {
 }
 
 impl Inner {
+    /// Goes on with other lines, and with the files as they are now.
+    fn exchange(&mut self, with: Kept) -> Kept {
+        self.file = open(&self.dir).ok();
+        Kept {
+            ring: std::mem::replace(&mut self.ring, with.ring),
+            n_bytes: std::mem::replace(&mut self.n_bytes, with.n_bytes),
+            file_bytes: std::mem::replace(&mut self.file_bytes, with.file_bytes),
+            old_bytes: std::mem::replace(&mut self.old_bytes, with.old_bytes),
+            is_torn: std::mem::replace(&mut self.is_torn, with.is_torn),
+        }
+    }
+
     fn tell_dropped(&mut self, stderr: bool) {
         if let Some(dropped) = self.rate.take_dropped() {
             self.keep(stderr, dropped.to_string().into_bytes());
@@ -440,6 +523,45 @@ mod tests {
         assert_eq!(numbers(&Output::ended(dir.path().into())), all);
         let nothing = Output::ended(dir.path().join("none"));
         assert_eq!(nothing.everything().count(), 0);
+    }
+
+    fn all_of(output: &Output) -> Vec<String> {
+        let text = |line: LogLine| String::from_utf8(line.line).unwrap();
+        output.everything().map(text).collect()
+    }
+
+    #[test]
+    fn what_comes_again_replaces_what_there_was_once_all_of_it_has_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().into());
+        for line in ["one", "two"] {
+            output.push(false, line.into());
+        }
+        let again = output.begin_again();
+        output.push(false, b"one".to_vec());
+        // It broke off.
+        drop(again);
+        assert_eq!(all_of(&output), ["one", "two"]);
+        output.push(false, b"three".to_vec());
+        let again = output.begin_again();
+        output.push(false, b"all".to_vec());
+        again.done();
+        assert_eq!(all_of(&output), ["all"]);
+        assert_eq!(all_of(&Output::new(dir.path().into())), ["all"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_comes_again_costs_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().into());
+        output.push(false, b"all".to_vec());
+        let again = output.begin_again();
+        output.push(false, b"some".to_vec());
+        let next = Output::new(dir.path().into());
+        assert_eq!(all_of(&next), ["all"]);
+        assert_eq!(all_of(&Output::ended(dir.path().into())), ["all"]);
+        again.done();
     }
 
     /// Lines of this length, as fast as they are read.

@@ -11,6 +11,9 @@ use nihilo_types::instance::InstanceSpec;
 pub trait Admission: Send + Sync + 'static {
     /// The instance is ready: requests may be admitted.
     fn open(&self, spec: &InstanceSpec, address: SocketAddr);
+    /// As [`Self::open`] and closed at once: it is there, admits nothing before a re-open, and what was
+    /// connected to it is not any more. Nothing may be in flight.
+    fn hold(&self, spec: &InstanceSpec, address: SocketAddr);
     /// Nothing new is admitted from now on; what runs goes on.
     fn close(&self, id: &InstanceId);
     /// Calls [`Self::close`] off.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! handle  Booting, Ready, Draining ─ its process is there ─> adopted: Ready after one good look
+//!         Frozen                   ─ its process is there ─> adopted frozen, and not looked at
 //!         Stopping                 ─ its process is there ─> adopted, and stopped
 //!         any                      ─ only others of it are, or it is not known which ─> destroyed
 //!         any                      ─ nothing is there ─> ended, nobody knows how
@@ -12,6 +13,7 @@
 //!
 //! ```text
 //! handle  Booting, Ready, Draining ─ its container runs ──> adopted: Ready after one good look
+//!         Frozen                   ─ its container runs ──> adopted frozen, and not looked at
 //!         Stopping                 ─ its container runs ──> adopted, and stopped
 //!         any                      ─ it has ended ────────> ended as the engine says
 //!         any                      ─ there is none ───────> ended, nobody knows how
@@ -91,6 +93,7 @@ fn take_in(
     let how = how_found(&record.report);
     record.report.state = match (&found, how) {
         (None, _) | (_, Found::Stopping) => InstanceState::Stopping,
+        (Some(_), Found::Frozen) => InstanceState::Frozen,
         (Some(_), _) => InstanceState::Booting,
     };
     let pid = record.report.pid;
@@ -129,6 +132,7 @@ fn take_in_container(inner: &Arc<Inner>, mut record: Record) {
     let how = how_found(&record.report);
     record.report.state = match (adopts, how) {
         (false, _) | (_, Found::Stopping) => InstanceState::Stopping,
+        (true, Found::Frozen) => InstanceState::Frozen,
         (true, _) => InstanceState::Booting,
     };
     // Of the one that was started: it is the engine's to say now.
@@ -149,8 +153,12 @@ fn take_in_container(inner: &Arc<Inner>, mut record: Record) {
             return inner.enter(&spec.id, InstanceState::Destroyed);
         };
         info!(instance = %spec.id, pid = started.pid, "container adopted");
-        if how != Found::Stopping {
-            inner.booting(&spec.id, &started);
+        match how {
+            Found::Stopping => {}
+            Found::Frozen => inner.found(&spec.id, &started),
+            Found::Started | Found::Booting | Found::WasReady => {
+                inner.booting(&spec.id, &started);
+            }
         }
         life::go_on(inner, driver, spec, started, how, orders).await;
     });
@@ -159,6 +167,7 @@ fn take_in_container(inner: &Arc<Inner>, mut record: Record) {
 fn how_found(report: &InstanceReport) -> Found {
     match report.state {
         InstanceState::Stopping => Found::Stopping,
+        InstanceState::Frozen => Found::Frozen,
         _ if report.ready_after_ms > 0 => Found::WasReady,
         _ => Found::Booting,
     }

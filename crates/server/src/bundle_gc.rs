@@ -1,10 +1,14 @@
 //! When this node's bundles are collected, and what the cluster says must stay.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nihilo_raft::RaftNode;
 use nihilo_runtime::Agent;
-use nihilo_runtime::bundle::{Bundles, Collected, Kept};
+use nihilo_runtime::bundle::{Bundles, Kept};
+use nihilo_runtime::docker::{Found, Images, NoImage};
+use nihilo_types::image::Reference;
+use nihilo_wire::serving as pb;
 use tracing::info;
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -41,7 +45,7 @@ impl Collector {
     ///
     /// # Errors
     /// No quorum says what the cluster needs: nothing is removed.
-    pub async fn collect(&self, is_dry_run: bool) -> Result<Collected, String> {
+    pub async fn collect(&self, is_dry_run: bool) -> Result<pb::Collected, String> {
         // Before the read: what is used from here on may belong to a newer state.
         let as_of_ms = self.bundles.store().now_ms();
         let read = self.raft.read_index(READ_LIMIT).await;
@@ -52,8 +56,34 @@ impl Collector {
             as_of_ms,
             ..Kept::default()
         };
+        let needed: BTreeSet<_> = kept.roots.union(&kept.in_use).copied().collect();
         let store = self.bundles.store().clone();
+        let max_bytes = store.usage().max_bytes;
         let collected = tokio::task::spawn_blocking(move || store.collect(kept, is_dry_run));
-        collected.await.map_err(|error| error.to_string())
+        let collected = collected.await.map_err(|error| error.to_string())?;
+        if let Some(images) = self.agent.images().filter(|_| !is_dry_run) {
+            images.forget(&needed).await;
+        }
+        Ok(pb::Collected {
+            n_bundles: collected.n_bundles,
+            n_bytes: collected.n_bytes,
+            n_bytes_kept: collected.n_bytes_kept,
+            max_bytes,
+        })
+    }
+
+    /// The image that a name means to this node's engine.
+    ///
+    /// # Errors
+    /// There is none to give to others.
+    pub async fn find_image(&self, image: &Reference) -> Result<Found, NoImage> {
+        self.images()?.find(image).await
+    }
+
+    /// # Errors
+    /// Instances of this node are simulated.
+    pub fn images(&self) -> Result<Images, NoImage> {
+        let none = || NoImage::NoEngine("the node's instances are simulated".into());
+        self.agent.images().ok_or_else(none)
     }
 }

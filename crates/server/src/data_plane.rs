@@ -28,17 +28,40 @@ pub(crate) async fn start(
     Ok(Gateway::start(&settings(config)?, host, local.clone(), scale_up).await?)
 }
 
+/// What may change while it runs: whom it believes, and its certificates.
+///
+/// # Errors
+/// One of them cannot be used; then nothing changes.
+pub(crate) fn follow(gateway: &Gateway, config: &NodeConfig) -> anyhow::Result<()> {
+    let trust = trust(config)?;
+    gateway.reload_certificates()?;
+    gateway.trust(trust, probe_agents(config));
+    Ok(())
+}
+
+fn trust(config: &NodeConfig) -> anyhow::Result<Trust> {
+    let ranges = |texts: &[String], key: &str| {
+        let ranges: Result<Vec<Cidr>, String> =
+            texts.iter().map(|text| Cidr::parse(text)).collect();
+        ranges.map_err(|why| anyhow::anyhow!("gateway: {key}: {why}"))
+    };
+    let given = &config.gateway;
+    Ok(Trust {
+        proxies: ranges(&given.trusted_proxies, "trusted-proxies")?,
+        proxy_protocol: ranges(&given.proxy_protocol_from, "proxy-protocol-from")?,
+    })
+}
+
+fn probe_agents(config: &NodeConfig) -> ProbeAgents {
+    ProbeAgents::new(config.gateway.probe_user_agents())
+}
+
 fn settings(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
     let text = format!("{}:{}", config.listen, config.gateway_port);
     let listen = address(&text, "listen")?;
     let given = &config.gateway;
     let private = given.private_listen.as_deref();
     let tls = given.tls_listen.as_deref().zip(given.certificates.as_ref());
-    let ranges = |texts: &[String], key: &str| {
-        let ranges: Result<Vec<Cidr>, String> =
-            texts.iter().map(|text| Cidr::parse(text)).collect();
-        ranges.map_err(|why| anyhow::anyhow!("gateway: {key}: {why}"))
-    };
     Ok(GatewayConfig {
         private_listen: private
             .map(|text| address(text, "private-listen"))
@@ -47,17 +70,14 @@ fn settings(config: &NodeConfig) -> anyhow::Result<GatewayConfig> {
             Some((text, directory)) => Some((address(text, "tls-listen")?, directory.clone())),
             None => None,
         },
-        trust: Trust {
-            proxies: ranges(&given.trusted_proxies, "trusted-proxies")?,
-            proxy_protocol: ranges(&given.proxy_protocol_from, "proxy-protocol-from")?,
-        },
+        trust: trust(config)?,
         access_log: match given.access_log {
             AccessLogTo::Off => Destination::Off,
             AccessLogTo::Stdout => Destination::Stdout,
             AccessLogTo::File => Destination::File(config.data_dir.join("access.log")),
         },
         cluster: config.cluster.clone(),
-        probe_agents: ProbeAgents::new(given.probe_user_agents()),
+        probe_agents: probe_agents(config),
         ..GatewayConfig::plain(listen, NodeId(config.node_id), &config.name)
     })
 }

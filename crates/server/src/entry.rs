@@ -2,7 +2,7 @@
 
 use nihilo_cli::Hooks;
 
-use crate::{demo_app, offline, wiring};
+use crate::{demo_app, offline, process};
 
 /// Runs the command line of this process; returns its exit code.
 pub fn run() -> i32 {
@@ -18,7 +18,7 @@ pub fn run() -> i32 {
         return demo_app::run(name);
     }
     let hooks = Hooks {
-        node_start: wiring::run_node,
+        node_start: process::run_node,
         offline: offline::run,
         demo_app: demo_app::run,
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nihilo_cli::{BackupHead, Done, Offline, Place, Remains};
 use nihilo_raft::{Identity, anew, backup};
+use nihilo_types::node_config::DockerSettings;
 
 use crate::secrets_key::SecretsKey;
 use crate::wiring;
@@ -47,7 +48,7 @@ pub fn run(task: Offline) -> anyhow::Result<Done> {
         } => restore(&file, &data_dir, place),
         Offline::Inspect { data_dir } => inspect(&data_dir).map(Done::Remains),
         Offline::Recover { data_dir, place } => recover(&data_dir, place),
-        Offline::Sweep { data_dir } => sweep(&data_dir).map(|()| Done::Nothing),
+        Offline::Sweep { data_dir, docker } => sweep(&data_dir, &docker).map(|()| Done::Nothing),
     }
 }
 
@@ -66,14 +67,17 @@ fn new_cluster_id(old: &str) -> String {
     format!("{name}+{:08x}", rand::random::<u32>())
 }
 
-fn sweep(dir: &Path) -> anyhow::Result<()> {
+fn sweep(dir: &Path, docker: &DockerSettings) -> anyhow::Result<()> {
     let agent = wiring::agent_dir(dir);
     // No node has been here yet.
     if !agent.is_dir() {
         return Ok(());
     }
     nihilo_raft::check_unused(dir)?;
-    nihilo_runtime::process::end_everything(&agent).map(drop)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(wiring::end_everything(docker, &agent))?;
     Ok(())
 }
 

@@ -269,6 +269,56 @@ impl Agents for AgentsPort {
         .boxed()
     }
 
+    fn freeze(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
+        async move {
+            if self.is_local(&to) {
+                let frozen = self
+                    .local
+                    .freeze(fence.shard, fence.epoch, fence.seq, &instance);
+                return frozen.map_err(refusal);
+            }
+            let request = pb::FreezeRequest {
+                fence: Some(convert::fence_to(fence)),
+                instance: instance.to_string(),
+            };
+            let relayed = self.order_by_relay(&to, Call::Freeze(request.clone()));
+            let direct = self.relays.remote.freeze(&to, request);
+            direct_or_relayed(direct, relayed).await.map(|_| ())
+        }
+        .boxed()
+    }
+
+    fn thaw(
+        &self,
+        to: Arc<Session>,
+        fence: CallFence,
+        instance: InstanceId,
+    ) -> BoxFuture<'_, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
+        async move {
+            if self.is_local(&to) {
+                let thawed = self
+                    .local
+                    .thaw(fence.shard, fence.epoch, fence.seq, &instance);
+                return thawed.map_err(refusal);
+            }
+            let request = pb::ThawRequest {
+                fence: Some(convert::fence_to(fence)),
+                instance: instance.to_string(),
+            };
+            let relayed = self.order_by_relay(&to, Call::Thaw(request.clone()));
+            let direct = self.relays.remote.thaw(&to, request);
+            direct_or_relayed(direct, relayed).await.map(|_| ())
+        }
+        .boxed()
+    }
+
     fn list(
         &self,
         to: Arc<Session>,
@@ -461,6 +511,11 @@ impl Admission for AdmissionPort {
     fn open(&self, spec: &InstanceSpec, address: SocketAddr) {
         self.0
             .open(&spec.id, address, spec.container_concurrency, spec.h2c);
+    }
+
+    fn hold(&self, spec: &InstanceSpec, address: SocketAddr) {
+        self.0
+            .hold(&spec.id, address, spec.container_concurrency, spec.h2c);
     }
 
     fn close(&self, id: &InstanceId) {

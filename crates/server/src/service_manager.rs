@@ -18,7 +18,10 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::admin::cluster::is_stale;
+use crate::restart;
 
+/// Of the watchdog during a restart in place, which may read a large store; as the unit's start.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// What a person reads is renewed this often at least; feeding may want it more often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// So many times per watchdog period is it fed (`sd_watchdog_enabled(3)` asks for two).
@@ -60,6 +63,13 @@ impl ServiceManager {
         })
     }
 
+    /// After a restart in place the watchdog watches as closely as before.
+    fn patience_over(&self) -> String {
+        let period = self.watchdog.filter(|_| restart::is_next());
+        let line = period.map(|period| format!("\nWATCHDOG_USEC={}", period.as_micros()));
+        line.unwrap_or_default()
+    }
+
     pub(crate) fn tell(&self, words: &str) {
         if let Err(error) = self.socket.send_to_addr(words.as_bytes(), &self.address) {
             debug!(%error, words, "not told to the service manager");
@@ -80,7 +90,7 @@ impl ServiceManager {
         self.tell("STATUS=waiting for its cluster");
         node.gateway.opened().await;
         let mut told = node.status();
-        self.tell(&format!("READY=1\nSTATUS={told}"));
+        self.tell(&format!("READY=1\nSTATUS={told}{}", self.patience_over()));
         let every = self
             .watchdog
             .map_or(LOOK_EVERY, |period| LOOK_EVERY.min(period / MEALS));
@@ -110,6 +120,21 @@ impl Following {
         self.task.abort();
         self.manager
             .tell("STOPPING=1\nSTATUS=draining, and stopping instances");
+    }
+
+    /// The same process goes on with another program, which tells when it is ready. A large store is read
+    /// before that: the watchdog waits for it.
+    pub(crate) fn node_restarts(self) {
+        self.task.abort();
+        let watchdog = match self.manager.watchdog {
+            Some(_) => format!("\nWATCHDOG=1\nWATCHDOG_USEC={}", PATIENCE.as_micros()),
+            None => String::new(),
+        };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.manager.tell(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place{watchdog}"
+        ));
     }
 }
 

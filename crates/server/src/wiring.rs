@@ -6,22 +6,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nihilo_cli::NodeFailure;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
 use nihilo_gateway::{Gateway, LocalInstances};
-use nihilo_host::{Host, Listener};
+use nihilo_host::{Host, Listener, sockets};
 use nihilo_machine::Command;
 use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
-use nihilo_raft::{Identity, OpenError, RaftConfig, RaftNode, StartError, StoreReplaced};
+use nihilo_raft::{Identity, RaftConfig, RaftNode};
 use nihilo_runtime::agent::OrderListener;
 use nihilo_runtime::fake::RequestListener;
 use nihilo_runtime::{Agent, AgentConfig, BundleStore, Bundles, DriverConfig, FakeConfig};
 use nihilo_scale::config::ScaleConfig;
 use nihilo_store::disk::Disk;
 use nihilo_types::id::NodeId;
-use nihilo_types::node_config::{DriverKind, NodeConfig};
+use nihilo_types::node_config::{DockerSettings, DriverKind, NodeConfig};
 use nihilo_wire::cluster::NodeStatus;
 use nihilo_wire::cluster::cluster_service_server::ClusterServiceServer;
 use nihilo_wire::internal as pb;
@@ -30,12 +29,12 @@ use nihilo_wire::serving::config_service_server::ConfigServiceServer;
 use nihilo_wire::serving::domain_service_server::DomainServiceServer;
 use nihilo_wire::serving::observe_service_server::ObserveServiceServer;
 use nihilo_wire::serving::serving_service_server::ServingServiceServer;
-use tokio::signal::unix::{SignalKind, signal};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing::{info, warn};
 
 use crate::admin::bundle::BundleApi;
 use crate::admin::cluster::ClusterApi;
@@ -45,7 +44,6 @@ use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::bundle_gc::Collector;
 use crate::config_source::AppliedConfig;
-use crate::on_node_exit;
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::bundle_service::BundleService;
@@ -60,140 +58,30 @@ use crate::peer::sniff;
 use crate::ports::{
     AdmissionPort, AgentPort, AgentsPort, GatewayPort, LeaderPort, OwnersPort, RaftPort,
 };
+use crate::restart::{self, Asked, Requests};
 use crate::secrets_key::SecretsKey;
-use crate::service_manager::{self, Parts, ServiceManager};
+use crate::service_manager::Parts;
+use crate::{data_plane, on_node_exit};
 
 /// Largest admin message (02-store §2.2).
 const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
 /// Handing shards and leadership over may take this much of the shutdown's grace.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 const INIT_LIMIT: Duration = Duration::from_secs(30);
+/// Other nodes have heard of a closed session, and what they sent before is answered, once nothing was
+/// under way here for so long.
+const QUIET: Duration = Duration::from_millis(150);
+const QUIET_LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs one node in this process until SIGTERM or SIGINT.
-///
-/// # Errors
-/// Anything that keeps it from starting, with what to do about it.
-pub fn run_node(config: NodeConfig) -> Result<(), NodeFailure> {
-    run(config).map_err(|error| NodeFailure {
-        is_store_refused: is_store_refused(&error),
-        error,
-    })
-}
-
-fn is_store_refused(error: &anyhow::Error) -> bool {
-    let refused_at_open = matches!(
-        error.downcast_ref(),
-        Some(StartError::Open(
-            OpenError::Damaged { .. } | OpenError::WrongIdentity { .. }
-        ))
-    );
-    let was_removed = matches!(error.downcast_ref(), Some(StartError::Removed(_)));
-    refused_at_open || was_removed || error.is::<StoreReplaced>()
-}
-
-fn run(config: NodeConfig) -> anyhow::Result<()> {
-    log_to_stderr();
-    leave_no_core_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()?;
-    runtime.block_on(live(&config))
-}
-
-/// What a crash would write down holds opened Secrets.
-fn leave_no_core_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Core).maximum;
-    let none = Rlimit {
-        current: Some(0),
-        maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        warn!(%error, "a crash of this node may leave a core file, which may hold Secrets");
-    }
-}
-
-/// The engine's client, whatever `NIHILO_LOG` says.
-const QUIET: [&str; 2] = ["bollard=info", "bollard::docker=info"];
-
-fn log_to_stderr() {
-    let filter =
-        EnvFilter::try_from_env("NIHILO_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
-    // More than this it prints what it sends and gets: containers' variables, Secrets among them.
-    let quiet = QUIET
-        .into_iter()
-        .filter_map(|directive| directive.parse().ok());
-    let filter = quiet.fold(filter, EnvFilter::add_directive);
-    // A second subscriber in one process is a test's business.
-    drop(
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            // A journal shows colours as binary data.
-            .with_ansi(!service_manager::journal_reads_stderr())
-            // Its own complaint would panic where the log cannot be written: on a full disk.
-            .log_internal_errors(false)
-            .try_init(),
-    );
-}
-
-/// A node from its start to its end, which the service manager hears of.
-async fn live(config: &NodeConfig) -> anyhow::Result<()> {
-    let started = Node::start(config.clone(), Ground::default()).await;
-    let node = started.inspect_err(|error| end_what_nobody_owns(error, config))?;
-    let manager = ServiceManager::of_environment();
-    let following = manager.map(|manager| manager.follow(node.parts()));
-    let mut removal = node.raft.removal();
-    // A node that may not take part serves nothing either. Any may come first; all end in the
-    // same good order.
-    let ended = tokio::select! {
-        biased;
-        signal = stop_signal() => signal,
-        words = removal.wait_for(Option::is_some) => {
-            let words = words.ok().and_then(|words| words.clone());
-            let words = words.unwrap_or_default().to_string();
-            Err(anyhow::Error::new(StartError::Removed(words)))
-        }
-        Err(refused) = node.found(config) => Err(refused),
-    };
-    if let Err(why) = &ended {
-        error!("{why}");
-    }
-    if let Some(following) = following {
-        following.node_stops();
-    }
-    node.stop().await;
-    ended
-}
-
-/// A node that was removed while it was away has no owner who would stop what outlived it.
-fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
-    if let Some(StartError::Removed(_)) = error.downcast_ref() {
-        let ended = nihilo_runtime::process::end_everything(&agent_dir(&config.data_dir));
-        if let Err(error) = ended {
-            warn!(%error, "instances of this removed node may still run");
-        }
-    }
+/// Containers before programs: these lose their files' directories last.
+pub(crate) async fn end_everything(docker: &DockerSettings, agent: &Path) -> std::io::Result<()> {
+    let containers = nihilo_runtime::docker::end_everything(docker.clone(), agent).await;
+    let programs = nihilo_runtime::process::end_everything(agent);
+    containers.and(programs)
 }
 
 pub(crate) fn agent_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("agent")
-}
-
-async fn stop_signal() -> anyhow::Result<()> {
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    // Both mean the same.
-    tokio::select! {
-        biased;
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
 }
 
 /// What a node stands on; the system's own by default.
@@ -217,8 +105,12 @@ pub struct Node {
     control: Control,
     gateway: Gateway,
     agent: Agent,
-    grace: Duration,
+    bundles: Bundles,
+    /// Its instances outlive its process.
+    pub(crate) adopts: bool,
+    grace: Mutex<Duration>,
     pid_file: PathBuf,
+    restarts: tokio::sync::Mutex<mpsc::Receiver<Asked>>,
 }
 
 impl Node {
@@ -254,7 +146,7 @@ impl Node {
         }
         let local = LocalInstances::default();
         let control_cell = Arc::new(OnceLock::new());
-        let gateway = crate::data_plane::start(&config, &host, &local, &control_cell).await?;
+        let gateway = data_plane::start(&config, &host, &local, &control_cell).await?;
         let adopts = on_node_exit::adopts(&config);
         let source = BundleSource {
             node,
@@ -274,7 +166,7 @@ impl Node {
         let collector = Collector {
             raft: raft.clone(),
             agent: agent.clone(),
-            bundles,
+            bundles: bundles.clone(),
         };
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -311,13 +203,17 @@ impl Node {
         };
         let control = Control::spawn(control_config(&config, adopts, &raft), ports);
         drop(control_cell.set(control.clone()));
+        let (requests, restarts) = restart::requests();
         let node = Self {
             raft,
             control,
             gateway,
             agent,
-            grace: Duration::from_secs(config.shutdown_grace.into()),
+            bundles,
+            adopts,
+            grace: Mutex::new(grace_of(&config)),
             pid_file: config.data_dir.join("nihilo.pid"),
+            restarts: tokio::sync::Mutex::new(restarts),
         };
         node.obey_no_owner_without_store();
         node.serve_peers(peer, &config, cluster_id, relays, collector.clone());
@@ -328,7 +224,12 @@ impl Node {
             node_name: config.name.clone(),
             peer_address: config.peer_address(),
         };
-        node.serve_admin(admin, &config, remote.channels, bundles, secrets_key);
+        let known = Known {
+            channels: remote.channels,
+            secrets_key,
+            requests,
+        };
+        node.serve_admin(admin, &config, known, bundles);
         std::fs::write(&node.pid_file, format!("{}\n", std::process::id()))?;
         let on_node_exit = if adopts { "adopt" } else { "kill" };
         info!(name = config.name, on_node_exit, "node started");
@@ -339,7 +240,7 @@ impl Node {
         &self.raft
     }
 
-    fn parts(&self) -> Parts {
+    pub(crate) fn parts(&self) -> Parts {
         Parts {
             raft: self.raft.clone(),
             control: self.control.clone(),
@@ -445,10 +346,14 @@ impl Node {
         &self,
         listener: Listener,
         config: &NodeConfig,
-        channels: Channels,
+        known: Known,
         bundles: BundleApi,
-        secrets_key: SecretsKey,
     ) {
+        let Known {
+            channels,
+            secrets_key,
+            requests,
+        } = known;
         let me = NodeStatus {
             id: config.node_id,
             name: config.name.clone(),
@@ -467,6 +372,7 @@ impl Node {
             started: Instant::now(),
             channels: channels.clone(),
             secrets_key: secrets_key.clone(),
+            restarts: requests,
         };
         let observe = ObserveApi {
             raft: self.raft.clone(),
@@ -485,6 +391,7 @@ impl Node {
             raft: self.raft.clone(),
         };
         let (raft, gateway) = (self.raft.clone(), self.gateway.clone());
+        let agent = self.agent.clone();
         nihilo_actors::task::spawn("admin-server", async move {
             let (health, health_service) = tonic_health::server::health_reporter();
             nihilo_actors::task::spawn("health", report_health(raft, health));
@@ -514,7 +421,7 @@ impl Node {
                 .add_service(ClusterServiceServer::new(cluster));
             let server = Server::builder()
                 .accept_http1(true)
-                .add_routes(crate::admin::metrics::add(routes, gateway))
+                .add_routes(crate::admin::metrics::add(routes, gateway, agent))
                 .serve_with_incoming(incoming(listener));
             if let Err(error) = server.await {
                 warn!(%error, "admin server ended");
@@ -525,13 +432,16 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     pub async fn stop(self) {
         info!("node stops");
+        // A listener that ends refuses from then on: nobody takes its place.
+        sockets::let_go();
+        let grace = *self.grace.lock();
         if planted(Bug::LeavesFirst) {
             self.control.leave(HANDOVER_LIMIT).await;
         }
         // What is accepted meanwhile needs the instances, and a part of the same time.
         let begun = Instant::now();
-        self.gateway.announce_end(self.grace).await;
-        let left = (self.grace / 3 * 2).saturating_sub(begun.elapsed());
+        self.gateway.announce_end(grace).await;
+        let left = (grace / 3 * 2).saturating_sub(begun.elapsed());
         // While the session is open, owners see each instance end: what is replaced meanwhile
         // keeps to max-scale, and what waits at this gateway is still served.
         tokio::join!(self.gateway.drain(left), self.agent.shutdown(left));
@@ -543,6 +453,82 @@ impl Node {
         drop(std::fs::remove_file(&self.pid_file));
         info!("node stopped");
     }
+}
+
+impl Node {
+    /// The next wish, by the admin API, that this node be restarted.
+    pub(crate) async fn restart_asked(&self) -> Asked {
+        let asked = self.restarts.lock().await.recv().await;
+        match asked {
+            Some(asked) => asked,
+            // The admin API is gone, and with it whoever asks.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Follows what of a configuration may change while it runs (`nihilo_types::node_view::LIVE`).
+    ///
+    /// # Errors
+    /// A setting, or a certificate, cannot be used; then nothing changes.
+    pub(crate) fn follow(&self, config: &NodeConfig) -> anyhow::Result<()> {
+        data_plane::follow(&self.gateway, config)?;
+        self.bundles.store().set_max_bytes(config.bundles.max_bytes);
+        *self.grace.lock() = grace_of(config);
+        Ok(())
+    }
+
+    /// Gives up everything but the instances and the listening sockets, so that another program can take
+    /// this one's place. Leadership first, as the cluster can do without this node from then on; then
+    /// clients, whose requests need the instances; then other nodes, who are told by the session's end.
+    pub(crate) async fn step_aside(self) {
+        info!("node makes room for its next program");
+        let left = *self.grace.lock() / 3 * 2;
+        let begun = Instant::now();
+        if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
+            warn!(%error, "leadership not handed over");
+        }
+        self.gateway.drain(left).await;
+        self.control.leave_for_a_moment(HANDOVER_LIMIT).await;
+        self.agent.set_accepting(false);
+        self.until_quiet(left.saturating_sub(begun.elapsed())).await;
+        self.raft.shutdown().await;
+        let took = begun.elapsed();
+        info!(?took, "node stepped aside");
+    }
+
+    /// Waits until no instance here has had a request for a moment.
+    async fn until_quiet(&self, limit: Duration) {
+        let is_busy = || {
+            let all = self.agent.instances();
+            all.iter().any(|(report, _)| report.in_flight > 0)
+        };
+        let quiet = async {
+            let mut since = Instant::now();
+            while since.elapsed() < QUIET {
+                tokio::time::sleep(QUIET_LOOK_EVERY).await;
+                if is_busy() {
+                    since = Instant::now();
+                }
+            }
+        };
+        if tokio::time::timeout(limit.max(QUIET * 2), quiet)
+            .await
+            .is_err()
+        {
+            warn!("requests of other nodes are cut");
+        }
+    }
+}
+
+fn grace_of(config: &NodeConfig) -> Duration {
+    Duration::from_secs(config.shutdown_grace.into())
+}
+
+/// What the admin API has beside the parts of the node.
+struct Known {
+    channels: Channels,
+    secrets_key: SecretsKey,
+    requests: Requests,
 }
 
 /// Healthy = a linearizable read succeeds.
@@ -670,7 +656,8 @@ fn start_agent(
         driver: match config.driver {
             DriverKind::Process => DriverConfig::Process {
                 first_port: config.instance_ports,
-                settings: config.process,
+                settings: config.process.clone(),
+                private: private(config),
                 docker: config.docker.clone(),
                 adopts,
             },
@@ -690,6 +677,13 @@ fn start_agent(
         Arc::new(means.applied),
     )
     .with_context(|| format!("agent directory `{}`", display(&dir)))
+}
+
+/// What no program of an instance may read: everything that the node keeps, and its keys.
+fn private(config: &NodeConfig) -> Vec<PathBuf> {
+    let mut private = vec![config.data_dir.clone(), config.secrets_key_file()];
+    private.extend(config.gateway.certificates.clone());
+    private
 }
 
 fn display(path: &Path) -> String {

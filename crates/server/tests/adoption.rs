@@ -3,105 +3,15 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, get, is_alive, kill, must, run, text, wait_for};
-use rustix::process::{Pid, Signal, kill_process};
+use common::adopting::Adopting;
+use common::{Cluster, get, is_alive, kill, must, run, text, wait_for, wait_up_to};
+use rustix::process::Signal;
 
 /// How long owners wait for a node that was lost (03-actors §10).
 const RESTART_GRACE: Duration = Duration::from_secs(3);
 const HOST: &str = "kept.default.localhost";
-
-/// A cluster whose instances outlive its nodes; none outlives the test.
-struct Adopting(Cluster);
-
-impl Adopting {
-    fn start(cluster: Cluster, n_nodes: usize) -> Self {
-        must(cluster.stop());
-        for i in 0..n_nodes {
-            let file = cluster.config(i);
-            let text = std::fs::read_to_string(&file).unwrap();
-            assert!(text.contains("on-node-exit: kill"), "{text}");
-            let text = text.replace("on-node-exit: kill", "on-node-exit: adopt");
-            std::fs::write(&file, text).unwrap();
-        }
-        must(cluster.start_missing());
-        Self(cluster)
-    }
-
-    /// One instance, at all times.
-    fn create_service(&self) {
-        let args = ["service", "create", "kept", "--image", "demo/hello"];
-        must(self.0.cli(&[&args[..], &["--scale", "1..1"]].concat()));
-    }
-
-    /// Its node's place, and its pid.
-    fn only_instance(&self) -> (usize, i32) {
-        let all = self.processes();
-        let [one] = all.as_slice() else {
-            panic!("{all:?}");
-        };
-        *one
-    }
-
-    /// Processes of instances, with the place of the node that started them.
-    fn processes(&self) -> Vec<(usize, i32)> {
-        let of_node = |i| {
-            let marked = marked(&self.0.node_dir(i));
-            marked.into_iter().map(move |pid| (i, pid))
-        };
-        (0..3).flat_map(of_node).collect()
-    }
-
-    fn kill_node(&self, i: usize) {
-        let pid = self.0.pid(i);
-        kill(pid, Signal::KILL);
-        wait_for("end of the node", || (!is_alive(pid)).then_some(()));
-    }
-
-    /// Starts and ends that the agents have written down.
-    fn events(&self, event: &str) -> usize {
-        let of_node = |i| {
-            let log = self.0.node_dir(i).join("agent/startstop.log");
-            let text = std::fs::read_to_string(log).unwrap_or_default();
-            text.matches(&format!("\"event\":\"{event}\"")).count()
-        };
-        (0..3).map(of_node).sum()
-    }
-
-    fn until_no_process_is_left(&self) {
-        wait_for("host without instances", || {
-            self.processes().is_empty().then_some(())
-        });
-    }
-}
-
-impl Drop for Adopting {
-    fn drop(&mut self) {
-        drop(self.0.stop());
-        for (_, pid) in self.processes() {
-            // Gone by itself meanwhile is as good.
-            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
-        }
-    }
-}
-
-/// Processes that carry the mark of this node's directory.
-fn marked(node_dir: &Path) -> Vec<i32> {
-    let Ok(mark) = std::fs::read_to_string(node_dir.join("agent/mark")) else {
-        return Vec::new();
-    };
-    let mark = format!("NIHILO_MARK={}.", mark.trim());
-    let is_marked = |pid: &i32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let mut entries = environment.split(|byte| *byte == 0);
-        entries.any(|entry| entry.starts_with(mark.as_bytes()))
-    };
-    let pids = std::fs::read_dir("/proc").unwrap();
-    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(is_marked).collect()
-}
 
 fn serves(port: u16) -> bool {
     get(port, HOST).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
@@ -188,4 +98,68 @@ fn what_a_stopped_node_left_is_swept_and_what_a_crashed_one_left_is_not() {
     assert!(is_alive(instance));
     must(sweep("timeout"));
     node.until_no_process_is_left();
+}
+
+/// So many on one node say that a list is whole and that a count holds.
+const N_INSTANCES: usize = 50;
+/// Starts of so many more, and the ends of as many, on a machine that does other things too.
+const MANY_LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn fifty_instances_go_on_with_their_node_and_what_replaced_them_in_vain_is_trimmed() {
+    let nodes = Adopting::start(Cluster::start(67), 3);
+    // All on one node, as nobody else takes any.
+    for other in ["node1", "node3"] {
+        must(nodes.0.cli(&["node", "cordon", other]));
+    }
+    let args = ["service", "create", "kept", "--image", "demo/hello"];
+    let scale = format!("{N_INSTANCES}..{N_INSTANCES}");
+    must(nodes.0.cli(&[&args[..], &["--scale", &scale]].concat()));
+    let all_run = || (nodes.processes().len() == N_INSTANCES).then(|| nodes.processes());
+    let before = wait_up_to(MANY_LIMIT, "fifty instances", all_run);
+    let home = 1;
+    assert!(before.iter().all(|(node, _)| *node == home), "{before:?}");
+    for other in ["node1", "node3"] {
+        must(nodes.0.cli(&["node", "uncordon", other]));
+    }
+
+    // Back in time: at the cap nobody starts a second one.
+    let lost_at = Instant::now();
+    nodes.kill_node(home);
+    must(nodes.0.start_missing());
+    wait_for("the node's place", || {
+        takes_part(&nodes, home).then_some(())
+    });
+    let was_away = lost_at.elapsed();
+    wait_for("answer", || serves(nodes.0.gateway(0)).then_some(()));
+    eprintln!("{N_INSTANCES} instances, node away for {was_away:?}");
+    if was_away < RESTART_GRACE {
+        assert_eq!(nodes.processes(), before);
+        let started_and_ended = (nodes.events("spawn"), nodes.events("exit"));
+        assert_eq!(started_and_ended, (N_INSTANCES, 0));
+    }
+
+    // Too late: they are replaced, and the surplus goes once the node is heard of.
+    nodes.kill_node(home);
+    let elsewhere = || {
+        let all = nodes.processes();
+        all.iter().filter(|(node, _)| *node != home).count()
+    };
+    wait_up_to(MANY_LIMIT, "fifty replacements", || {
+        (elsewhere() >= N_INSTANCES).then_some(())
+    });
+    must(nodes.0.start_missing());
+    wait_up_to(MANY_LIMIT, "end of the surplus", || {
+        (takes_part(&nodes, home) && nodes.processes().len() == N_INSTANCES).then_some(())
+    });
+    assert!(serves(nodes.0.gateway(0)));
+    must(nodes.0.cli(&["service", "delete", "kept"]));
+    nodes.until_no_process_is_left();
+}
+
+/// Whether a node has a session, by its own word.
+fn takes_part(nodes: &Adopting, i: usize) -> bool {
+    let status = nodes.0.status_at(&nodes.0.servers());
+    let session = status["nodes"][i]["session"].as_u64();
+    session.is_some_and(|session| session != 0)
 }

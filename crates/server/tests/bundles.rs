@@ -216,6 +216,7 @@ fn an_upload_that_broke_goes_on_where_it_was_even_after_a_crash() {
             size: n,
             chunks: chunks.map(Digest::of).collect(),
         },
+        image_id: None,
     };
     let push = |upload: &Breaking| {
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -96,6 +96,8 @@ fn the_unit_keeps_to_where_the_example_puts_things() {
     for command in [settings(UNIT, "ExecStart"), settings(UNIT, "ExecStopPost")] {
         assert!(command[0].ends_with(&format!("--config {condition}")));
     }
+    // What a node makes of it: server/tests/reload.rs.
+    assert_eq!(settings(UNIT, "ExecReload"), ["/bin/kill -HUP $MAINPID"]);
 }
 
 #[test]

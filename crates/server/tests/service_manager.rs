@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::adopting::Adopting;
 use common::{Cluster, LIMIT, NIHILO, get, kill, must, wait_for};
 use rustix::process::Signal;
 
@@ -95,6 +96,31 @@ fn a_node_tells_when_it_serves_how_it_is_and_when_it_goes() {
 
     kill(i32::try_from(node.id()).unwrap(), Signal::TERM);
     manager.hears_until("STOPPING=1\nSTATUS=draining");
+    let ended = wait_for("end of the node", || node.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+}
+
+#[test]
+fn a_restart_in_place_is_told_and_the_watchdog_waits_for_it() {
+    let nodes = Adopting::start(Cluster::start_one(56), 1);
+    must(nodes.0.stop());
+    let manager = Manager::new();
+    let mut node = manager.start(&nodes.0);
+    manager.hears_until("READY=1");
+    let pid = i32::try_from(node.id()).unwrap();
+    kill(pid, Signal::USR2);
+    let told = manager.hears_until("RELOADING=1");
+    let last = told.last().unwrap();
+    assert!(last.contains("MONOTONIC_USEC="), "{last}");
+    assert!(last.contains("WATCHDOG_USEC=600000000"), "{last}");
+    let ready = manager.hears_until("READY=1");
+    let as_before = format!("WATCHDOG_USEC={}", WATCHDOG.as_micros());
+    assert!(ready.last().unwrap().contains(&as_before), "{ready:?}");
+    manager.hears_until("WATCHDOG=1");
+    // The same process, for whoever started it.
+    assert_eq!(node.try_wait().unwrap(), None);
+    kill(pid, Signal::TERM);
+    manager.hears_until("STOPPING=1");
     let ended = wait_for("end of the node", || node.try_wait().unwrap());
     assert!(ended.success(), "{ended}");
 }

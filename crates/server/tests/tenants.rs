@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "../../runtime/tests/common/leftovers.rs"]
+mod leftovers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -131,6 +133,18 @@ impl House {
         wait_for("end of its groups", || {
             groups_of_tenant().is_empty().then_some(())
         });
+    }
+}
+
+impl Drop for House {
+    /// With the node goes whatever it has run.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        must(self.cluster.stop());
+        let agent = self.cluster.node_dir(0).join("agent");
+        leftovers::assert_none(&agent, self.cluster.instance_ports(0));
     }
 }
 

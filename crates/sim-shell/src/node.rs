@@ -185,6 +185,7 @@ impl Site {
             bundles: BundleSettings::default(),
             secrets_key_file: None,
             shutdown_grace: 30,
+            log: nihilo_types::node_config::LOG.into(),
             gateway: GatewaySettings::default(),
         }
     }

@@ -19,6 +19,16 @@ fn a_few_seeds_break_nothing() {
     }
 }
 
+/// Every fourth seed has revisions that idle frozen.
+#[test]
+fn frozen_instances_break_nothing() {
+    for seed in (0..N_SEEDS).map(|n| 4 * n + 3) {
+        let outcome = run(seed, None, Detail::Hash);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        assert!(outcome.totals.n_frozen > 0, "seed {seed} froze nothing");
+    }
+}
+
 /// Three seeds, each in two processes: nothing but the seed may decide what happens.
 #[test]
 fn a_seed_is_a_run() {

@@ -10,7 +10,8 @@ pub enum Image {
     Demo(String),
     /// `file:///abs/path`: a program on every node.
     File(String),
-    /// `bundle/NAME:TAG`, `bundle/NAME@sha256:…`: an artefact that the cluster keeps.
+    /// `bundle/NAME:TAG`, `bundle/NAME@sha256:…`: an artefact that the cluster keeps. A container image
+    /// among them is `bundle/image/NAME…`.
     Bundle(BundleReference),
     /// Anything else: a container image, named as Docker does.
     Container(Reference),
@@ -70,9 +71,23 @@ impl Image {
         BundleReference::parse(image.strip_prefix(BUNDLE)?).ok()
     }
 
-    /// Whether `image` names a container image; one that cannot be parsed names none.
+    /// Whether `image` names a container image, kept by the cluster or not; one that cannot be parsed
+    /// names none.
     pub fn is_container(image: &str) -> bool {
-        matches!(Self::parse(image), Ok(Image::Container(_)))
+        match Self::parse(image) {
+            Ok(Image::Container(_)) => true,
+            Ok(Image::Bundle(bundle)) => bundle.is_image(),
+            Ok(Image::Demo(_) | Image::File(_)) | Err(_) => false,
+        }
+    }
+
+    /// What `image` is called once it was pushed into the cluster; `None` = it is no container image
+    /// that is named by a tag.
+    pub fn pushed(image: &str) -> Option<BundleReference> {
+        let Ok(Image::Container(image)) = Self::parse(image) else {
+            return None;
+        };
+        BundleReference::of_image(&image)
     }
 }
 
@@ -103,5 +118,12 @@ mod tests {
         assert!(Image::bundle("hello:v1").is_none());
         assert!(Image::is_container("nginx") && !Image::is_container("demo/hello"));
         assert!(Image::is_container("docker.io/demo/hello"));
+        assert!(Image::is_container("bundle/image/team/app:v1"));
+        assert!(!Image::is_container("bundle/hello:v1"));
+        assert!(Image::pushed("bundle/image/app:v1").is_none());
+        assert_eq!(
+            Image::pushed("team/app:v1"),
+            Image::bundle("bundle/image/team/app:v1")
+        );
     }
 }

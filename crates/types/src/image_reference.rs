@@ -8,6 +8,9 @@ use std::fmt;
 const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
 const DEFAULT_TAG: &str = "latest";
+/// Hosts of Docker Hub, and where it keeps images without an owner.
+const HUB: [&str; 2] = ["docker.io/", "index.docker.io/"];
+const OFFICIAL: &str = "library/";
 const SHA256: &str = "sha256:";
 const SHA256_DIGITS: usize = 64;
 
@@ -62,6 +65,19 @@ impl Reference {
     /// Without tag and digest.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same without what Docker adds where nothing is written: `docker.io/library/nginx` is `nginx`.
+    pub fn familiar_name(&self) -> &str {
+        let name = self.name.as_str();
+        let on_hub = HUB.iter().find_map(|host| name.strip_prefix(host));
+        let Some(path) = on_hub else { return name };
+        path.strip_prefix(OFFICIAL).unwrap_or(path)
+    }
+
+    /// The tag, `latest` where none is written; `None` = it is named by a digest.
+    pub fn tag(&self) -> Option<&str> {
+        self.digest.is_none().then(|| self.version())
     }
 
     /// What distinguishes the version: the digest, else the tag, else `latest`.

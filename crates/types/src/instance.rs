@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, InstanceId, ObjectKey, ShardId};
 use crate::instance_config::InstanceConfig;
+use crate::isolation::Isolation;
 use crate::probe::{Probe, ProbeKind};
 use crate::service::is_default;
 use crate::template::PullPolicy;
@@ -19,7 +20,10 @@ pub enum InstanceState {
     /// Its process is up and not ready: not yet, or, with `ready_after_ms` set, not any more.
     Booting,
     Ready,
-    /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent.
+    /// Keeps its memory and takes no cpu; admits nothing until it is thawed and was seen ready again.
+    Frozen,
+    /// Admits nothing new, requests finish; back to `Ready` by a re-open until SIGTERM is sent,
+    /// and on to `Frozen` where it is to be kept.
     Draining,
     /// SIGTERM was sent; no way back.
     Stopping,
@@ -83,6 +87,9 @@ pub struct InstanceReport {
     pub exit: Option<Exit>,
     /// Newest output lines, oldest first, at most 5 of at most 1 KiB; filled when it has exited.
     pub last_output: Vec<String>,
+    /// How far it is isolated; `None` of what is no program of the host, and of older agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
 }
 
 /// What an owner asks an agent to run. Everything the agent needs, but for what stands in Secrets and
@@ -123,6 +130,9 @@ pub struct InstanceSpec {
     /// It begins with a socket that listens already (`nihilo.dev/socket-activation`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub socket_activation: bool,
+    /// Where less can be had it does not run (`nihilo.dev/min-isolation`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_isolation: Isolation,
     /// What its node looks up for it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub config: InstanceConfig,
@@ -155,8 +165,12 @@ pub mod stage {
     pub const VOLUMES: &str = "volumes";
     /// There is no bundle to start from.
     pub const BUNDLE: &str = "bundle";
+    /// The archive of its image gave another image.
+    pub const IMAGE_ID: &str = "image-id";
     /// For whom it was to run as.
     pub const RUN_AS: &str = "run-as";
+    /// It cannot be isolated as it is to be.
+    pub const ISOLATION: &str = "isolation";
     /// No socket can be handed to it.
     pub const SOCKET: &str = "socket";
 }
@@ -196,6 +210,7 @@ impl InstanceSpec {
             ready_after_ms: 0,
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         }
     }
 }

@@ -37,10 +37,16 @@ pub mod keys {
     pub const QUEUE_DEPTH: &str = "nihilo.dev/queue-depth";
     /// `true`: instances are handed a socket that listens already (`LISTEN_FDS`).
     pub const SOCKET_ACTIVATION: &str = "nihilo.dev/socket-activation";
+    /// `landlock` or `full`: no node runs it with less.
+    pub const MIN_ISOLATION: &str = "nihilo.dev/min-isolation";
     /// Paths by which others ask how a service is, without waking it.
     pub const PROBE_PATHS: &str = "nihilo.dev/probe-paths";
+    /// What becomes of the last instance of a revision that goes to zero: `stop`, or `freeze`.
+    pub const IDLE: &str = "nihilo.dev/idle";
+    pub const IDLE_STOP: &str = "stop";
+    pub const IDLE_FREEZE: &str = "freeze";
     /// Builds before cluster version 2 do not know them.
-    pub const OF_VERSION_2: [&str; 2] = [PROBE_PATHS, SOCKET_ACTIVATION];
+    pub const OF_VERSION_2: [&str; 4] = [PROBE_PATHS, SOCKET_ACTIVATION, MIN_ISOLATION, IDLE];
     pub const OURS_PREFIX: &str = "nihilo.dev/";
 }
 

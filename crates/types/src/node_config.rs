@@ -5,10 +5,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::isolation::Isolation;
+
 /// Instances of one node, at most: one port each out of a block of so many.
 const MAX_PROCESSES: u32 = 1_000;
 /// Simulated instances cost a socket and a task each.
 const MAX_FAKES: u32 = 10_000;
+/// What a node says unless it is told otherwise.
+pub const LOG: &str = "info,openraft=warn";
 /// Name of the key's file in a data directory.
 const SECRETS_KEY: &str = "secrets.key";
 const MAX_FAKE_BOOT_MS: u32 = 60_000;
@@ -95,6 +99,10 @@ pub struct NodeConfig {
     /// Seconds for a clean stop: drain, stop instances, hand over. Default 30.
     #[serde(default = "shutdown_grace")]
     pub shutdown_grace: u32,
+    /// What this node says in its log: levels and targets, as `info,openraft=warn`. `NIHILO_LOG` goes
+    /// before it. Default: [`LOG`].
+    #[serde(default = "log", skip_serializing_if = "is_usual_log")]
+    pub log: String,
     /// Further listeners of the gateway, whom it believes, and its log.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: GatewaySettings,
@@ -276,9 +284,16 @@ impl Default for BootDelay {
 }
 
 /// How the process driver confines programs. What a service asks for itself goes before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ProcessSettings {
+    /// How far programs are kept from everything that is not theirs: `none`, `landlock` or `full`
+    /// (docs/limits.md). A host that offers less gives less, and says so. Default `landlock`.
+    pub isolation: Isolation,
+    /// Absolute paths that isolated programs may read and execute beside the system's.
+    pub readable: Vec<PathBuf>,
+    /// Absolute paths that they may change too.
+    pub writable: Vec<PathBuf>,
     /// Control groups keep limits where this host has them; without them, memory and processes are
     /// looked at twice a second, and cpu is not limited. Default true.
     pub cgroups: bool,
@@ -304,10 +319,33 @@ const PROCESSES: std::ops::RangeInclusive<u32> = 16..=1_000_000;
 impl Default for ProcessSettings {
     fn default() -> Self {
         Self {
+            isolation: Isolation::Landlock,
+            readable: Vec::new(),
+            writable: Vec::new(),
             cgroups: true,
             max_processes: 1_024,
             run_as: None,
         }
+    }
+}
+
+impl ProcessSettings {
+    /// A launcher is told them a line each.
+    fn check_paths(&self) -> Result<(), String> {
+        let named = [("readable", &self.readable), ("writable", &self.writable)];
+        for (key, paths) in named {
+            let is_good = |path: &PathBuf| {
+                let text = path.to_str().unwrap_or_default();
+                path.is_absolute() && !text.contains('\n')
+            };
+            if let Some(bad) = paths.iter().find(|path| !is_good(path)) {
+                return Err(format!(
+                    "process: {key} = `{}`, must be an absolute path",
+                    bad.display()
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -390,6 +428,7 @@ impl NodeConfig {
                 PROCESSES.end()
             ));
         }
+        self.process.check_paths()?;
         let max_bytes = self.bundles.max_bytes;
         if max_bytes < MIN_BUNDLE_BYTES {
             return Err(format!(
@@ -444,6 +483,7 @@ impl NodeConfig {
             bundles: BundleSettings::default(),
             secrets_key_file: None,
             shutdown_grace: shutdown_grace(),
+            log: log(),
             gateway: GatewaySettings::default(),
         }
     }
@@ -510,6 +550,12 @@ fn docker_socket() -> PathBuf {
 fn shutdown_grace() -> u32 {
     30
 }
+fn log() -> String {
+    LOG.into()
+}
+fn is_usual_log(text: &str) -> bool {
+    text == LOG
+}
 
 #[cfg(test)]
 mod tests {
@@ -550,6 +596,12 @@ mod tests {
         let bomb = format!("{TEXT}process: {{max-processes: 4}}\n");
         let bomb = NodeConfig::parse(&bomb, "node.yaml").unwrap_err().0;
         assert!(bomb.contains("max-processes = `4`"), "{bomb}");
+        let level = format!("{TEXT}process: {{isolation: most}}\n");
+        let level = NodeConfig::parse(&level, "node.yaml").unwrap_err().0;
+        assert!(level.contains("landlock"), "{level}");
+        let path = format!("{TEXT}process: {{writable: [srv/app]}}\n");
+        let path = NodeConfig::parse(&path, "node.yaml").unwrap_err().0;
+        assert!(path.contains("writable = `srv/app`"), "{path}");
         let tls = format!("{TEXT}gateway: {{tls-listen: '0.0.0.0:8443'}}\n");
         let tls = NodeConfig::parse(&tls, "node.yaml").unwrap_err().0;
         assert!(tls.contains("`certificates`"), "{tls}");

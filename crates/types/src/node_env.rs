@@ -4,6 +4,7 @@
 //! a cluster that needs other ports per member, or names that are not hosts, uses `node.yaml`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::node_config::{
@@ -16,13 +17,72 @@ use crate::node_config::{
 pub const PREFIX: &str = "NIHILO_";
 /// Set where a node is configured by its environment.
 pub const MEMBERS: &str = "NIHILO_MEMBERS";
+/// The log's filter, read where the log is made.
+pub const LOG: &str = "NIHILO_LOG";
+/// Set for a program that takes the place of another one of the same node.
+pub const RESTARTED: &str = "NIHILO_RESTARTED";
 /// Read by the command line, the log filter and the command ledgers, of no meaning here.
-const OF_OTHERS: [&str; 4] = [
-    "NIHILO_LOG",
+const OF_OTHERS: [&str; 5] = [
+    LOG,
+    RESTARTED,
     "NIHILO_SERVER",
     "NIHILO_NAMESPACE",
     "NIHILO_COMMAND_LEDGER",
 ];
+
+/// Variables, and the keys of `node.yaml` that they stand for; a key below another one has a dot.
+///
+/// `NIHILO_MEMBERS` and `NIHILO_NODE_NAME` decide `node-id` too.
+pub const VARIABLES: [(&str, &str); 26] = [
+    ("NIHILO_NODE_NAME", "name"),
+    ("NIHILO_DATA_DIR", "data-dir"),
+    (MEMBERS, "members"),
+    ("NIHILO_LISTEN", "listen"),
+    ("NIHILO_ADVERTISE", "advertise"),
+    ("NIHILO_GATEWAY_PORT", "gateway-port"),
+    ("NIHILO_ADMIN_PORT", "admin-port"),
+    ("NIHILO_PEER_PORT", "peer-port"),
+    ("NIHILO_CLUSTER", "cluster"),
+    ("NIHILO_DOMAIN", "domain"),
+    ("NIHILO_EXTERNAL_PORT", "external-port"),
+    ("NIHILO_PROFILE", "profile"),
+    ("NIHILO_FAILOVER_FAST_PATH", "failover-fast-path"),
+    ("NIHILO_AUTOSCALER", "autoscaler"),
+    ("NIHILO_CAPACITY", "capacity"),
+    ("NIHILO_ON_NODE_EXIT", "on-node-exit"),
+    ("NIHILO_INSTANCE_PORTS", "instance-ports"),
+    ("NIHILO_DOCKER_SOCKET", "docker.socket"),
+    ("NIHILO_DOCKER_NETWORK", "docker.network"),
+    ("NIHILO_ISOLATION", "process.isolation"),
+    ("NIHILO_READABLE", "process.readable"),
+    ("NIHILO_WRITABLE", "process.writable"),
+    ("NIHILO_MAX_PROCESSES", "process.max-processes"),
+    ("NIHILO_BUNDLES_MAX_BYTES", "bundles.max-bytes"),
+    ("NIHILO_SECRETS_KEY_FILE", "secrets-key-file"),
+    ("NIHILO_SHUTDOWN_GRACE", "shutdown-grace"),
+];
+/// The first of them say who a node is: beside a file they are the file's.
+const N_IDENTITY: usize = 3;
+
+/// The variable for a key of `node.yaml`, where one is set that counts: beside a file, those that say who
+/// the node is do not.
+pub fn variable_for(
+    key: &str,
+    variables: &BTreeMap<String, String>,
+    is_beside_file: bool,
+) -> Option<&'static str> {
+    if key == "log" {
+        return is_set(LOG, variables).then_some(LOG);
+    }
+    let first = if is_beside_file { N_IDENTITY } else { 0 };
+    let known = VARIABLES[first..].iter();
+    let mut known = known.filter(|(_, of)| *of == key).map(|(name, _)| *name);
+    known.find(|name| is_set(name, variables))
+}
+
+fn is_set(name: &str, variables: &BTreeMap<String, String>) -> bool {
+    variables.get(name).is_some_and(|value| !value.is_empty())
+}
 
 /// Reads and checks a configuration.
 ///
@@ -38,7 +98,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
         variables.needed("NODE_NAME")?,
         variables.needed("DATA_DIR")?,
     );
-    let hosts: Vec<(u64, String)> = variables.pairs("MEMBERS")?;
+    let hosts: Vec<(u64, String)> = variables.pairs("MEMBERS")?.unwrap_or_default();
     let ids = hosts.iter().map(|(id, host)| (host.as_str(), *id));
     let node_id = ids.collect::<BTreeMap<_, _>>().get(name.as_str()).copied();
     let node_id = node_id.ok_or_else(|| {
@@ -46,58 +106,84 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
             "NIHILO_NODE_NAME = `{name}` is not one of NIHILO_MEMBERS"
         ))
     })?;
-    let defaults = NodeConfig::of_one(name.clone(), node_id, data_dir.into());
-    let admin_port = variables.or("ADMIN_PORT", defaults.admin_port)?;
-    let peer_port = variables.or("PEER_PORT", defaults.peer_port)?;
+    let mut unset = NodeConfig::of_one(name.clone(), node_id, data_dir.into());
+    // Every host of such a cluster has its member's name.
+    unset.advertise = name;
+    let mut config = settings(&mut variables, unset)?;
+    let (peer_port, admin_port) = (config.peer_port, config.admin_port);
     let member = |(id, host): (u64, String)| Member {
         id,
         peer: format!("{host}:{peer_port}"),
         admin: format!("{host}:{admin_port}"),
         name: host,
     };
-    let config = NodeConfig {
-        listen: variables.or("LISTEN", defaults.listen)?,
-        advertise: variables.or("ADVERTISE", name.clone())?,
-        gateway_port: variables.or("GATEWAY_PORT", defaults.gateway_port)?,
-        admin_port,
-        peer_port,
-        members: hosts.into_iter().map(member).collect(),
-        joined: false,
-        cluster: variables.or("CLUSTER", defaults.cluster)?,
-        domain: variables.or("DOMAIN", defaults.domain)?,
-        external_port: variables.parsed("EXTERNAL_PORT")?,
-        profile: variables.or("PROFILE", defaults.profile)?,
-        failover_fast_path: variables.or("FAILOVER_FAST_PATH", defaults.failover_fast_path)?,
-        autoscaler: variables.pairs("AUTOSCALER")?.into_iter().collect(),
-        capacity: variables.or("CAPACITY", defaults.capacity)?,
-        // For tests and benchmarks, which write files.
-        driver: defaults.driver,
-        fake_boot: defaults.fake_boot,
-        on_node_exit: variables.parsed("ON_NODE_EXIT")?,
-        instance_ports: variables.or("INSTANCE_PORTS", defaults.instance_ports)?,
+    config.members = hosts.into_iter().map(member).collect();
+    variables.all_known()?;
+    checked(config)
+}
+
+/// A configuration out of a file, with the variables that are set in place of its keys. Who the node is
+/// and who its members are stays the file's, and what is not known is somebody else's.
+///
+/// # Errors
+/// The first variable that is malformed, or makes no configuration together with the file.
+pub fn over(
+    file: NodeConfig,
+    variables: &BTreeMap<String, String>,
+) -> Result<NodeConfig, ConfigError> {
+    checked(settings(&mut Variables::new(variables), file)?)
+}
+
+fn checked(config: NodeConfig) -> Result<NodeConfig, ConfigError> {
+    let checked = config.check();
+    checked.map_err(|why| ConfigError(format!("environment: {why}")))?;
+    Ok(config)
+}
+
+/// Everything that says how a node is, not who: what is set, else what `unset` has.
+fn settings(variables: &mut Variables<'_>, unset: NodeConfig) -> Result<NodeConfig, ConfigError> {
+    let autoscaler = variables.pairs("AUTOSCALER")?;
+    Ok(NodeConfig {
+        listen: variables.or("LISTEN", unset.listen)?,
+        advertise: variables.or("ADVERTISE", unset.advertise)?,
+        gateway_port: variables.or("GATEWAY_PORT", unset.gateway_port)?,
+        admin_port: variables.or("ADMIN_PORT", unset.admin_port)?,
+        peer_port: variables.or("PEER_PORT", unset.peer_port)?,
+        cluster: variables.or("CLUSTER", unset.cluster)?,
+        domain: variables.or("DOMAIN", unset.domain)?,
+        external_port: variables.parsed("EXTERNAL_PORT")?.or(unset.external_port),
+        profile: variables.or("PROFILE", unset.profile)?,
+        failover_fast_path: variables.or("FAILOVER_FAST_PATH", unset.failover_fast_path)?,
+        autoscaler: autoscaler.map_or(unset.autoscaler, |pairs| pairs.into_iter().collect()),
+        capacity: variables.or("CAPACITY", unset.capacity)?,
+        on_node_exit: variables.parsed("ON_NODE_EXIT")?.or(unset.on_node_exit),
+        instance_ports: variables.or("INSTANCE_PORTS", unset.instance_ports)?,
         docker: DockerSettings {
-            socket: variables.or("DOCKER_SOCKET", defaults.docker.socket)?,
-            network: variables.parsed("DOCKER_NETWORK")?,
+            socket: variables.or("DOCKER_SOCKET", unset.docker.socket)?,
+            network: variables.parsed("DOCKER_NETWORK")?.or(unset.docker.network),
         },
         process: ProcessSettings {
-            max_processes: variables.or("MAX_PROCESSES", defaults.process.max_processes)?,
-            ..defaults.process
+            isolation: variables.or("ISOLATION", unset.process.isolation)?,
+            readable: variables
+                .paths("READABLE")?
+                .unwrap_or(unset.process.readable),
+            writable: variables
+                .paths("WRITABLE")?
+                .unwrap_or(unset.process.writable),
+            max_processes: variables.or("MAX_PROCESSES", unset.process.max_processes)?,
+            ..unset.process
         },
         bundles: BundleSettings {
-            max_bytes: variables.or("BUNDLES_MAX_BYTES", defaults.bundles.max_bytes)?,
+            max_bytes: variables.or("BUNDLES_MAX_BYTES", unset.bundles.max_bytes)?,
         },
-        secrets_key_file: variables.parsed("SECRETS_KEY_FILE")?,
-        shutdown_grace: variables.or("SHUTDOWN_GRACE", defaults.shutdown_grace)?,
-        gateway: defaults.gateway,
-        name,
-        node_id,
-        data_dir: defaults.data_dir,
-    };
-    variables.all_known()?;
-    config
-        .check()
-        .map_err(|why| ConfigError(format!("environment: {why}")))?;
-    Ok(config)
+        secrets_key_file: variables
+            .parsed("SECRETS_KEY_FILE")?
+            .or(unset.secrets_key_file),
+        shutdown_grace: variables.or("SHUTDOWN_GRACE", unset.shutdown_grace)?,
+        // Drivers and confinement beyond that are for tests, which write files; so are, of the
+        // gateway, lists and listeners.
+        ..unset
+    })
 }
 
 /// What is set, less what has been read. An empty value counts as not set, as compose files write
@@ -138,19 +224,30 @@ impl<'a> Variables<'a> {
         found.ok_or_else(|| ConfigError(format!("{PREFIX}{name} is not set")))
     }
 
-    /// A list of `key=value`, separated by commas; none if it is not set.
-    fn pairs<K: FromStr>(&mut self, name: &str) -> Result<Vec<(K, String)>, ConfigError> {
+    /// A list of `key=value`, separated by commas.
+    fn pairs<K: FromStr>(&mut self, name: &str) -> Result<Option<Vec<(K, String)>>, ConfigError> {
         let Some(text) = self.0.remove(name) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let pair = |item: &str| {
             let (key, value) = item.split_once('=')?;
             let value = value.trim();
             (!value.is_empty()).then_some((key.trim().parse().ok()?, value.to_owned()))
         };
-        text.split(',')
-            .map(|item| pair(item).ok_or_else(|| ConfigError(format!("{PREFIX}{name}: `{item}`"))))
-            .collect()
+        let pairs = text
+            .split(',')
+            .map(|item| pair(item).ok_or_else(|| ConfigError(format!("{PREFIX}{name}: `{item}`"))));
+        pairs.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list separated by colons, as `PATH` is.
+    fn paths(&mut self, name: &str) -> Result<Option<Vec<PathBuf>>, ConfigError> {
+        let text: Option<String> = self.parsed(name)?;
+        let paths = |text: String| {
+            let each = text.split(':').filter(|path| !path.is_empty());
+            each.map(PathBuf::from).collect()
+        };
+        Ok(text.map(paths))
     }
 
     fn all_known(&self) -> Result<(), ConfigError> {
@@ -238,6 +335,9 @@ mod tests {
             ("NIHILO_CAPACITY", "7"),
             ("NIHILO_ON_NODE_EXIT", "adopt"),
             ("NIHILO_INSTANCE_PORTS", "30000"),
+            ("NIHILO_ISOLATION", "full"),
+            ("NIHILO_READABLE", "/srv/a:/srv/b"),
+            ("NIHILO_WRITABLE", "/srv/c"),
             ("NIHILO_SECRETS_KEY_FILE", "/keys/secrets.key"),
             ("NIHILO_SHUTDOWN_GRACE", "5"),
         ]);
@@ -247,12 +347,77 @@ mod tests {
                     'node2:2', admin: 'node2:1'}\n- {id: 3, name: node3, peer: 'node3:2', admin: \
                     'node3:1'}\ncluster: prod\ndomain: example.com\nexternal-port: 443\nprofile: \
                     fast\nautoscaler: {stable-window: 6s, initial-scale: '0'}\ncapacity: \
-                    7\non-node-exit: adopt\ninstance-ports: 30000\nsecrets-key-file: \
+                    7\non-node-exit: adopt\ninstance-ports: 30000\nprocess: {isolation: full, \
+                    readable: [/srv/a, /srv/b], writable: [/srv/c]}\nsecrets-key-file: \
                     /keys/secrets.key\nshutdown-grace: 5\n";
         assert_eq!(
             config,
             NodeConfig::parse(text, "node.yaml").map_err(|e| e.0)
         );
+    }
+
+    #[test]
+    fn variables_go_before_a_file_which_says_who_the_node_is() {
+        let file = NodeConfig {
+            capacity: 5,
+            external_port: Some(443),
+            shutdown_grace: 7,
+            ..with(&[]).unwrap()
+        };
+        let over_file = |name: &str, value: &str| {
+            let set = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            over(file.clone(), &set).map_err(|error| error.0)
+        };
+        let changed = over_file("NIHILO_CAPACITY", "9").unwrap();
+        let want = NodeConfig {
+            capacity: 9,
+            ..file.clone()
+        };
+        assert_eq!(changed, want);
+        for (name, value) in [
+            ("NIHILO_NODE_NAME", "other"),
+            ("NIHILO_MEMBERS", "1=x"),
+            ("NIHILO_DATA_DIR", "/x"),
+            ("NIHILO_TEST_IMAGE", "x"),
+            ("NIHILO_CAPACITY", ""),
+        ] {
+            assert_eq!(over_file(name, value).as_ref(), Ok(&file), "{name}");
+        }
+        let refused = over_file("NIHILO_CAPACITY", "many").unwrap_err();
+        assert!(refused.contains("NIHILO_CAPACITY = `many`"), "{refused}");
+    }
+
+    #[test]
+    fn each_variable_is_listed_with_the_key_that_it_sets() {
+        let samples = [
+            ("NIHILO_FAILOVER_FAST_PATH", "true"),
+            ("NIHILO_PROFILE", "fast"),
+            ("NIHILO_ON_NODE_EXIT", "kill"),
+            ("NIHILO_AUTOSCALER", "stable-window=6s"),
+            ("NIHILO_LISTEN", "0.0.0.0"),
+            ("NIHILO_BUNDLES_MAX_BYTES", "30000000"),
+            ("NIHILO_ISOLATION", "full"),
+            ("NIHILO_READABLE", "/srv"),
+            ("NIHILO_WRITABLE", "/srv"),
+        ];
+        let file = NodeConfig {
+            external_port: Some(443),
+            ..with(&[]).unwrap()
+        };
+        for (name, key) in &VARIABLES[N_IDENTITY..] {
+            let sample = samples.iter().find(|(of, _)| of == name);
+            let value = sample.map_or("777", |(_, value)| value);
+            let set = BTreeMap::from([((*name).to_owned(), value.to_owned())]);
+            let changed = crate::node_view::changed(&file, &over(file.clone(), &set).unwrap());
+            assert_eq!(changed, [*key], "{name}");
+            assert_eq!(variable_for(key, &set, true), Some(*name));
+        }
+        let who = BTreeMap::from([("NIHILO_DATA_DIR".to_owned(), "/x".to_owned())]);
+        assert_eq!(
+            variable_for("data-dir", &who, false),
+            Some("NIHILO_DATA_DIR")
+        );
+        assert_eq!(variable_for("data-dir", &who, true), None);
     }
 
     #[test]
@@ -262,6 +427,8 @@ mod tests {
             ("NIHILO_ADMIN_PORT", "70700", "NIHILO_ADMIN_PORT = `70700`"),
             ("NIHILO_PROFILE", "quick", "must be auto, calm"),
             ("NIHILO_ON_NODE_EXIT", "stay", "must be adopt or kill"),
+            ("NIHILO_ISOLATION", "most", "must be none, landlock or full"),
+            ("NIHILO_WRITABLE", "here", "must be an absolute path"),
             ("NIHILO_MEMBERS", "1=node1,node2", "NIHILO_MEMBERS: `node2`"),
             ("NIHILO_MEMBERS", "1=node2,1=node3", "same id"),
             (

@@ -37,6 +37,13 @@ impl Revision {
             .unwrap_or(0)
     }
 
+    /// Its last instance is frozen and not stopped, as long as something is routed to it
+    /// (`nihilo.dev/idle`).
+    pub fn idles_frozen(&self) -> bool {
+        let is_asked = self.metadata.annotation(keys::IDLE) == Some(keys::IDLE_FREEZE);
+        is_asked && self.routing_state() == RoutingState::Active
+    }
+
     pub fn routing_state(&self) -> RoutingState {
         match self.metadata.label(keys::ROUTING_STATE) {
             Some("active") => RoutingState::Active,

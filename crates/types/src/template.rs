@@ -114,7 +114,8 @@ pub struct Container {
     pub name: String,
     /// `demo/NAME` = an app built into the binary; `file:///abs/path` = a program of the node; since
     /// cluster version 2 `bundle/NAME:TAG` = a bundle of the namespace, which a revision names by its
-    /// digest, and anything else a container image (06-runtime §7.1).
+    /// digest, and anything else a container image (06-runtime §7.1): a revision names the bundle of one
+    /// that was pushed into its namespace.
     #[serde(default)]
     pub image: String,
     /// When a container image is fetched from its registry. Since cluster version 2.

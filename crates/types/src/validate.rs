@@ -10,6 +10,7 @@ use std::fmt;
 pub use domain::{domain_claim, domain_mapping};
 
 use crate::image::Image;
+use crate::isolation::Isolation;
 use crate::meta::{ObjectMeta, keys};
 use crate::names::{MAX_LABEL, check_dns1035, check_dns1123, nearest};
 use crate::probe_paths::ProbePaths;
@@ -34,12 +35,14 @@ pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 pub const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"];
 const RESERVED_PORTS: [u16; 6] = [8008, 8012, 8013, 8022, 9090, 9091];
 /// Extensions of ours that this version honours.
-const OUR_KEYS: [&str; 7] = [
+const OUR_KEYS: [&str; 9] = [
     "nihilo.dev/fast-scale",
     "nihilo.dev/max-scale-on-partition",
     keys::QUEUE_DEPTH,
     keys::PROBE_PATHS,
     keys::SOCKET_ACTIVATION,
+    keys::IDLE,
+    keys::MIN_ISOLATION,
     "nihilo.dev/ramp",
     "nihilo.dev/termination-grace-period",
 ];
@@ -223,6 +226,9 @@ fn our_annotation(key: &str, value: &str, path: &str, invalid: &mut Invalid) {
             .parse::<u32>()
             .is_ok_and(|depth| (1..=MAX_QUEUE_DEPTH).contains(&depth)),
         keys::RAMP => check_dns1035(value).is_ok(),
+        keys::IDLE => matches!(value, keys::IDLE_STOP | keys::IDLE_FREEZE),
+        // To ask for none is to ask for nothing, and no mistake.
+        keys::MIN_ISOLATION => value.parse::<Isolation>().is_ok(),
         keys::PROBE_PATHS => ProbePaths::parse(value).is_some(),
         unknown => {
             let hint = nearest(unknown, OUR_KEYS).map(|near| format!("did you mean `{near}`?"));

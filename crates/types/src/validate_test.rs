@@ -154,6 +154,38 @@ fn an_unknown_key_of_ours_gets_a_suggestion() {
 }
 
 #[test]
+fn what_becomes_of_an_idle_instance_is_one_of_two_words() {
+    for (value, is_good) in [
+        ("freeze", true),
+        ("stop", true),
+        ("Freeze", false),
+        ("", false),
+    ] {
+        let mut service = good();
+        let annotations = &mut service.spec.template.metadata.annotations;
+        annotations.insert("nihilo.dev/idle".into(), value.into());
+        let checked = super::service(&service).map_err(|invalid| invalid.to_string());
+        let complaint = format!("invalid value: {value}");
+        match is_good {
+            true => assert_eq!(checked, Ok(())),
+            false => assert!(checked.unwrap_err().contains(&complaint)),
+        }
+    }
+}
+
+#[test]
+fn isolation_is_asked_for_by_its_level_and_is_of_version_2() {
+    for (level, is_good) in [("full", true), ("landlock", true), ("most", false)] {
+        let mut service = good();
+        assert!(!service.is_of_version_2());
+        let annotations = &mut service.spec.template.metadata.annotations;
+        annotations.insert("nihilo.dev/min-isolation".into(), level.into());
+        assert!(service.is_of_version_2());
+        assert_eq!(super::service(&service).is_ok(), is_good, "{level}");
+    }
+}
+
+#[test]
 fn an_own_revision_name_must_change_with_the_template() {
     let mut stored = good();
     stored.spec.template.metadata.name = "hello-a".into();

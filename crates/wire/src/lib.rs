@@ -2,20 +2,29 @@
 
 pub mod codec;
 
-/// Everything `proto/` generates, by package.
-pub mod internal {
-    tonic::include_proto!("nihilo.internal.v1");
+/// Everything `proto/` generates, one module a package and nested as they are: generated code refers to
+/// messages of other packages by that.
+mod nihilo {
+    pub(crate) mod internal {
+        pub mod v1 {
+            tonic::include_proto!("nihilo.internal.v1");
+        }
+    }
+    pub(crate) mod serving {
+        pub mod v1 {
+            tonic::include_proto!("nihilo.serving.v1");
+        }
+    }
+    pub(crate) mod cluster {
+        pub mod v1 {
+            tonic::include_proto!("nihilo.cluster.v1");
+        }
+    }
 }
 
-/// `nihilo.serving.v1`.
-pub mod serving {
-    tonic::include_proto!("nihilo.serving.v1");
-}
-
-/// `nihilo.cluster.v1`.
-pub mod cluster {
-    tonic::include_proto!("nihilo.cluster.v1");
-}
+pub use nihilo::cluster::v1 as cluster;
+pub use nihilo::internal::v1 as internal;
+pub use nihilo::serving::v1 as serving;
 
 /// Descriptors of all packages, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

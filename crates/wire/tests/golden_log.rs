@@ -202,6 +202,7 @@ mod sample {
         made.write(Command::CloseSession(CloseSession {
             session: SessionId(3),
             moves: moves.clone(),
+            returns: false,
         }));
         made.write(Command::NodeDown(NodeDown {
             session: SessionId(4),
@@ -214,6 +215,7 @@ mod sample {
             made.domains();
             made.bundles();
             made.secrets();
+            made.images();
         }
         made.log
     }
@@ -363,6 +365,7 @@ mod sample {
                     size: 1,
                     chunks: vec![Digest::of(&[n])],
                 },
+                image_id: None,
             };
             for (n, tag) in [
                 (1, "v1"),
@@ -390,6 +393,34 @@ mod sample {
                     version,
                 }));
             }
+        }
+
+        /// An image under a tag, and a service that comes to it by the image's own name.
+        fn images(&mut self) {
+            let manifest = Manifest {
+                schema: SCHEMA,
+                kind: BundleKind::DockerArchive,
+                platform: Platform::linux("amd64"),
+                entrypoint: Vec::new(),
+                blob: Blob {
+                    digest: Digest::of(b"archive"),
+                    size: 7,
+                    chunks: vec![Digest::of(b"archive")],
+                },
+                image_id: Some(Digest::of(b"image")),
+            };
+            // Written twice: one of three entries is a repetition, and none of these may be.
+            for _ in 0..2 {
+                self.write(Command::PutBundle(Box::new(PutBundle {
+                    namespace: "default".into(),
+                    name: "image/team/app".into(),
+                    tag: "v1".into(),
+                    digest: manifest.digest(),
+                    manifest: manifest.clone(),
+                    must_be_known: false,
+                })));
+            }
+            (0..2).for_each(|_| self.put("s-0", "team/app:v1"));
         }
 
         /// Sealed, changed, and one of them deleted.

@@ -3,6 +3,7 @@
 mod bench;
 mod deb;
 mod deps;
+mod dist;
 mod image;
 mod jepsen;
 mod run;
@@ -40,6 +41,9 @@ enum Command {
     Image(image::ImageArgs),
     /// Builds the Debian package; needs dpkg-deb.
     Deb(deb::DebArgs),
+    /// Builds the archive for systems without a package manager that we know, its checksum and its
+    /// installer; needs tar and gzip.
+    Dist(dist::DistArgs),
     /// Runs simulated clusters: many seeds, or one.
     Sim {
         /// Only this seed.
@@ -94,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Deps => deps::check(),
         Command::Image(args) => image::run(&args),
         Command::Deb(args) => deb::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Sim {
             seed,
             seeds,

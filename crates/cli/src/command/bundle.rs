@@ -122,8 +122,7 @@ pub(crate) async fn push(
     };
     let uploading = Uploading {
         packed,
-        is_terminal: std::io::stderr().is_terminal(),
-        said: Mutex::new(Instant::now()),
+        told: Mutex::new(Told::new()),
     };
     let pushed = context.client.push_bundle(push, &uploading).await?;
     let size = packed.manifest.blob.size;
@@ -131,7 +130,7 @@ pub(crate) async fn push(
         0 => "nothing had to be sent".to_owned(),
         n_sent => format!("{} of {} sent", bytes(n_sent), bytes(size)),
     };
-    uploading.clear();
+    uploading.told().clear();
     output::note(&format!(
         "Bundle '{name}:{tag}' ({}, {}) is on {}: {sent}.",
         packed.manifest.kind,
@@ -143,16 +142,57 @@ pub(crate) async fn push(
 
 struct Uploading<'a> {
     packed: &'a Packed,
-    is_terminal: bool,
-    said: Mutex<Instant>,
+    told: Mutex<Told>,
 }
 
 impl Uploading<'_> {
-    fn clear(&self) {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        let told = self.told.lock();
+        told.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Says how something goes, not too often.
+pub(crate) struct Told {
+    is_terminal: bool,
+    at: Instant,
+}
+
+impl Told {
+    pub(crate) fn new() -> Self {
+        Self {
+            is_terminal: std::io::stderr().is_terminal(),
+            at: Instant::now(),
+        }
+    }
+
+    pub(crate) fn clear(&self) {
         if self.is_terminal {
             output::progress("");
         }
     }
+
+    /// `line` is made only where it is said.
+    pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
+        let every = match self.is_terminal {
+            true => REDRAW_EVERY,
+            false => SAY_EVERY,
+        };
+        if self.at.elapsed() < every {
+            return;
+        }
+        self.at = Instant::now();
+        match self.is_terminal {
+            true => output::progress(&line()),
+            false => output::note(&line()),
+        }
+    }
+}
+
+/// `1.5 MiB of 3.0 MiB (50 %)`.
+pub(crate) fn share(n: u64, of: u64) -> String {
+    let percent = n * 100 / of.max(1);
+    format!("{} of {} ({percent} %)", bytes(n), bytes(of))
 }
 
 impl Upload for Uploading<'_> {
@@ -161,28 +201,8 @@ impl Upload for Uploading<'_> {
     }
 
     fn progress(&self, server: &str, n_sent: u64, n_to_send: u64) {
-        let every = match self.is_terminal {
-            true => REDRAW_EVERY,
-            false => SAY_EVERY,
-        };
-        let mut said = self
-            .said
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if said.elapsed() < every {
-            return;
-        }
-        *said = Instant::now();
-        let percent = n_sent * 100 / n_to_send.max(1);
-        let line = format!(
-            "Uploading to {server}: {} of {} ({percent} %)",
-            bytes(n_sent),
-            bytes(n_to_send)
-        );
-        match self.is_terminal {
-            true => output::progress(&line),
-            false => output::note(&line),
-        }
+        let line = || format!("Uploading to {server}: {}", share(n_sent, n_to_send));
+        self.told().say(line);
     }
 }
 
@@ -197,19 +217,19 @@ pub(crate) fn bytes(n: u64) -> String {
 /// A bundle as it is printed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
-    namespace: String,
-    name: String,
-    digest: String,
-    tags: Vec<String>,
-    put_at: String,
+pub(super) struct Shown {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) digest: String,
+    pub(super) tags: Vec<String>,
+    pub(super) put_at: String,
     /// That run it.
-    revisions: u32,
-    manifest: Manifest,
+    pub(super) revisions: u32,
+    pub(super) manifest: Manifest,
 }
 
 impl Shown {
-    fn of(bundle: pb::Bundle) -> Result<Self> {
+    pub(super) fn of(bundle: pb::Bundle) -> Result<Self> {
         let manifest = Manifest::parse(&bundle.manifest);
         let manifest = manifest.map_err(|why| Failure::new(exit::OTHER, why.to_string()))?;
         Ok(Self {
@@ -241,9 +261,10 @@ impl Shown {
     }
 
     fn describe(&self) -> String {
-        let words = match self.manifest.entrypoint.as_slice() {
-            [] => "the program itself".to_owned(),
-            words => words.join(" "),
+        let words = match (self.manifest.image_id, self.manifest.entrypoint.as_slice()) {
+            (Some(id), _) => format!("of the image {id}"),
+            (None, []) => "the program itself".to_owned(),
+            (None, words) => words.join(" "),
         };
         let lines = [
             format!(
@@ -302,7 +323,9 @@ async fn delete(context: &Context, bundles: &[String]) -> Result<()> {
 
 async fn delete_one(context: &Context, bundle: &str) -> Result<()> {
     let reference = BundleReference::parse(bundle).map_err(Failure::usage)?;
-    let names_version = bundle.contains([':', '@']);
+    // A colon before the last slash belongs to a registry's port.
+    let last = bundle.rsplit('/').next().unwrap_or(bundle);
+    let names_version = last.contains([':', '@']);
     let version = names_version.then_some(&reference.version);
     let namespace = &context.namespace;
     let deleted = context
@@ -339,15 +362,15 @@ async fn collect(context: &Context, dry_run: bool) -> Result<()> {
 }
 
 fn row_of_node(node: &pb::NodeBundles) -> Vec<String> {
-    if !node.failure.is_empty() {
+    let Some(collected) = &node.collected else {
         return vec![node.node.clone(), "?".into()];
-    }
+    };
     vec![
         node.node.clone(),
-        node.n_bundles.to_string(),
-        bytes(node.n_bytes),
-        bytes(node.n_bytes_kept),
-        bytes(node.max_bytes),
+        collected.n_bundles.to_string(),
+        bytes(collected.n_bytes),
+        bytes(collected.n_bytes_kept),
+        bytes(collected.max_bytes),
     ]
 }
 

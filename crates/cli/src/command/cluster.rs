@@ -96,6 +96,8 @@ struct Node {
     age_ms: u64,
     /// What keeps instances within their limits there.
     limits: String,
+    /// How far programs are isolated there, and why not further.
+    isolation: String,
     /// Empty where it is given all work.
     duty: String,
 }
@@ -207,6 +209,7 @@ impl From<pb::NodeStatus> for Node {
             instances: node.n_instances,
             age_ms: node.started_ms_ago,
             limits: node.limits,
+            isolation: node.isolation,
             duty: node.duty,
         }
     }

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output::{self, OutputArgs};
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 10] = [
     "ID",
     "REVISION",
     "NODE",
@@ -19,6 +19,7 @@ const HEAD: [&str; 9] = [
     "PID",
     "IN-FLIGHT",
     "AGE",
+    "ISOLATION",
     "EXIT",
 ];
 
@@ -51,6 +52,7 @@ struct Shown {
     in_flight: u32,
     age_ms: u64,
     exit: String,
+    isolation: String,
 }
 
 impl From<pb::Instance> for Shown {
@@ -66,6 +68,7 @@ impl From<pb::Instance> for Shown {
             in_flight: i.in_flight,
             age_ms: i.age_ms,
             exit: i.exit,
+            isolation: i.isolation,
         }
     }
 }
@@ -97,6 +100,7 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
                     i.pid.to_string(),
                     i.in_flight.to_string(),
                     time::age(i.age_ms),
+                    i.isolation.clone(),
                     i.exit.clone(),
                 ];
                 (i.namespace.clone(), row)

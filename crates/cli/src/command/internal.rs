@@ -13,7 +13,7 @@ const SERVICE_RESULT: &str = "SERVICE_RESULT";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum InternalCommand {
-    /// End the programs of a node that was stopped and left some behind; those of a node that
+    /// End the programs and containers of a node that was stopped and left some behind; those of a node that
     /// crashed go on, for its next process to adopt.
     Sweep {
         /// Its configuration; default: as `nihilo node start`.
@@ -36,6 +36,7 @@ pub(crate) fn run(command: InternalCommand, hooks: Hooks) -> Result<()> {
     let config = node::config_of(config.as_deref())?;
     let sweep = Offline::Sweep {
         data_dir: config.data_dir,
+        docker: config.docker,
     };
     let failed =
         |error: anyhow::Error| Failure::new(exit::OTHER, format!("cannot sweep: {error:#}"));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nihilo_client::Client;
+use nihilo_types::isolation::Isolation;
 use nihilo_types::join_token::{self, JoinToken};
 use nihilo_types::node_config::{Member, NodeConfig, OnNodeExit, Profile};
 use nihilo_types::sealing::SealingKey;
@@ -59,6 +60,10 @@ pub(crate) struct NodeArgs {
     /// `nihilo node start` decides.
     #[arg(long, value_name = "WHAT")]
     on_node_exit: Option<OnNodeExit>,
+    /// How far its programs are kept from everything that is not theirs: `none`, `landlock` or
+    /// `full`.
+    #[arg(long, value_name = "LEVEL", default_value_t = Isolation::Landlock)]
+    isolation: Isolation,
 }
 
 pub(crate) fn run(global: &Global, args: JoinArgs, hooks: Hooks) -> Result<()> {
@@ -152,6 +157,7 @@ impl NodeArgs {
         config.instance_ports = self.instance_ports;
         config.capacity = self.capacity;
         config.on_node_exit = self.on_node_exit;
+        config.process.isolation = self.isolation;
         config.profile = Profile::Auto;
         config
     }

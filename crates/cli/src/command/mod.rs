@@ -6,6 +6,7 @@ pub(crate) mod backup;
 pub(crate) mod bundle;
 pub(crate) mod cluster;
 pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod configmap;
 pub(crate) mod demo;
 pub(crate) mod deploy;
@@ -14,6 +15,7 @@ pub(crate) mod doctor;
 pub(crate) mod domain;
 pub(crate) mod drain;
 pub(crate) mod health;
+pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod internal;
 pub(crate) mod join;
@@ -25,6 +27,7 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod ps;
 pub(crate) mod recover;
+pub(crate) mod restart;
 pub(crate) mod revision;
 pub(crate) mod route;
 pub(crate) mod secret;
@@ -55,6 +58,7 @@ pub(crate) fn dispatch(cli: Cli, hooks: Hooks) -> Result<()> {
         Command::Health(args) => runtime()?.block_on(health::run(global, args)),
         Command::Autoscaler(command) => autoscaler::run(&command),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config::run(&command),
         Command::DemoApp { name } => demo_app(&name, hooks),
         Command::Version => {
             output::data(concat!("nihilo ", env!("CARGO_PKG_VERSION")));
@@ -85,6 +89,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         Command::Service(command) => service::run(context, command).await,
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Bundle(command) => bundle::run(context, command).await,
+        Command::Image(command) => image::run(context, command).await,
         Command::Traffic(command) => traffic::run(context, command).await,
         Command::Revision(command) => revision::run(context, command).await,
         Command::Route(command) => route::run(context, command).await,
@@ -102,6 +107,7 @@ async fn remote(command: Command, context: &Context) -> Result<()> {
         | Command::Autoscaler(_)
         | Command::Health(_)
         | Command::Doctor(_)
+        | Command::Config(_)
         | Command::DemoApp { .. }
         | Command::Version
         | Command::Completion(_)

@@ -1,21 +1,24 @@
 //! `nihilo node start`: one node in this process. The commands beside it only talk to the cluster.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{NodeConfig, OnNodeExit};
 use nihilo_types::node_env;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
 
 use super::drain::{self, DrainArgs};
 use super::nodes;
-use crate::Hooks;
+use super::restart::{self, RestartArgs};
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output::OutputArgs;
+use crate::{Hooks, NodeStart, Reread};
 
-const FILE: &str = "node.yaml";
+pub(crate) const FILE: &str = "node.yaml";
 /// Far above any configuration, far below what would hurt to read.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
@@ -40,6 +43,9 @@ pub(crate) enum NodeCommand {
     Drain(DrainArgs),
     /// Let a node take instances again.
     Uncordon { node: String },
+    /// Replace a node's program by the one that is installed now, with the configuration of now. Its
+    /// instances go on, and no request is refused.
+    Restart(RestartArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +60,13 @@ pub(crate) struct StartArgs {
     /// is a container's first or its child.
     #[arg(long, value_name = "WHAT")]
     on_node_exit: Option<OnNodeExit>,
+    /// Read the configuration, say what is wrong with it, and run nothing.
+    #[arg(long)]
+    check: bool,
+    /// How far programs are kept from everything that is not theirs: `none`, `landlock` or `full`.
+    /// Default: what the configuration says.
+    #[arg(long, value_name = "LEVEL")]
+    isolation: Option<Isolation>,
     /// Stop when this process, which must be the parent, ends.
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<i32>,
@@ -71,6 +84,7 @@ pub(crate) async fn talk(context: &Context, command: NodeCommand) -> Result<()> 
         NodeCommand::Cordon { node } => nodes::cordon(context, &node).await,
         NodeCommand::Drain(args) => drain::run(context, &args).await,
         NodeCommand::Uncordon { node } => nodes::uncordon(context, &node).await,
+        NodeCommand::Restart(args) => restart::run(context, &args).await,
     }
 }
 
@@ -78,11 +92,22 @@ pub(crate) fn run(args: StartArgs, hooks: Hooks) -> Result<()> {
     let StartArgs {
         config,
         on_node_exit,
+        check,
+        isolation,
         parent,
         own_session,
     } = args;
-    let mut config = config_of(config.as_deref())?;
-    config.on_node_exit = on_node_exit.or(config.on_node_exit);
+    let file = config;
+    let read = move || -> Result<NodeConfig> {
+        let mut config = config_of(file.as_deref())?;
+        config.on_node_exit = on_node_exit.or(config.on_node_exit);
+        config.process.isolation = isolation.unwrap_or(config.process.isolation);
+        Ok(config)
+    };
+    let config = read()?;
+    if check {
+        return Ok(());
+    }
     if let Some(parent) = parent {
         die_with(parent)?;
     }
@@ -90,13 +115,34 @@ pub(crate) fn run(args: StartArgs, hooks: Hooks) -> Result<()> {
         // Refused only to a group leader, which is on its own already.
         let _unless_leader = setsid();
     }
-    start(config, hooks)
+    let start = NodeStart {
+        config,
+        reread: Box::new(move || read().map_err(|failure| failure.to_string())),
+        arguments: std::env::args_os().skip(1).collect(),
+    };
+    run_it(start, hooks)
 }
 
-/// Runs the node; its error chain becomes the explanation.
+/// Runs the node of a configuration that lies in its data directory.
 pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
-    let name = config.name.clone();
-    (hooks.node_start)(config).map_err(|ended| {
+    let file = config.data_dir.join(FILE);
+    let arguments = ["node", "start", "--config"].map(OsString::from);
+    let arguments = arguments.into_iter().chain([file.clone().into()]);
+    let arguments = arguments.collect();
+    let reread: Reread =
+        Box::new(move || config_of(Some(&file)).map_err(|failure| failure.to_string()));
+    let start = NodeStart {
+        config,
+        reread,
+        arguments,
+    };
+    run_it(start, hooks)
+}
+
+/// Its error chain becomes the explanation.
+fn run_it(start: NodeStart, hooks: Hooks) -> Result<()> {
+    let name = start.config.name.clone();
+    (hooks.node_start)(start).map_err(|ended| {
         let code = if ended.is_store_refused {
             exit::STORE_REFUSED
         } else {
@@ -111,12 +157,21 @@ pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
     })
 }
 
-/// The configuration in a file, or where none is named.
+/// The configuration in a file with the variables over it, or where none is named.
 pub(crate) fn config_of(file: Option<&Path>) -> Result<NodeConfig> {
+    let variables = std::env::vars().collect();
     match file {
-        Some(file) => read(file),
-        None => unnamed(&std::env::vars().collect()),
+        Some(file) => read_over(file, &variables),
+        None => unnamed(&variables),
     }
+}
+
+/// A file with the variables over it.
+///
+/// # Errors
+/// Usage: either is not what it should be.
+pub(crate) fn read_over(file: &Path, variables: &BTreeMap<String, String>) -> Result<NodeConfig> {
+    node_env::over(read(file)?, variables).map_err(|error| Failure::usage(error.0))
 }
 
 /// The configuration of a node that no file was named for.
@@ -124,7 +179,7 @@ fn unnamed(variables: &BTreeMap<String, String>) -> Result<NodeConfig> {
     if variables.contains_key(node_env::MEMBERS) {
         return node_env::read(variables).map_err(|error| Failure::usage(error.0));
     }
-    read(Path::new(FILE))
+    read_over(Path::new(FILE), variables)
 }
 
 /// # Errors

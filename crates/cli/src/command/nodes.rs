@@ -9,13 +9,14 @@ use crate::context::Context;
 use crate::failure::Result;
 use crate::output::{self, OutputArgs};
 
-const HEAD: [&str; 8] = [
+const HEAD: [&str; 9] = [
     "NODE",
     "ROLE",
     "DUTY",
     "INSTANCES",
     "CAPACITY",
     "SHARDS",
+    "ISOLATION",
     "ADDR",
     "AGE",
 ];
@@ -36,6 +37,8 @@ struct Node {
     gateway: String,
     admin: String,
     age_ms: u64,
+    /// Level, and why not a higher one.
+    isolation: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,6 +130,7 @@ impl From<pb::NodeStatus> for Node {
             gateway: node.gateway,
             admin: node.admin,
             age_ms: node.started_ms_ago,
+            isolation: node.isolation,
         }
     }
 }
@@ -158,9 +162,18 @@ fn row(node: &Node) -> Vec<String> {
         node.instances.to_string(),
         node.capacity.to_string(),
         node.shards.to_string(),
+        level(&node.isolation).to_owned(),
         node.peer.clone(),
         time::age(node.age_ms),
     ]
+}
+
+/// Without the reasons.
+fn level(isolation: &str) -> &str {
+    match isolation.split(' ').next() {
+        None | Some("") => "-",
+        Some(level) => level,
+    }
 }
 
 fn text(described: &Described) -> String {
@@ -183,6 +196,9 @@ fn text(described: &Described) -> String {
             node.peer, node.gateway, node.admin
         ),
     ];
+    if !node.isolation.is_empty() {
+        lines.push(format!("Isolation: {}", output::plain(&node.isolation)));
+    }
     lines.extend(described.left.iter().map(|left| format!("Left: {left}")));
     if !described.instances.is_empty() {
         let rows: Vec<_> = described.instances.iter().map(instance_row).collect();
@@ -220,6 +236,7 @@ mod tests {
                 gateway: "h:8080".into(),
                 admin: "h:7070".into(),
                 started_ms_ago: 65_000,
+                isolation: "landlock (full: no)".into(),
                 ..pb::NodeStatus::default()
             }),
             instances: vec![pb::NodeInstance {
@@ -237,11 +254,14 @@ mod tests {
 Name: node2   Id: 2   Role: leader
 Duty: draining   Instances: 1 of 10   Shards: 85   Age: 65s
 Peers: h:7071   Gateway: h:8080   Admin: h:7070
+Isolation: landlock (full: no)
 Left: leadership
 INSTANCE                STATE  IN-FLIGHT  AGE  WAITS FOR
 default/hello-00001-1a  Ready  3          5s   no other node takes it: node1 is cordoned";
         assert_eq!(text(&answer.into()), want);
         let full = Node::from(pb::NodeStatus::default());
         assert_eq!(row(&full)[2], FULL);
+        assert_eq!(level("landlock (full: no)"), "landlock");
+        assert_eq!(row(&full)[6], "-");
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{
-    BundleSettings, DockerSettings, DriverKind, GatewaySettings, Member, NodeConfig, OnNodeExit,
-    ProcessSettings, Profile,
+    BundleSettings, DockerSettings, DriverKind, GatewaySettings, LOG, Member, NodeConfig,
+    OnNodeExit, ProcessSettings, Profile,
 };
 
 use crate::command::node;
@@ -157,11 +158,16 @@ fn config(dir: &Path, number: u32, nodes: u32, offset: u16) -> NodeConfig {
         on_node_exit: Some(OnNodeExit::Kill),
         instance_ports: instance_ports(above(number), offset),
         docker: DockerSettings::default(),
-        process: ProcessSettings::default(),
+        // A developer's programs lie beside what they need.
+        process: ProcessSettings {
+            isolation: Isolation::None,
+            ..ProcessSettings::default()
+        },
         bundles: BundleSettings::default(),
         // Of the whole cluster, like the directory.
         secrets_key_file: Some(dir.join("secrets.key")),
         shutdown_grace: 30,
+        log: LOG.into(),
         gateway: GatewaySettings::default(),
     }
 }

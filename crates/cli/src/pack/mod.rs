@@ -108,6 +108,7 @@ fn manifest(kind: BundleKind, platform: Platform, entrypoint: Vec<String>, blob:
         platform,
         entrypoint,
         blob,
+        image_id: None,
     }
 }
 

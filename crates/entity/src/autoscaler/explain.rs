@@ -19,6 +19,8 @@ pub(super) struct Explained<'a> {
     pub(super) silence: Silence,
     pub(super) degraded: bool,
     pub(super) seen: Seen,
+    pub(super) n_frozen: u32,
+    pub(super) idles_frozen: bool,
 }
 
 impl AutoscalerActor {
@@ -52,6 +54,8 @@ impl AutoscalerActor {
             max,
             rule: of.wanted.rule.as_str(),
             want: self.want,
+            frozen: of.n_frozen,
+            idles_frozen: of.idles_frozen,
             data_path: self.path,
             activators: burst::activators(settings, of.seen.n_ready),
             active: self.active.status,

@@ -320,6 +320,8 @@ impl<'a> World<'a> {
                 | Effect::Start { .. }
                 | Effect::Stop { .. }
                 | Effect::Reopen { .. }
+                | Effect::Freeze { .. }
+                | Effect::Thaw { .. }
                 | Effect::PushEndpoints(_)
                 | Effect::Tell(..) => {}
             }
@@ -366,6 +368,7 @@ impl<'a> World<'a> {
                 },
                 exit: None,
                 last_output: Vec::new(),
+                isolation: None,
             });
         let reports = reports.collect();
         self.keeper

@@ -433,6 +433,7 @@ fn the_load_of_an_ended_gateway_ends_with_it() {
     play.stage.apply(Command::CloseSession(CloseSession {
         session: TWO,
         moves: Vec::new(),
+        returns: false,
     }));
     play.turn(Event::Changed);
     assert_eq!(play.want(), 1);
@@ -446,6 +447,7 @@ fn the_load_of_an_ended_gateway_ends_with_it() {
     play.stage.apply(Command::CloseSession(CloseSession {
         session: TWO,
         moves: Vec::new(),
+        returns: false,
     }));
     play.turn(Event::Changed);
     assert!(play.actor.may_passivate(play.stage.view()));

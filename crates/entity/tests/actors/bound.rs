@@ -56,6 +56,10 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn idle() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["stop", "freeze"])
+}
+
 fn duty() -> impl Strategy<Value = Duty> {
     prop::sample::select(vec![Duty::Full, Duty::Full, Duty::Cordoned, Duty::Drained])
 }
@@ -75,8 +79,13 @@ struct World {
 
 impl World {
     fn new(max_scale: u32) -> Self {
+        Self::idling(max_scale, "stop")
+    }
+
+    fn idling(max_scale: u32, idle: &str) -> Self {
         let max = max_scale.to_string();
-        let stage = Stage::new(&[("max-scale", &max)]);
+        let mut stage = Stage::new(&[("max-scale", &max), ("nihilo.dev/idle", idle)]);
+        stage.route();
         let actor = RevisionActor::load(&key("hello-00001"), stage.view());
         Self {
             stage,
@@ -110,8 +119,12 @@ impl World {
                     }
                 }
                 Effect::Stop { instance, .. } => self.order(&instance, InstanceState::Draining),
-                Effect::Reopen { instance, .. } if self.is_draining(&instance) => {
+                Effect::Reopen { instance, .. } if self.is(&instance, InstanceState::Draining) => {
                     self.order(&instance, InstanceState::Ready);
+                }
+                Effect::Freeze { instance, .. } => self.order(&instance, InstanceState::Frozen),
+                Effect::Thaw { instance, .. } if self.is(&instance, InstanceState::Frozen) => {
+                    self.order(&instance, InstanceState::Booting);
                 }
                 _ => {}
             }
@@ -119,9 +132,9 @@ impl World {
         n_starts
     }
 
-    fn is_draining(&self, id: &InstanceId) -> bool {
+    fn is(&self, id: &InstanceId, wanted: InstanceState) -> bool {
         let running = self.running.get(id);
-        running.is_some_and(|(_, state)| *state == InstanceState::Draining)
+        running.is_some_and(|(_, state)| *state == wanted)
     }
 
     fn node_of(&self, session: SessionId) -> Option<usize> {
@@ -293,9 +306,10 @@ proptest! {
 
     #[test]
     fn orders_never_make_more_than_the_cap(
-        max_scale in 1u32..4, happenings in prop::collection::vec(happening(), 1..80),
+        max_scale in 1u32..4, idle in idle(),
+        happenings in prop::collection::vec(happening(), 1..80),
     ) {
-        let mut world = World::new(max_scale);
+        let mut world = World::idling(max_scale, idle);
         for happening in &happenings {
             world.happen(happening);
             let event = match happening {
@@ -317,9 +331,10 @@ proptest! {
     /// ran than the cap allows.
     #[test]
     fn no_more_run_than_the_cap_while_every_node_is_heard(
-        max_scale in 1u32..4, happenings in prop::collection::vec(happening(), 1..80),
+        max_scale in 1u32..4, idle in idle(),
+        happenings in prop::collection::vec(happening(), 1..80),
     ) {
-        let mut world = World::new(max_scale);
+        let mut world = World::idling(max_scale, idle);
         for happening in &happenings {
             if matches!(happening, Happening::Down(_)) {
                 continue;

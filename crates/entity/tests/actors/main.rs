@@ -5,6 +5,7 @@ mod autoscaler;
 mod bound;
 mod domain;
 mod drain;
+mod idle;
 mod revision;
 mod route;
 mod service;

@@ -1,13 +1,14 @@
 //! The Revision actor: instances by what is wanted, conditions by what becomes of them.
 
-use nihilo_entity::Event;
 use nihilo_entity::event::ProposalOutcome;
 use nihilo_entity::revision::RevisionActor;
 use nihilo_entity::table::{Refusal, RefusalKind, RowState};
+use nihilo_entity::{Effect, Event};
 use nihilo_types::autoscaler::DataPath;
 use nihilo_types::condition::ConditionStatus;
 use nihilo_types::id::{InstanceId, LogIndex, SessionId};
-use nihilo_types::instance::{Exit, InstanceState};
+use nihilo_types::instance::{Exit, InstanceState, stage};
+use nihilo_types::isolation::Isolation;
 use nihilo_types::probe::ProbeKind;
 
 use crate::stage::{ONE, Stage, TWO, key, orders, started, words};
@@ -718,4 +719,49 @@ fn a_failed_proposal_is_tried_again_after_a_pause() {
     assert_eq!(turn(&mut actor, &mut stage, event), ["timer retry 100"]);
     let outputs = actor.turn(stage.view(), &Event::Timer { name: "retry" }, stage.now_ms);
     assert_eq!(words(&outputs).len(), 1);
+}
+
+#[test]
+fn a_node_that_isolates_too_little_is_left_alone_and_the_others_are_asked() {
+    let mut stage = Stage::new(&[("nihilo.dev/min-isolation", "full")]);
+    let mut actor = load(&stage);
+    let outputs = actor.turn(stage.view(), &desired(1), stage.now_ms);
+    let asked = outputs.effects.iter().find_map(|effect| match effect {
+        Effect::Start { spec, .. } => Some(spec.min_isolation),
+        _ => None,
+    });
+    assert_eq!(asked, Some(Isolation::Full));
+    stage.execute(&outputs);
+    let refuse = |stage: &mut Stage, n: u64| {
+        let id = started(n);
+        let session = stage.keeper.table.instances[&id].session;
+        stage.instance(id.as_str(), session, InstanceState::Preparing);
+        let refused = Exit::StartFailed {
+            stage: stage::ISOLATION.into(),
+            cause: format!("session {session} lacks it"),
+        };
+        stage.exit(&id, refused, false);
+        session
+    };
+    let first = refuse(&mut stage, 1);
+    let other = if first == ONE { TWO } else { ONE };
+    let next = turn(&mut actor, &mut stage, Event::Changed);
+    assert_eq!(next, [format!("start #2 on {other}")]);
+    assert_eq!(refuse(&mut stage, 2), other);
+    // One proposal at a time: that of the start has just been applied.
+    let applied = Event::Proposed {
+        outcome: ProposalOutcome::Applied(LogIndex(1)),
+    };
+    let outputs = actor.turn(stage.view(), &applied, stage.now_ms);
+    let told = words(&outputs).join("\n");
+    let what = "session 2 lacks it; session 3 lacks it\nfailed 2 times in a row";
+    assert!(told.contains(what), "{told}");
+    let why = "ResourcesAvailable=False(IsolationUnavailable)";
+    assert!(told.contains(why), "{told}");
+    stage.now_ms += 2_000;
+    let nowhere = turn(&mut actor, &mut stage, Event::Timer { name: "backoff" });
+    assert_eq!(nowhere, ["timer backoff 1000"]);
+    stage.now_ms += 60_000;
+    let again = turn(&mut actor, &mut stage, Event::Timer { name: "backoff" });
+    assert!(again[0].starts_with("start #3"), "{again:?}");
 }

@@ -234,6 +234,12 @@ impl Stage {
         }));
     }
 
+    /// All traffic goes to the first revision: it is routed.
+    pub(crate) fn route(&mut self) {
+        self.mark_ready("hello-00001");
+        self.assign(vec![TrafficTarget::revision("hello-00001", 100)]);
+    }
+
     /// What an earlier owner left in the log.
     pub(crate) fn recorded(&mut self, desired: i32, active: ConditionStatus) {
         let revision = self.state.revision(&key("hello-00001")).unwrap();
@@ -274,6 +280,7 @@ impl Stage {
             ready_after_ms: u64::from(state >= InstanceState::Ready),
             exit: None,
             last_output: Vec::new(),
+            isolation: None,
         }
     }
 
@@ -370,6 +377,12 @@ pub(crate) fn orders(outputs: &Outputs) -> Vec<String> {
         Effect::Reopen { session, instance } => {
             Some(format!("reopen {} on {session}", short(instance)))
         }
+        Effect::Freeze { session, instance } => {
+            Some(format!("freeze {} on {session}", short(instance)))
+        }
+        Effect::Thaw { session, instance } => {
+            Some(format!("thaw {} on {session}", short(instance)))
+        }
         Effect::Propose(_)
         | Effect::RecordScale(_)
         | Effect::PushEndpoints(_)
@@ -413,6 +426,8 @@ pub(crate) fn words(outputs: &Outputs) -> Vec<String> {
         Effect::Start { .. }
         | Effect::Stop { .. }
         | Effect::Reopen { .. }
+        | Effect::Freeze { .. }
+        | Effect::Thaw { .. }
         | Effect::Explain { .. } => None,
     });
     words.collect()

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use nihilo_host::{Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -26,6 +27,8 @@ const PROXY_LIMIT: Duration = Duration::from_secs(3);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// After an error that is not one client's: out of descriptors and the like.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+/// A gateway that drains waits so long for the first word of who came before it did.
+const SILENCE: Duration = Duration::from_millis(500);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What comes in by a listener.
@@ -90,7 +93,7 @@ impl Door {
 pub async fn run(
     plane: Arc<Plane>,
     door: Door,
-    trust: Arc<Trust>,
+    trust: Arc<ArcSwap<Trust>>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let listener = door.socket;
@@ -112,19 +115,24 @@ pub async fn run(
             () = draining(&mut phase) => return,
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
+                    let trust = trust.load_full();
                     let is_exempt = Trust::holds(&trust.proxies, peer);
                     let Some(seat) = caps.seat(peer.ip(), is_exempt) else {
                         plane.around.metrics.hit("connections");
                         continue;
                     };
-                    let (plane, trust) = (plane.clone(), trust.clone());
+                    let plane = plane.clone();
                     let (kind, phase) = (kind.clone(), seen.clone());
+                    // A drain waits for it from here on: its request may be on its way.
+                    let alive = plane.alive.subscribe();
                     tokio::spawn(async move {
                         let connected = plane.around.metrics.connected(kind.name());
-                        if let Err(error) = welcome(plane, socket, peer, kind, trust, phase).await {
+                        let silent = silent_at_the_end(phase.clone());
+                        let welcomed = welcome(plane, socket, peer, kind, trust, phase, silent);
+                        if let Err(error) = welcomed.await {
                             debug!(%error, %peer, "client turned away");
                         }
-                        drop((seat, connected));
+                        drop((seat, connected, alive));
                     });
                 }
                 Err(error) => {
@@ -141,6 +149,12 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
     drop(phase.wait_for(|phase| *phase == Phase::Draining).await);
 }
 
+/// Resolves when a client that has come and said nothing is not waited for any longer.
+async fn silent_at_the_end(mut phase: watch::Receiver<Phase>) {
+    draining(&mut phase).await;
+    tokio::time::sleep(SILENCE).await;
+}
+
 fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
     io::ErrorKind::TimedOut.into()
 }
@@ -152,6 +166,7 @@ async fn welcome(
     kind: Kind,
     trust: Arc<Trust>,
     phase: watch::Receiver<Phase>,
+    silent_at_the_end: impl Future<Output = ()>,
 ) -> io::Result<()> {
     socket.set_nodelay()?;
     let mut local = socket.local_addr()?;
@@ -170,18 +185,23 @@ async fn welcome(
     let is_private = matches!(kind, Kind::Private);
     let hop = Hop::new(client.ip(), is_trusted, is_tls, local.port());
     let Kind::Tls(tls) = kind else {
-        let opening = sniff(&mut socket);
-        let opening = tokio::time::timeout(plane.limits.head, opening)
-            .await
-            .map_err(too_slow)??;
+        let opening = tokio::time::timeout(plane.limits.head, sniff(&mut socket));
+        // What has been said first.
+        let opening = tokio::select! {
+            biased;
+            opening = opening => opening.map_err(too_slow)??,
+            () = silent_at_the_end => return Err(io::ErrorKind::TimedOut.into()),
+        };
         let client = Client::new(hop, Some(local), is_private, None);
         connection::serve(plane, socket, opening, Arc::new(client), phase).await;
         return Ok(());
     };
     let handshake = tls.accept(socket);
-    let accepted = tokio::time::timeout(HANDSHAKE_LIMIT, handshake)
-        .await
-        .map_err(too_slow)??;
+    let accepted = tokio::select! {
+        biased;
+        accepted = tokio::time::timeout(HANDSHAKE_LIMIT, handshake) => accepted.map_err(too_slow)??,
+        () = silent_at_the_end => return Err(io::ErrorKind::TimedOut.into()),
+    };
     let opening = Opening {
         prefix: Bytes::new(),
         is_h2: accepted.is_h2,

@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nihilo_types::bundle::{BundleReference, BundleVersion, check_name, check_tag};
+use nihilo_types::bundle::{
+    BundleKind, BundleReference, BundleVersion, IMAGE_PREFIX, check_name_of, check_tag,
+};
 use nihilo_types::id::ObjectKey;
 use nihilo_types::image::Image;
 use nihilo_types::names::check_dns1123;
-use nihilo_types::template::RevisionSpec;
+use nihilo_types::template::{Container, PullPolicy, RevisionSpec};
 
 use super::{Context, Result};
 use crate::bundles::{Bundle, BundleKey, MAX_BUNDLES, MAX_TAGGED_PER_NAME, MAX_TAGS};
@@ -98,19 +100,36 @@ impl State {
     pub(super) fn pinned(&self, service: &ObjectKey, spec: &RevisionSpec) -> Result<RevisionSpec> {
         let mut pinned = spec.clone();
         for container in &mut pinned.containers {
-            let Some(wanted) = Image::bundle(&container.image) else {
-                continue;
-            };
-            let now = self.clock.log_ms;
-            let found = self.bundles.find(&service.namespace, &wanted);
-            let found = found.filter(|bundle| self.bundles.is_kept(bundle, now));
-            let Some(found) = found else {
-                let version = Some(&wanted.version);
-                return Err(unknown(&service.namespace, &wanted.name, version));
+            let found = match Image::bundle(&container.image) {
+                Some(wanted) => {
+                    let found = self.kept_bundle(&service.namespace, &wanted);
+                    let version = Some(&wanted.version);
+                    found.ok_or_else(|| unknown(&service.namespace, &wanted.name, version))?
+                }
+                None => match self.pushed_image(&service.namespace, container) {
+                    Some(found) => found,
+                    None => continue,
+                },
             };
             container.image = BundleReference::pinned(&found.name, found.digest).image();
         }
         Ok(pinned)
+    }
+
+    fn kept_bundle(&self, namespace: &str, wanted: &BundleReference) -> Option<&Arc<Bundle>> {
+        let found = self.bundles.find(namespace, wanted);
+        found.filter(|bundle| self.bundles.is_kept(bundle, self.clock.log_ms))
+    }
+
+    /// The image that a container names, where it was pushed into the namespace. `Always` means the
+    /// registry's.
+    fn pushed_image(&self, namespace: &str, container: &Container) -> Option<&Arc<Bundle>> {
+        if container.image_pull_policy == PullPolicy::Always {
+            return None;
+        }
+        let wanted = Image::pushed(&container.image)?;
+        let found = self.kept_bundle(namespace, &wanted);
+        found.filter(|bundle| bundle.manifest.kind == BundleKind::DockerArchive)
     }
 
     /// Takes the tag from whichever bundle of the name has it.
@@ -191,7 +210,7 @@ impl State {
 fn check(put: &PutBundle) -> Result<()> {
     check_dns1123(&put.namespace)
         .map_err(|why| format!("namespace `{}`: {why}", put.namespace))
-        .and_then(|()| check_name(&put.name))
+        .and_then(|()| check_name_of(put.manifest.kind, &put.name))
         .and_then(|()| match put.tag.as_str() {
             "" => Ok(()),
             tag => check_tag(tag),
@@ -219,6 +238,12 @@ fn unknown(namespace: &str, name: &str, version: Option<&BundleVersion>) -> Reje
         Some(BundleVersion::Tag(tag)) => format!("{name}:{tag}"),
         _ => name.to_owned(),
     };
+    if let Some(image) = tagged.strip_prefix(IMAGE_PREFIX) {
+        return Rejection::UnknownBundle(format!(
+            "namespace `{namespace}` has no image `{image}`; see `nihilo image list -n {namespace}`, or \
+             push it from a node that has it: `nihilo image push {image} -n {namespace}`"
+        ));
+    }
     Rejection::UnknownBundle(format!(
         "namespace `{namespace}` has no bundle `{shown}`; see `nihilo bundle list -n {namespace}`, or \
          push it: `nihilo bundle push PATH --name {tagged} -n {namespace}`"

@@ -72,13 +72,13 @@ impl State {
 
     pub(crate) fn close_session(&mut self, close: &CloseSession, context: &mut Context) -> Result {
         let outcome = self.close_with_moves(close.session, &close.moves, context)?;
-        self.remember_left(close.session);
+        self.remember_left(close.session, close.returns);
         Ok(outcome)
     }
 
     /// The node of this session still answers what it has begun.
-    fn remember_left(&mut self, session: SessionId) {
-        self.left.push_back(session);
+    fn remember_left(&mut self, session: SessionId, returns: bool) {
+        self.left.push_back((session, returns));
         if self.left.len() > MAX_LEFT {
             self.left.pop_front();
         }
@@ -92,7 +92,7 @@ impl State {
         };
         self.end_session(id, context);
         self.inherit_shards(id, SessionId(0), context);
-        self.remember_left(id);
+        self.remember_left(id, false);
         context.ownership_changed();
     }
 

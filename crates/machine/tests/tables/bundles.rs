@@ -8,6 +8,7 @@ use nihilo_machine::{Command, State};
 use nihilo_types::bundle::{Blob, BundleKind, BundleVersion, Digest, Manifest, Platform, SCHEMA};
 use nihilo_types::id::LogIndex;
 use nihilo_types::image::Image;
+use nihilo_types::template::PullPolicy;
 use proptest::prelude::*;
 
 use crate::world::{Case, World, check, delete, digest, envelope, key, put, put_named};
@@ -23,7 +24,32 @@ pub(crate) fn manifest(n: u8) -> Manifest {
             size: 1,
             chunks: vec![Digest::of(&[n])],
         },
+        image_id: None,
     }
+}
+
+fn archive(n: u8) -> Manifest {
+    Manifest {
+        kind: BundleKind::DockerArchive,
+        image_id: Some(Digest::of(&[n, n])),
+        ..manifest(n)
+    }
+}
+
+/// The image `team/app`, as `nihilo image push` makes it known.
+fn push_image(n: u8, tag: &str) -> Command {
+    put_under("image/team/app", archive(n), tag)
+}
+
+fn put_under(name: &str, manifest: Manifest, tag: &str) -> Command {
+    Command::PutBundle(Box::new(PutBundle {
+        namespace: "default".into(),
+        name: name.into(),
+        tag: tag.into(),
+        digest: manifest.digest(),
+        manifest,
+        must_be_known: false,
+    }))
 }
 
 pub(crate) fn put_bundle(n: u8, tag: &str) -> Command {
@@ -103,6 +129,60 @@ fn an_own_named_revision_is_found_again_by_what_its_tag_means() {
     world.must(put_bundle(2, "v1"));
     let taken = world.apply(put_named("hello", "bundle/app:v1", "hello-one"));
     assert!(taken.reply.result.is_err());
+}
+
+#[test]
+fn a_revision_names_the_image_that_was_pushed_under_its_tag() {
+    let mut world = World::founded();
+    let pushed = |n| format!("bundle/image/team/app@{}", archive(n).digest());
+    // Before anybody has pushed it, it is a registry's.
+    world.must(put("early", Expect::Absent, "team/app:v1"));
+    assert_eq!(image_of(&world.state, "early-00001"), "team/app:v1");
+    world.must(push_image(1, "v1"));
+    for (name, image) in [("short", "team/app:v1"), ("long", "docker.io/team/app:v1")] {
+        world.must(put(name, Expect::Absent, image));
+        assert_eq!(image_of(&world.state, &format!("{name}-00001")), pushed(1));
+    }
+    world.must(put("other", Expect::Absent, "team/app:v2"));
+    assert_eq!(image_of(&world.state, "other-00001"), "team/app:v2");
+    // The tag moves: what runs does not, and its archive is kept for as long as it does.
+    world.must(push_image(2, "v1"));
+    a_day_later(&mut world);
+    world.must(put_bundle(9, "v9"));
+    assert!(known(&world.state).contains(&archive(1).digest()));
+    let by_name = "bundle/image/team/app:v1";
+    world.must(put("new", Expect::Absent, by_name));
+    assert_eq!(image_of(&world.state, "new-00001"), pushed(2));
+    let missing = world.apply(put("none", Expect::Absent, "bundle/image/team/none:v1"));
+    let why = missing.reply.result.unwrap_err().to_string();
+    let hint = "push it from a node that has it: `nihilo image push team/none:v1 -n default`";
+    assert!(why.contains(hint), "{why}");
+}
+
+#[test]
+fn a_policy_of_always_means_the_registry() {
+    let mut world = World::founded();
+    world.must(push_image(1, "v1"));
+    let mut always = put("hello", Expect::Absent, "team/app:v1");
+    let Command::PutService(service) = &mut always else {
+        panic!("{always:?}");
+    };
+    service.service.spec.template.spec.containers[0].image_pull_policy = PullPolicy::Always;
+    world.must(always);
+    assert_eq!(image_of(&world.state, "hello-00001"), "team/app:v1");
+}
+
+#[test]
+fn an_image_and_a_program_cannot_take_each_others_names() {
+    let mut world = World::founded();
+    let refused = |world: &mut World, name: &str, manifest: Manifest| {
+        let applied = world.apply(put_under(name, manifest, "v1"));
+        applied.reply.result.unwrap_err().to_string()
+    };
+    let why = refused(&mut world, "image/team/app", manifest(1));
+    assert!(why.contains("are for container images"), "{why}");
+    let why = refused(&mut world, "app", archive(1));
+    assert!(why.contains("nihilo image push"), "{why}");
 }
 
 #[test]

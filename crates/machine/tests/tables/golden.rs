@@ -73,6 +73,15 @@ fn commands(world: &World) -> Vec<(&'static str, Command)> {
             Command::CloseSession(CloseSession {
                 session: SessionId(2),
                 moves: moves.clone(),
+                returns: false,
+            }),
+        ),
+        (
+            "CloseSession of a node that returns",
+            Command::CloseSession(CloseSession {
+                session: SessionId(2),
+                moves: moves.clone(),
+                returns: true,
             }),
         ),
         (

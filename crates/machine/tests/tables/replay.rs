@@ -124,6 +124,7 @@ fn command(world: &World, ask: &Ask) -> Option<Command> {
             Command::CloseSession(CloseSession {
                 session: open.id,
                 moves: Vec::new(),
+                returns: open.id.0.is_multiple_of(2),
             })
         }
         Ask::Map(n, s) => map(NAMESPACES[*n], name(s)),

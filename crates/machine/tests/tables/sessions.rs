@@ -30,6 +30,7 @@ fn close(session: u64, moves: Vec<Move>) -> Command {
     Command::CloseSession(CloseSession {
         session: SessionId(session),
         moves,
+        returns: false,
     })
 }
 
@@ -363,6 +364,19 @@ fn a_node_that_leaves_is_told_from_one_that_is_lost() {
     let (leaving, lost) = (SessionId(2), SessionId(3));
     assert_eq!(world.state.sessions().count(), 0);
     assert!(world.state.has_left(leaving) && !world.state.has_left(lost));
+    assert!(!world.state.returns(leaving));
+}
+
+#[test]
+fn a_node_that_comes_back_is_told_from_one_that_leaves() {
+    let mut world = World::founded();
+    world.must(Command::CloseSession(CloseSession {
+        session: SessionId(2),
+        moves: Vec::new(),
+        returns: true,
+    }));
+    assert!(world.state.has_left(SessionId(2)) && world.state.returns(SessionId(2)));
+    assert!(!world.state.returns(SessionId(3)), "it is open");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use nihilo_types::bundle::Digest;
+use nihilo_types::bundle::{Digest, MAX_BLOB_BYTES};
 
 use super::unpack::UnpackError;
 
@@ -11,6 +11,14 @@ use super::unpack::UnpackError;
 pub enum BundleError {
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
+    /// Whatever was being written: it is written again when it is asked for again.
+    #[error(
+        "{what}: the disk of this node's bundles is full; make room on it, and repeat the command: what has \
+         come is kept"
+    )]
+    DiskFull { what: String },
+    #[error("it has more than {MAX_BLOB_BYTES} bytes, which is what a bundle has at most")]
+    TooLarge,
     /// The bound of this node's bundles.
     #[error(
         "bundles of this node have {used} of {max} bytes, and {wanted} more are needed; free some with \
@@ -39,6 +47,8 @@ pub enum BundleError {
     Incomplete { blob: Digest, n: usize },
     #[error("{blob} is not on this node")]
     NotHeld { blob: Digest },
+    #[error("the archive {blob} is refused: {why}")]
+    NoArchive { blob: Digest, why: String },
     #[error("the tar {blob} is refused: {source}")]
     Refused { blob: Digest, source: UnpackError },
 }
@@ -46,7 +56,10 @@ pub enum BundleError {
 impl BundleError {
     pub(super) fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let what = format!("{doing} `{}`", path.display());
-        move |source| Self::Io { what, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { what },
+            _ => Self::Io { what, source },
+        }
     }
 
     /// Whether the bytes themselves are wrong: asking again for the same ones is of no use.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,14 +136,7 @@ impl Bundles {
         spec: &InstanceSpec,
         say: &impl Fn(&str),
     ) -> Result<Program, Unavailable> {
-        let manifest = match self.0.store.installed(&bundle.digest) {
-            Some(manifest) => manifest,
-            None => {
-                let fetched = tokio::time::timeout(FETCH_LIMIT, self.bring(bundle, say)).await;
-                let bundle = bundle.clone();
-                fetched.map_err(|_| Unavailable::TooSlow { bundle })??
-            }
-        };
+        let manifest = self.here(bundle, say).await?;
         check_platform(bundle, &manifest)?;
         let asked = Asked {
             command: &spec.command,
@@ -162,20 +156,83 @@ impl Bundles {
         })
     }
 
+    /// What an image's archive says of it, without its bytes.
+    ///
+    /// # Errors
+    /// `Unknown`, or it is no image.
+    pub async fn image(&self, bundle: &BundleId) -> Result<Digest, Unavailable> {
+        let manifest = match self.0.store.installed(&bundle.digest) {
+            Some(manifest) => manifest,
+            None => Arc::new(self.known(bundle).await?),
+        };
+        check_platform(bundle, &manifest)?;
+        manifest.image_id.ok_or_else(|| Unavailable::NoProgram {
+            bundle: bundle.clone(),
+            why: format!("a {} is no container image", manifest.kind),
+        })
+    }
+
+    /// Where an image's archive lies on this node, proven; it is fetched first where it is not here, and
+    /// `say` hears of that.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub async fn archive(
+        &self,
+        bundle: &BundleId,
+        say: impl Fn(&str),
+    ) -> Result<PathBuf, Unavailable> {
+        match self.try_archive(bundle, &say).await {
+            // As for programs.
+            Err(Unavailable::Here { source, .. }) if source.is_damage() => {
+                self.try_archive(bundle, &say).await
+            }
+            found => found,
+        }
+    }
+
+    async fn try_archive(
+        &self,
+        bundle: &BundleId,
+        say: &impl Fn(&str),
+    ) -> Result<PathBuf, Unavailable> {
+        let manifest = self.here(bundle, say).await?;
+        let (store, blob) = (self.0.store.clone(), manifest.blob.digest);
+        self.blocking(bundle, move || store.archive(&blob)).await
+    }
+
+    /// The manifest of a bundle that is on this node, now at the latest.
+    async fn here(
+        &self,
+        bundle: &BundleId,
+        say: &impl Fn(&str),
+    ) -> Result<Arc<Manifest>, Unavailable> {
+        if let Some(manifest) = self.0.store.installed(&bundle.digest) {
+            return Ok(manifest);
+        }
+        let fetched = tokio::time::timeout(FETCH_LIMIT, self.bring(bundle, say)).await;
+        let bundle = bundle.clone();
+        fetched.map_err(|_| Unavailable::TooSlow { bundle })?
+    }
+
     /// Fetches and installs a bundle that the cluster knows.
     async fn bring(
         &self,
         bundle: &BundleId,
         say: &impl Fn(&str),
     ) -> Result<Arc<Manifest>, Unavailable> {
-        let manifest = tokio::time::timeout(KNOWN_LIMIT, self.manifest(bundle)).await;
-        let manifest = manifest.map_err(|_| Unavailable::Unknown(bundle.clone()))?;
+        let manifest = self.known(bundle).await?;
         check_platform(bundle, &manifest)?;
         let size = manifest.blob.size;
         say(&format!("fetching bundle `{bundle}` ({size} bytes)"));
         self.fetch(bundle, &manifest, &self.0.source.holders())
             .await?;
         Ok(Arc::new(manifest))
+    }
+
+    async fn known(&self, bundle: &BundleId) -> Result<Manifest, Unavailable> {
+        let manifest = tokio::time::timeout(KNOWN_LIMIT, self.manifest(bundle)).await;
+        manifest.map_err(|_| Unavailable::Unknown(bundle.clone()))
     }
 
     /// Returns once this node knows it.
@@ -199,19 +256,11 @@ impl Bundles {
         holders: &[Holder],
     ) -> Result<(), Unavailable> {
         let blob = manifest.blob.digest;
-        let alone = self.0.under_way.lock().entry(blob).or_default().clone();
-        let fetched = {
-            let _alone = alone.lock().await;
-            let turn = self.0.turns.acquire().await;
-            let _turn = turn.map_err(|_| Unavailable::Ending)?;
-            self.fetch_alone(bundle, manifest, holders).await
-        };
-        let mut under_way = self.0.under_way.lock();
-        // The map's own, and this one: nobody waits for it.
-        if Arc::strong_count(&alone) == 2 {
-            under_way.remove(&blob);
-        }
-        fetched
+        let alone = Alone::of(&self.0, blob);
+        let _alone = alone.of_it.lock().await;
+        let turn = self.0.turns.acquire().await;
+        let _turn = turn.map_err(|_| Unavailable::Ending)?;
+        self.fetch_alone(bundle, manifest, holders).await
     }
 
     async fn fetch_alone(
@@ -262,6 +311,31 @@ impl Bundles {
             bundle: bundle.clone(),
             source: source.into(),
         })
+    }
+}
+
+/// A place in the row of those who want a blob; given up when it is dropped, which a start that is called
+/// off does at any moment.
+struct Alone<'a> {
+    inner: &'a Inner,
+    blob: Digest,
+    of_it: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Alone<'a> {
+    fn of(inner: &'a Inner, blob: Digest) -> Self {
+        let of_it = inner.under_way.lock().entry(blob).or_default().clone();
+        Self { inner, blob, of_it }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.inner.under_way.lock();
+        // The map's own, and this one: nobody waits for it.
+        if Arc::strong_count(&self.of_it) == 2 {
+            under_way.remove(&self.blob);
+        }
     }
 }
 

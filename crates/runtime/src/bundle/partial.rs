@@ -16,7 +16,7 @@ use super::error::BundleError;
 use super::layout::settle;
 
 /// Read and execute for all, write for nobody: a program is run where it lies.
-const BLOB_MODE: u32 = 0o555;
+pub(super) const BLOB_MODE: u32 = 0o555;
 /// Bytes that are hashed at once.
 const PIECE: usize = 256 * 1024;
 
@@ -127,7 +127,13 @@ impl Partial {
         }
         let failed = BundleError::io("partial bundle", &self.path);
         let file = self.file.read();
-        let file = file.as_ref().ok_or(BundleError::NotHeld { blob })?;
+        let Some(file) = file.as_ref() else {
+            // Somebody else has put this chunk meanwhile, and the last one, and finished it.
+            return match self.state.lock().is_here[index] {
+                true => Ok(()),
+                false => Err(BundleError::NotHeld { blob }),
+            };
+        };
         file.write_all_at(bytes, at).map_err(failed)?;
         let mut state = self.state.lock();
         state.is_here[index] = true;

@@ -10,12 +10,26 @@ pub struct Program {
     pub argv: Vec<String>,
     /// `None` = wherever the node's own working directory is.
     pub dir: Option<PathBuf>,
+    /// The unpacked bundle that it is of.
+    pub tree: Option<PathBuf>,
 }
 
 impl Program {
     pub(crate) fn at(argv: Vec<String>, working_dir: &str) -> Self {
         let dir = (!working_dir.is_empty()).then(|| working_dir.into());
-        Self { argv, dir }
+        Self {
+            argv,
+            dir,
+            tree: None,
+        }
+    }
+
+    /// The file that is executed; `None` where it is looked for by its name.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let program = self.argv.first().filter(|program| program.contains('/'))?;
+        let dir = self.dir.as_deref().unwrap_or(Path::new("/"));
+        // An absolute one replaces the directory.
+        Some(dir.join(program))
     }
 }
 
@@ -62,6 +76,7 @@ pub(super) fn of_tree(
     Ok(Program {
         argv,
         dir: Some(dir),
+        tree: Some(root.into()),
     })
 }
 

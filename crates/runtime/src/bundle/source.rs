@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nihilo_types::bundle::{Digest, Manifest};
+use nihilo_types::bundle::{BundleReference, Digest, Manifest};
+use nihilo_types::instance::InstanceSpec;
 
 /// Which bundle, as a revision names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +15,21 @@ pub struct BundleId {
     pub namespace: Arc<str>,
     pub name: String,
     pub digest: Digest,
+}
+
+impl BundleId {
+    /// The bundle of an instance's own namespace.
+    ///
+    /// # Errors
+    /// The reference names no digest: only a revision's may be started.
+    pub(crate) fn of(spec: &InstanceSpec, bundle: &BundleReference) -> Result<Self, String> {
+        let digest = bundle.digest();
+        Ok(Self {
+            namespace: spec.revision.namespace.clone(),
+            name: bundle.name.clone(),
+            digest: digest.ok_or_else(|| format!("`{bundle}` is pinned to no digest"))?,
+        })
+    }
 }
 
 impl fmt::Display for BundleId {

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nihilo_types::bundle::{Blob, CHUNK_BYTES, Digest, Manifest};
@@ -16,10 +18,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::archive;
 use super::error::BundleError;
 use super::gc::{Collected, Deletion, Holding, Kept, PRESSURE_PERCENT, decide};
 use super::layout::{Layout, named, settle, sharded_entries};
 use super::partial::{Partial, digest_of};
+use super::spool::Spool;
 use super::tree;
 use super::unpack::{Limits, make_root, unpack};
 
@@ -30,13 +34,15 @@ const LEASE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct BundleStore {
     layout: Layout,
-    max_bytes: u64,
+    max_bytes: AtomicU64,
     opened: Instant,
     table: Mutex<Table>,
     /// Partials are opened one after the other: what is in them is hashed.
     opening: Mutex<()>,
     /// So are tars unpacked.
     unpacking: Mutex<()>,
+    /// So are manifests written: each goes by the same name on its way.
+    installing: Mutex<()>,
     pressure: Notify,
 }
 
@@ -51,11 +57,15 @@ struct Table {
     partials: BTreeMap<Digest, Slot>,
     /// Bytes that are promised to a tree that is being unpacked.
     n_unpacking: u64,
+    /// Bytes that are promised to blobs of which nobody knows yet how long they become.
+    n_spooled: u64,
+    /// Such blobs so far; names them on their way.
+    n_spools: u64,
     /// Blobs that somebody works on, with their number.
     holds: BTreeMap<Digest, u32>,
     /// Blobs that are kept until then.
     leases: BTreeMap<Digest, Instant>,
-    /// Trees that were taken away so far; names them on their way out.
+    /// Files and trees that were taken away so far; names them on their way out.
     n_gone: u64,
 }
 
@@ -102,13 +112,24 @@ impl BundleStore {
         let (table, layout) = table.map_err(failed)?;
         Ok(Arc::new(Self {
             layout,
-            max_bytes,
+            max_bytes: max_bytes.into(),
             opened: Instant::now(),
             table: Mutex::new(table),
             opening: Mutex::default(),
             unpacking: Mutex::default(),
+            installing: Mutex::default(),
             pressure: Notify::new(),
         }))
+    }
+
+    /// The bound from now on, in bytes. Under a lower one nothing comes until enough has gone.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.pressure.notify_one();
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
     }
 
     pub fn usage(&self) -> Usage {
@@ -116,7 +137,7 @@ impl BundleStore {
         Usage {
             n_bundles: table.installed.len() as u64,
             n_bytes: table.n_bytes(),
-            max_bytes: self.max_bytes,
+            max_bytes: self.max_bytes(),
         }
     }
 
@@ -136,6 +157,11 @@ impl BundleStore {
         let found = table.installed.get_mut(bundle)?;
         found.used = Instant::now();
         Some(found.manifest.clone())
+    }
+
+    /// Whether a bundle can be started here; is no use of it.
+    pub fn has(&self, bundle: &Digest) -> bool {
+        self.table.lock().installed.contains_key(bundle)
     }
 
     /// Chunks of a blob that this node does not have; what was left of an attempt is proven for it.
@@ -191,12 +217,19 @@ impl BundleStore {
         if self.table.lock().blobs.get(&blob) != Some(&manifest.blob.size) {
             return Err(BundleError::NotHeld { blob });
         }
+        let _one_at_a_time = self.installing.lock();
+        if self.table.lock().installed.contains_key(&digest) {
+            return Ok(());
+        }
         let to = self.layout.manifest(&digest);
         let from = to.with_extension("new");
         let written = fs::write(&from, manifest.to_bytes())
             .and_then(|()| File::open(&from)?.sync_all())
             .and_then(|()| settle(&from, &to));
-        written.map_err(BundleError::io("manifest", &to))?;
+        if let Err(error) = written {
+            drop(fs::remove_file(&from));
+            return Err(BundleError::io("manifest", &to)(error));
+        }
         let installed = Installed {
             manifest: Arc::new(manifest.clone()),
             used: Instant::now(),
@@ -225,8 +258,8 @@ impl BundleStore {
         Ok(Some(bytes))
     }
 
-    /// Where a binary lies.
-    pub(super) fn program(&self, blob: &Digest) -> PathBuf {
+    /// Where a blob lies that is here whole: a program is run in place.
+    pub(crate) fn program(&self, blob: &Digest) -> PathBuf {
         self.layout.blob(blob)
     }
 
@@ -258,13 +291,27 @@ impl BundleStore {
         Ok(root)
     }
 
+    /// Where the archive of an image lies, proven, and without anything in it that an engine must not be
+    /// given.
+    ///
+    /// # Errors
+    /// As [`Self::tree`].
+    pub(super) fn archive(&self, blob: &Digest) -> Result<PathBuf, BundleError> {
+        self.prove(blob)?;
+        let path = self.layout.blob(blob);
+        let file = File::open(&path).map_err(BundleError::io("blob", &path))?;
+        let checked = archive::check(std::io::BufReader::new(file));
+        checked.map_err(|why| BundleError::NoArchive { blob: *blob, why })?;
+        Ok(path)
+    }
+
     fn use_tree(&self, blob: &Digest) -> bool {
         let mut table = self.table.lock();
         let tree = table.trees.get_mut(blob);
         tree.map(|tree| tree.used = Instant::now()).is_some()
     }
 
-    /// Once, before a tar is unpacked: it may have lain for long.
+    /// Once, before a tar is unpacked or loaded: it may have lain for long.
     fn prove(&self, blob: &Digest) -> Result<(), BundleError> {
         let path = self.layout.blob(blob);
         let got = digest_of(&path).map_err(BundleError::io("blob", &path))?;
@@ -276,10 +323,13 @@ impl BundleStore {
         let is_of_it = |installed: &Installed| installed.manifest.blob.digest == *blob;
         let bundles = table.installed.iter().filter(|(_, of)| is_of_it(of));
         let bundles: Vec<_> = bundles.map(|(digest, _)| *digest).collect();
-        for bundle in bundles {
-            self.remove(&mut table, &Deletion::Bundle(bundle));
-        }
-        self.remove(&mut table, &Deletion::Blob(*blob));
+        let bundles = bundles.into_iter().map(Deletion::Bundle);
+        let deletions = bundles.chain([Deletion::Blob(*blob)]);
+        let gone: Vec<_> = deletions
+            .filter_map(|deletion| self.remove(&mut table, &deletion))
+            .collect();
+        drop(table);
+        gone.iter().for_each(|gone| take_away(gone));
         Err(BundleError::WrongBlob { want: *blob, got })
     }
 
@@ -288,22 +338,29 @@ impl BundleStore {
         let failed = || BundleError::io("unpacking", &new);
         // Of an attempt that failed.
         tree::remove(&new).map_err(failed())?;
+        let tar = File::open(&from).map_err(BundleError::io("blob", &from))?;
+        let unpacked = self.unpack_into(&new, tar, blob);
+        if unpacked.is_err() {
+            // Nobody counts it.
+            take_away(&new);
+        }
+        unpacked
+    }
+
+    fn unpack_into(&self, new: &Path, tar: File, blob: &Digest) -> Result<u64, BundleError> {
+        let failed = || BundleError::io("unpacking", new);
         let root = new.join(TREE_ROOT);
         make_root(&root).map_err(failed())?;
-        let tar = File::open(&from).map_err(BundleError::io("blob", &from))?;
         let n_bytes = unpack(std::io::BufReader::new(tar), &root, Limits::default());
-        let n_bytes = n_bytes.map_err(|source| {
-            drop(tree::remove(&new));
-            BundleError::Refused {
-                blob: *blob,
-                source,
-            }
+        let n_bytes = n_bytes.map_err(|source| BundleError::Refused {
+            blob: *blob,
+            source,
         })?;
         let sealed = fs::write(new.join(TREE_BYTES), n_bytes.to_string())
             .and_then(|()| tree::seal(&root))
             // All files at once: one by one would be a wait each.
-            .and_then(|()| Ok(rustix::fs::syncfs(File::open(&new)?)?))
-            .and_then(|()| settle(&new, &self.layout.tree(blob)));
+            .and_then(|()| Ok(rustix::fs::syncfs(File::open(new)?)?))
+            .and_then(|()| settle(new, &self.layout.tree(blob)));
         sealed.map_err(failed())?;
         Ok(n_bytes)
     }
@@ -328,7 +385,7 @@ impl BundleStore {
         kept.leased.extend(table.leases.keys().copied());
         kept.leased.extend(table.holds.keys().copied());
         let holdings = self.holdings(&table);
-        let above = self.max_bytes / 100 * PRESSURE_PERCENT;
+        let above = self.max_bytes() / 100 * PRESSURE_PERCENT;
         let deletions = decide(&holdings, &kept, above, self.ms(now));
         let n_before = table.n_bytes();
         let n_bytes = deletions.iter().map(|gone| table.bytes_of(gone)).sum();
@@ -341,16 +398,12 @@ impl BundleStore {
         if is_dry_run {
             return collected;
         }
-        let trees: Vec<_> = deletions
+        let gone: Vec<_> = deletions
             .iter()
             .filter_map(|deletion| self.remove(&mut table, deletion))
             .collect();
         drop(table);
-        for gone in trees {
-            if let Err(error) = tree::remove(&gone) {
-                warn!(%error, tree = %gone.display(), "not removed; the next start tries again");
-            }
-        }
+        gone.iter().for_each(|gone| take_away(gone));
         if n_bytes > 0 {
             info!(
                 n_bytes,
@@ -392,42 +445,45 @@ impl BundleStore {
         bundles.chain(blobs).chain(trees).chain(partials).collect()
     }
 
-    /// Takes one thing out of the table and away from its name, under the lock: nobody may put the
-    /// same thing there meanwhile. A tree is returned, to be removed at leisure.
+    /// Takes one thing away from its name and out of the table, under the lock: nobody may put the same
+    /// thing there meanwhile. Where it went is returned, to be removed once the lock is free: a large
+    /// file takes a disk its time. What keeps its name is still counted.
+    #[must_use = "what is returned takes room until it is removed"]
     fn remove(&self, table: &mut Table, deletion: &Deletion) -> Option<PathBuf> {
-        let file = match deletion {
-            Deletion::Bundle(digest) => {
-                table.installed.remove(digest);
-                self.layout.manifest(digest)
-            }
-            Deletion::Blob(digest) => {
-                table.blobs.remove(digest);
-                self.layout.blob(digest)
-            }
-            Deletion::Partial(digest) => {
-                table.partials.remove(digest);
-                self.layout.part(digest)
-            }
-            Deletion::Tree(digest) => {
-                table.trees.remove(digest);
-                table.n_gone += 1;
-                let gone = self.layout.tmp().join(format!("{}.gone", table.n_gone));
-                let moved = fs::rename(self.layout.tree(digest), &gone);
-                return moved
-                    .inspect_err(|error| warn!(%error, tree = %digest, "not removed"))
-                    .is_ok()
-                    .then_some(gone);
-            }
+        let from = match deletion {
+            Deletion::Bundle(digest) => self.layout.manifest(digest),
+            Deletion::Blob(digest) => self.layout.blob(digest),
+            Deletion::Partial(digest) => self.layout.part(digest),
+            Deletion::Tree(digest) => self.layout.tree(digest),
         };
-        if let Err(error) = fs::remove_file(&file) {
-            warn!(%error, file = %file.display(), "not removed");
+        table.n_gone += 1;
+        let gone = self.layout.tmp().join(format!("{}.gone", table.n_gone));
+        let moved = fs::rename(&from, &gone);
+        let is_there = match &moved {
+            Ok(()) => false,
+            Err(error) => error.kind() != ErrorKind::NotFound,
+        };
+        if let Err(error) = &moved {
+            warn!(%error, path = %from.display(), "not removed");
         }
-        None
+        // A bundle that cannot be taken away from its name must not be started all the same: its blob
+        // goes next.
+        match deletion {
+            Deletion::Bundle(digest) => drop(table.installed.remove(digest)),
+            _ if is_there => {}
+            Deletion::Blob(digest) => drop(table.blobs.remove(digest)),
+            Deletion::Partial(digest) => drop(table.partials.remove(digest)),
+            Deletion::Tree(digest) => drop(table.trees.remove(digest)),
+        }
+        moved.is_ok().then_some(gone)
     }
 
     fn check_room(&self, wanted: u64) -> Result<(), BundleError> {
-        let used = self.table.lock().n_bytes();
-        let max = self.max_bytes;
+        self.check_room_in(&self.table.lock(), wanted)
+    }
+
+    fn check_room_in(&self, table: &Table, wanted: u64) -> Result<(), BundleError> {
+        let (used, max) = (table.n_bytes(), self.max_bytes());
         if (used + wanted) / PRESSURE_PERCENT >= max / 100 {
             self.pressure.notify_one();
         }
@@ -472,6 +528,21 @@ impl BundleStore {
     }
 }
 
+/// Removes what has no name any more, file or tree.
+fn take_away(gone: &Path) {
+    let removed = match fs::symlink_metadata(gone) {
+        Ok(found) if found.is_dir() => tree::remove(gone),
+        Ok(_) => fs::remove_file(gone),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            warn!(%error, path = %gone.display(), "not removed; the next start tries again");
+        }
+        _ => {}
+    }
+}
+
 /// In the directory of an unpacked tar.
 const TREE_ROOT: &str = "root";
 const TREE_BYTES: &str = "bytes";
@@ -481,7 +552,8 @@ impl Table {
         let trees = self.trees.values().map(|tree| tree.n_bytes);
         let partials = self.partials.values().map(Slot::n_bytes);
         let whole = self.blobs.values().copied();
-        whole.chain(trees).chain(partials).sum::<u64>() + self.n_unpacking
+        let coming = self.n_unpacking + self.n_spooled;
+        whole.chain(trees).chain(partials).sum::<u64>() + coming
     }
 
     fn bytes_of(&self, deletion: &Deletion) -> u64 {
@@ -652,6 +724,51 @@ impl Receiving {
             Some(partial) => self.hold.store.finish(partial),
             None => Ok(()),
         }
+    }
+}
+
+impl BundleStore {
+    /// Begins to take in a blob of which nothing is known but that it ends.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn spool(self: &Arc<Self>) -> Result<Spool, BundleError> {
+        let path = {
+            let mut table = self.table.lock();
+            table.n_spools += 1;
+            self.layout.tmp().join(format!("{}.spool", table.n_spools))
+        };
+        Spool::begin(self.clone(), path)
+    }
+
+    /// Promises room to a blob that grows.
+    pub(super) fn promise(&self, n_more: u64) -> Result<(), BundleError> {
+        let mut table = self.table.lock();
+        self.check_room_in(&table, n_more)?;
+        table.n_spooled += n_more;
+        Ok(())
+    }
+
+    /// Takes a promise back.
+    pub(super) fn unpromise(&self, n: u64) {
+        self.table.lock().n_spooled -= n;
+    }
+
+    /// Gives a blob its name whose bytes are at `from`, on the disk; keeps it while the answer lives.
+    pub(super) fn take_in(
+        self: &Arc<Self>,
+        from: &Path,
+        blob: Digest,
+        size: u64,
+    ) -> Result<Receiving, BundleError> {
+        let hold = Hold::of(self, blob);
+        let _one_at_a_time = self.opening.lock();
+        if !self.table.lock().blobs.contains_key(&blob) {
+            let to = self.layout.blob(&blob);
+            settle(from, &to).map_err(BundleError::io("blob", &to))?;
+            self.table.lock().blobs.insert(blob, size);
+        }
+        Ok(Receiving::of_whole(hold))
     }
 }
 

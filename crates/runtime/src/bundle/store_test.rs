@@ -38,6 +38,102 @@ fn a_truncated_upload_goes_on_where_it_broke() {
 }
 
 #[test]
+fn two_uploads_of_one_bundle_at_once_both_come_to_their_end() {
+    let bytes = content(CHUNK + 5, 20);
+    let manifest = binary(&bytes);
+    // They meet in the middle of it only now and then.
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir, GIB);
+        let together = std::sync::Barrier::new(2);
+        let upload = || {
+            let receiving = store.receive(&manifest.blob).unwrap();
+            together.wait();
+            for chunk in [0, 1] {
+                receiving
+                    .put(chunk, chunks(&bytes)[chunk as usize])
+                    .unwrap();
+            }
+            receiving.finish().unwrap();
+            together.wait();
+            store.install(&manifest).unwrap();
+        };
+        std::thread::scope(|scope| {
+            let one = scope.spawn(upload);
+            let two = scope.spawn(upload);
+            one.join().unwrap();
+            two.join().unwrap();
+        });
+        assert!(store.has(&manifest.digest()));
+        let manifests = dir.path().join("bundles/manifests");
+        assert_eq!(fs::read_dir(manifests).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_large_file_goes_once_the_table_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir, GIB);
+    let bytes = content(70, 21);
+    let manifest = binary(&bytes);
+    put_all(&store, &manifest, &bytes);
+    let blob = manifest.blob.digest;
+    let gone = {
+        let mut table = store.table.lock();
+        store.remove(&mut table, &Deletion::Blob(blob)).unwrap()
+    };
+    // Under the lock it has lost its name and nothing else.
+    assert_eq!(fs::read(&gone).unwrap(), bytes);
+    assert!(fs::symlink_metadata(store.layout.blob(&blob)).is_err());
+    assert_eq!(store.usage().n_bytes, 0);
+    take_away(&gone);
+    assert!(fs::symlink_metadata(gone).is_err());
+}
+
+#[test]
+fn what_cannot_be_taken_away_is_counted_until_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir, GIB);
+    let tar = tar_of(&[("run", b"#!/bin/sh\n")]);
+    let manifest = super::super::testkit::manifest(nihilo_types::bundle::BundleKind::Tree, &tar);
+    put_all(&store, &manifest, &tar);
+    store.tree(&manifest).unwrap();
+    let before = store.usage().n_bytes;
+    // Nothing can be moved there.
+    let tmp = store.layout.tmp();
+    fs::remove_dir(&tmp).unwrap();
+    fs::write(&tmp, "").unwrap();
+    let kept = || Kept {
+        as_of_ms: store.now_ms() + 1,
+        ..Kept::default()
+    };
+    store.collect(kept(), false);
+    assert_eq!(store.usage().n_bytes, before);
+    fs::remove_file(&tmp).unwrap();
+    fs::create_dir(&tmp).unwrap();
+    store.collect(kept(), false);
+    assert_eq!(store.usage().n_bytes, 0);
+}
+
+#[test]
+fn a_tree_that_does_not_get_its_name_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir, GIB);
+    let tar = tar_of(&[("run", b"#!/bin/sh\n")]);
+    let manifest = super::super::testkit::manifest(nihilo_types::bundle::BundleKind::Tree, &tar);
+    put_all(&store, &manifest, &tar);
+    // In the way of its directory.
+    let tree = store.layout.tree(&manifest.blob.digest);
+    fs::write(tree.parent().unwrap(), "").unwrap();
+    let failed = store.tree(&manifest).unwrap_err();
+    assert!(failed.to_string().contains("unpacking"), "{failed}");
+    assert_eq!(fs::read_dir(store.layout.tmp()).unwrap().count(), 0);
+    assert_eq!(store.usage().n_bytes, tar.len() as u64);
+    fs::remove_file(tree.parent().unwrap()).unwrap();
+    store.tree(&manifest).unwrap();
+}
+
+#[test]
 fn what_was_damaged_on_the_disk_meanwhile_has_to_come_again() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(2 * CHUNK, 2);

@@ -23,9 +23,10 @@ pub(super) fn chunks(bytes: &[u8]) -> Vec<&[u8]> {
 
 pub(super) fn manifest(kind: BundleKind, bytes: &[u8]) -> Manifest {
     let entrypoint = match kind {
-        BundleKind::Binary => Vec::new(),
+        BundleKind::Binary | BundleKind::DockerArchive => Vec::new(),
         BundleKind::Tree => vec!["./run".into()],
     };
+    let is_archive = kind == BundleKind::DockerArchive;
     Manifest {
         schema: SCHEMA,
         kind,
@@ -36,6 +37,7 @@ pub(super) fn manifest(kind: BundleKind, bytes: &[u8]) -> Manifest {
             size: bytes.len() as u64,
             chunks: chunks(bytes).into_iter().map(Digest::of).collect(),
         },
+        image_id: is_archive.then(|| Digest::of(b"image")),
     }
 }
 

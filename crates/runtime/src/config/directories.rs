@@ -106,6 +106,10 @@ impl Directories {
                 } => MountSource::Memory {
                     max_bytes: *max_bytes,
                 },
+                // One that is mounted twice has to be the same directory at both places.
+                VolumeContent::Empty {
+                    in_memory: false, ..
+                } if reader == Reader::OfImage && volume.mounts.len() == 1 => MountSource::Engine,
                 VolumeContent::Empty {
                     in_memory: false, ..
                 } => {

@@ -32,6 +32,7 @@ use crate::driver::StartError;
 
 pub(crate) use directories::Directories;
 pub(crate) use keep::run as keep;
+pub(crate) use removal::remove_tree;
 pub(crate) use resolve::{Resolved, resolve};
 
 /// Where this node's agent finds Secrets and ConfigMaps, opened.
@@ -87,6 +88,9 @@ pub enum MountSource {
     Directory(PathBuf),
     /// New and empty, in memory, of so many bytes at most.
     Memory { max_bytes: Option<u64> },
+    /// New and empty, a volume of the container engine's own, gone with the container: whoever the image
+    /// runs as writes there, and a node that is not root could not take that away.
+    Engine,
     /// What an earlier mount of this instance shows at this path.
     Earlier(String),
 }

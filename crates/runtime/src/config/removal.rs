@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// What could not be read, moved or removed; the rest of it is left.
-pub(super) fn remove_tree(dir: &Path) -> Result<()> {
+pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
     let mut n_moved = 0;
     loop {
         let entries = fs::read_dir(dir)?.collect::<Result<Vec<DirEntry>>>()?;

@@ -42,11 +42,13 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Engine {
     settings: DockerSettings,
-    mark: Mark,
+    pub(super) mark: Mark,
     used: PathBuf,
     /// Instances of an earlier process that are gone on with.
     kept: BTreeSet<InstanceId>,
     ready: OnceCell<Ready>,
+    /// Archives are loaded one after the other.
+    pub(super) loading: tokio::sync::Mutex<()>,
 }
 
 /// What is to be removed.
@@ -79,6 +81,7 @@ impl Engine {
             used: dir.join(USED_FILE),
             kept,
             ready: OnceCell::new(),
+            loading: tokio::sync::Mutex::default(),
         }
     }
 
@@ -91,7 +94,28 @@ impl Engine {
         self.ready.get_or_try_init(|| self.connect()).await
     }
 
+    /// The engine, where it was asked for something before.
+    pub(super) fn ready_by_now(&self) -> Option<&Ready> {
+        self.ready.get()
+    }
+
     async fn connect(&self) -> Result<Ready, StartError> {
+        let docker = self.dial().await?;
+        let network = network::choose(&docker, self.settings.network.as_deref()).await;
+        // No container has been asked for, whatever failed.
+        let failed_in = |stage| move |failed| self.start_error(stage, failed).with_nothing_left();
+        let network = network.map_err(failed_in("network"))?;
+        self.sweep(&docker).await.map_err(failed_in("engine"))?;
+        info!(
+            socket = %self.settings.socket.display(),
+            version = %docker.client_version(),
+            network,
+            "Docker engine in use"
+        );
+        Ok(Ready { docker, network })
+    }
+
+    async fn dial(&self) -> Result<Docker, StartError> {
         let socket = self.settings.socket.display().to_string();
         if let Err(error) = UnixStream::connect(&self.settings.socket).await {
             return Err(StartError::not_started(
@@ -114,13 +138,20 @@ impl Engine {
             );
             return Err(StartError::not_started("engine", cause));
         }
-        let network = network::choose(&docker, self.settings.network.as_deref()).await;
-        // No container has been asked for, whatever failed.
-        let failed_in = |stage| move |failed| self.start_error(stage, failed).with_nothing_left();
-        let network = network.map_err(failed_in("network"))?;
-        self.sweep(&docker).await.map_err(failed_in("engine"))?;
-        info!(socket, %version, network, "Docker engine in use");
-        Ok(Ready { docker, network })
+        Ok(docker)
+    }
+
+    /// Removes every container of this directory's node; where it never started one nobody is asked.
+    ///
+    /// # Errors
+    /// The engine does not answer, or does not remove them.
+    pub(super) async fn end_everything(&self) -> Result<(), StartError> {
+        if std::fs::metadata(&self.used).is_err() {
+            return Ok(());
+        }
+        let docker = self.dial().await?;
+        let swept = self.sweep(&docker).await;
+        swept.map_err(|failed| self.start_error("engine", failed))
     }
 
     /// The engine, however long it is away.

@@ -35,7 +35,8 @@ pub(super) async fn pull(
         "image",
         format!(
             "image `{image}` is not on this node, and pulling it fails: {why}; check its name and \
-             registry, or bring it to the node by `docker pull` or `docker load`"
+             registry, or push it from a node that has it (`nihilo image push {image}`) and make a new \
+             revision"
         ),
     ))
 }
@@ -67,8 +68,8 @@ pub(super) fn not_here(image: &Reference, engine: &Failed) -> StartError {
     StartError::not_started(
         "image",
         format!(
-            "image `{image}` is not on this node, and its imagePullPolicy is `Never`: {engine}; bring \
-             it to every node by `docker pull` or `docker load`"
+            "image `{image}` is not on this node, and its imagePullPolicy is `Never`: {engine}; push it \
+             from a node that has it (`nihilo image push {image}`) and make a new revision"
         ),
     )
 }

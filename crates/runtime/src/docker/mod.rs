@@ -2,15 +2,20 @@
 //!
 //! create ─> start ─> inspect ─> (output and exit are watched) ─> signal ─> remove
 //!
+//! An image of the cluster's own is loaded from its archive where the engine lacks it (decision 0100).
+//!
 //! Nothing is published on the host: an instance is dialled at its own address on the engine's
 //! network, where it listens on the port that its image is made for. Nothing is asked of the engine
 //! before the first container image is to run. Labels say whose a container is (decision 0077).
 
+mod archive;
 mod engine;
 mod exec;
 mod explain;
 mod image;
+mod images;
 mod network;
+mod pause;
 mod request;
 mod watch;
 
@@ -21,7 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{CreateContainerOptionsBuilder, KillContainerOptionsBuilder};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+};
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::{Image, Reference};
 use nihilo_types::instance::{Exit, InstanceSpec, stage};
@@ -29,11 +36,13 @@ use nihilo_types::node_config::DockerSettings;
 use nihilo_types::template::PullPolicy;
 use tracing::warn;
 
+use crate::bundle::{BundleId, Bundles};
 use crate::config::{MountSource, Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
+use crate::driver::{CallOff, Driver, Ended, FreezeError, Freezer, StartError, Started, Trace};
 use crate::logs::Output;
 use crate::process::mark::Mark;
 use engine::{Engine, Failed, Left, Ready};
+pub use images::{Found, Images, NoImage, NotSaved};
 use watch::{Begun, Watched};
 
 /// What the engine sends where the image names no signal of its own.
@@ -43,6 +52,8 @@ const KILL: &str = "SIGKILL";
 const KILL_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Before an engine that could not say is asked again for a container.
 const FIND_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// An engine that is asked to remove what a node has left has done so by then.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// Newest lines among which the init's own words are looked for.
 const INIT_LINES: usize = 5;
 
@@ -51,6 +62,15 @@ pub struct DockerDriver {
     engine: Arc<Engine>,
     node_name: String,
     mark: Mark,
+    bundles: Option<Bundles>,
+}
+
+/// What a container is made of.
+enum Wanted {
+    /// As the node's engine understands the name.
+    Named(Reference),
+    /// What was pushed into the cluster.
+    Kept(BundleId),
 }
 
 /// A started container.
@@ -63,6 +83,25 @@ pub struct Container {
     stop_signal: String,
     output: Output,
     watched: Watched,
+}
+
+/// Removes the containers that a node of this `dir` has left, without an agent; programs are
+/// [`crate::process::end_everything`]'s.
+///
+/// # Errors
+/// `dir` cannot be used, or the engine does not answer: they may still run then.
+pub async fn end_everything(settings: DockerSettings, dir: &Path) -> std::io::Result<()> {
+    let engine = Engine::new(settings, Mark::of(dir)?, dir, BTreeSet::new());
+    let ended = tokio::time::timeout(END_LIMIT, engine.end_everything()).await;
+    let ended = ended.map_err(|_| format!("the engine takes longer than {END_LIMIT:?}"));
+    let why = match ended {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.cause,
+        Err(late) => late,
+    };
+    Err(std::io::Error::other(format!(
+        "containers of this node may still run: {why}"
+    )))
 }
 
 impl DockerDriver {
@@ -85,7 +124,19 @@ impl DockerDriver {
             engine,
             node_name,
             mark,
+            bundles: None,
         })
+    }
+
+    /// The same, running images that the cluster keeps too.
+    #[must_use]
+    pub fn with_bundles(self, bundles: Option<Bundles>) -> Self {
+        Self { bundles, ..self }
+    }
+
+    /// What its engine has.
+    pub fn images(&self) -> Images {
+        Images(self.engine.clone())
     }
 
     /// Finds the container of an instance that an earlier process of this node has started, once the
@@ -119,26 +170,64 @@ impl DockerDriver {
         self.destroy_unknown(id).await;
     }
 
-    async fn create(
+    async fn create_named(
         &self,
         ready: &Ready,
         spec: &InstanceSpec,
         provided: &Provided,
         image: &Reference,
-        output: &Output,
+        (output, called_off): (&Output, &mut CallOff),
     ) -> Result<String, StartError> {
         if spec.pull_policy == PullPolicy::Always {
-            image::pull(&ready.docker, image, output).await?;
+            called_off
+                .or(image::pull(&ready.docker, image, output))
+                .await?;
         }
-        let first = match self.try_create(ready, spec, provided, image).await {
+        let name = image.to_string();
+        let first = match self.try_create(ready, spec, provided, &name).await {
             Err(failed) if failed.is_missing_image() => failed,
             created => return created.map_err(|failed| self.engine.start_error("create", failed)),
         };
         if spec.pull_policy == PullPolicy::Never {
             return Err(image::not_here(image, &first));
         }
-        image::pull(&ready.docker, image, output).await?;
-        let created = self.try_create(ready, spec, provided, image).await;
+        called_off
+            .or(image::pull(&ready.docker, image, output))
+            .await?;
+        let created = self.try_create(ready, spec, provided, &name).await;
+        created.map_err(|failed| self.engine.start_error("create", failed))
+    }
+
+    /// By its id, so that no name of this engine's matters.
+    async fn create_kept(
+        &self,
+        ready: &Ready,
+        spec: &InstanceSpec,
+        provided: &Provided,
+        bundle: BundleId,
+        (output, called_off): (&Output, &mut CallOff),
+    ) -> Result<String, StartError> {
+        let failed = |cause: String| StartError::not_started(stage::BUNDLE, cause);
+        let bundles = self.bundles.clone();
+        let bundles = bundles.ok_or_else(|| failed("this node keeps no bundles".into()))?;
+        let known = async {
+            bundles
+                .image(&bundle)
+                .await
+                .map_err(|e| failed(e.to_string()))
+        };
+        let image = called_off.or(known).await?;
+        let id = image.to_string();
+        match self.try_create(ready, spec, provided, &id).await {
+            Err(failed) if failed.is_missing_image() => {}
+            created => return created.map_err(|failed| self.engine.start_error("create", failed)),
+        }
+        let (engine, output) = (self.engine.clone(), output.clone());
+        // Not given up in the middle when it is called off: the engine would go on with it.
+        let brought = tokio::spawn(archive::bring(engine, bundles, bundle, image, output));
+        let brought = async { brought.await.unwrap_or_else(|e| Err(failed(e.to_string()))) };
+        called_off.or(brought).await?;
+        let created = self.try_create(ready, spec, provided, &id).await;
         created.map_err(|failed| self.engine.start_error("create", failed))
     }
 
@@ -147,7 +236,7 @@ impl DockerDriver {
         ready: &Ready,
         spec: &InstanceSpec,
         provided: &Provided,
-        image: &Reference,
+        image: &str,
     ) -> Result<String, Failed> {
         let name = request::name(&self.mark, &spec.id);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
@@ -155,6 +244,25 @@ impl DockerDriver {
         let asked = request::container(spec, provided, image, node, &self.mark, network);
         let created = ready.docker.create_container(Some(options), asked).await;
         Ok(created.map_err(Failed::of)?.id)
+    }
+
+    /// Lets whoever the image runs as write to the engine's volumes.
+    async fn open_volumes(
+        &self,
+        ready: &Ready,
+        id: &str,
+        provided: &Provided,
+    ) -> Result<(), StartError> {
+        let Some(archive) = request::opened_volumes(&provided.mounts) else {
+            return Ok(());
+        };
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        let archive = bollard::body_full(archive.into());
+        let opened = ready
+            .docker
+            .upload_to_container(id, Some(options), archive)
+            .await;
+        opened.map_err(|error| self.engine.start_error(stage::VOLUMES, Failed::of(error)))
     }
 
     /// From created to what is known of it running.
@@ -212,19 +320,30 @@ impl Driver for DockerDriver {
         spec: &InstanceSpec,
         provided: Provided,
         output: &Output,
+        called_off: &mut CallOff,
     ) -> Result<Started<Container>, StartError> {
-        let image = match Image::parse(&spec.image) {
-            Ok(Image::Container(image)) => image,
-            Ok(_) => return Err(not_a_container_image(&spec.image)),
-            Err(why) => return Err(StartError::not_started("image", why)),
-        };
+        let wanted = wanted(spec)?;
         if spec.socket_activation {
             return Err(no_socket());
         }
         let ready = self.engine.ready().await?;
         may_mount(ready, &provided).await?;
-        let id = self.create(ready, spec, &provided, &image, output).await?;
-        let inspected = match self.launch(ready, &id).await {
+        let along = (output, called_off);
+        let id = match wanted {
+            Wanted::Named(image) => {
+                self.create_named(ready, spec, &provided, &image, along)
+                    .await?
+            }
+            Wanted::Kept(bundle) => {
+                self.create_kept(ready, spec, &provided, bundle, along)
+                    .await?
+            }
+        };
+        let launched = match self.open_volumes(ready, &id, &provided).await {
+            Ok(()) => self.launch(ready, &id).await,
+            Err(error) => Err(error),
+        };
+        let inspected = match launched {
             Ok(inspected) => inspected,
             Err(error) => {
                 // Where even this fails the agent asks for it again, by the instance's own id.
@@ -257,6 +376,14 @@ impl Driver for DockerDriver {
 
     async fn wait(&self, handle: &mut Container) -> Exit {
         handle.watched.exit().await
+    }
+
+    async fn freeze(&self, handle: &mut Container) -> Result<Freezer, FreezeError> {
+        self.pause(handle).await.map(|()| Freezer::Engine)
+    }
+
+    async fn thaw(&self, handle: &mut Container) -> Result<(), FreezeError> {
+        self.unpause(handle).await
     }
 
     async fn stop(&self, handle: &mut Container, grace: Duration) -> Exit {
@@ -320,6 +447,7 @@ fn started(
         address: address_of(inspected, &ready.network, port),
         pid,
         trace: None,
+        isolation: None,
     }
 }
 
@@ -343,8 +471,17 @@ async fn may_mount(ready: &Ready, provided: &Provided) -> Result<(), StartError>
     Ok(())
 }
 
-fn not_a_container_image(image: &str) -> StartError {
-    StartError::not_started("image", format!("`{image}` is no container image"))
+fn wanted(spec: &InstanceSpec) -> Result<Wanted, StartError> {
+    let failed = |why: String| StartError::not_started("image", why);
+    match Image::parse(&spec.image).map_err(failed)? {
+        Image::Container(image) => Ok(Wanted::Named(image)),
+        Image::Bundle(bundle) if bundle.is_image() => BundleId::of(spec, &bundle)
+            .map(Wanted::Kept)
+            .map_err(failed),
+        Image::Demo(_) | Image::File(_) | Image::Bundle(_) => {
+            Err(failed(format!("`{}` is no container image", spec.image)))
+        }
+    }
 }
 
 /// A container that has ended already has no address, and its exit is known: nobody dials.

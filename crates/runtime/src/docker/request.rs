@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, MountTmpfsOptions,
-    MountType, RestartPolicy, RestartPolicyNameEnum,
+    MountType, MountVolumeOptions, RestartPolicy, RestartPolicyNameEnum,
 };
 use nihilo_types::id::InstanceId;
-use nihilo_types::image::Reference;
 use nihilo_types::instance::{InstanceSpec, Limits, RunAs};
 
 use crate::config::{Mount, MountSource, Provided};
@@ -20,6 +19,8 @@ const LABELS: &str = "nihilo.dev/";
 const NAME_MARK: usize = 8;
 /// Privileges of a container's root that no server needs.
 const DROPPED: [&str; 4] = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"];
+/// Everybody's, as an `emptyDir` is in Kubernetes.
+const VOLUME_MODE: u32 = 0o777;
 /// The engine's own copy of the output, which ours is read from.
 const LOG_FILES: [(&str, &str); 2] = [("max-size", "5m"), ("max-file", "2")];
 
@@ -42,14 +43,14 @@ pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
 pub(super) fn container(
     spec: &InstanceSpec,
     provided: &Provided,
-    image: &Reference,
+    image: &str,
     node_name: &str,
     mark: &Mark,
     network: &str,
 ) -> ContainerCreateBody {
     let given = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     ContainerCreateBody {
-        image: Some(image.to_string()),
+        image: Some(image.into()),
         // As Kubernetes: a command is instead of the image's program and of its arguments.
         entrypoint: given(&spec.command),
         cmd: given(&spec.args),
@@ -132,6 +133,8 @@ fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
                 };
                 (MountType::TMPFS, None, Some(options))
             }
+            // Without a name, so it goes with the container.
+            MountSource::Engine => (MountType::VOLUME, None, None),
             // Refused before.
             MountSource::Earlier(_) => return None,
         };
@@ -141,10 +144,35 @@ fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
             typ: Some(typ),
             read_only: Some(mount.read_only),
             tmpfs_options,
+            volume_options: (typ == MountType::VOLUME).then(|| MountVolumeOptions {
+                // Empty, whatever the image has there.
+                no_copy: Some(true),
+                ..MountVolumeOptions::default()
+            }),
             ..bollard::models::Mount::default()
         })
     };
     (!mounts.is_empty()).then(|| mounts.iter().filter_map(asked).collect())
+}
+
+/// An archive that opens the engine's volumes among `mounts` to everybody, as a node's own are; `None` =
+/// there are none that could be written to. An engine makes them root's alone.
+pub(super) fn opened_volumes(mounts: &[Mount]) -> Option<Vec<u8>> {
+    let is_to_open = |mount: &&Mount| mount.source == MountSource::Engine && !mount.read_only;
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut n_volumes = 0;
+    for mount in mounts.iter().filter(is_to_open) {
+        let path = mount.path.trim_matches('/');
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(VOLUME_MODE);
+        header.set_size(0);
+        // Longer paths than a header has room for are written before it.
+        tar.append_data(&mut header, path, std::io::empty()).ok()?;
+        n_volumes += 1;
+    }
+    let archive = tar.into_inner().ok()?;
+    (n_volumes > 0).then_some(archive)
 }
 
 fn host_config(network: &str, limits: &Limits) -> HostConfig {
@@ -184,6 +212,7 @@ mod tests {
     use nihilo_types::id::{Epoch, ObjectKey};
     use nihilo_types::instance::Probes;
     use nihilo_types::instance_config::InstanceConfig;
+    use nihilo_types::isolation::Isolation;
     use nihilo_types::template::PullPolicy;
 
     use super::*;
@@ -218,6 +247,7 @@ mod tests {
             },
             probes: Probes::default(),
             socket_activation: false,
+            min_isolation: Isolation::None,
             config: InstanceConfig::default(),
         }
     }
@@ -226,7 +256,6 @@ mod tests {
     fn a_container_is_asked_for_as_the_template_says() {
         let dir = tempfile::tempdir().unwrap();
         let mark = Mark::of(dir.path()).unwrap();
-        let image = Reference::parse("nginx").unwrap();
         let secret = |text: &str| nihilo_types::secret_value::SecretValue::new(text);
         let mount = |source, path: &str| Mount {
             volume: "v".into(),
@@ -240,9 +269,10 @@ mod tests {
             mounts: vec![
                 mount(MountSource::Directory("/dev/shm/x".into()), "/etc/db"),
                 mount(MountSource::Memory { max_bytes }, "/cache"),
+                mount(MountSource::Engine, "/data"),
             ],
         };
-        let asked = container(&spec(), &provided, &image, "node1", &mark, "bridge");
+        let asked = container(&spec(), &provided, "nginx:latest", "node1", &mark, "bridge");
         assert_eq!(asked.image.as_deref(), Some("nginx:latest"));
         assert_eq!(asked.entrypoint, None);
         assert_eq!(asked.cmd, Some(vec!["-v".into()]));
@@ -266,13 +296,15 @@ mod tests {
             shown,
             [
                 (Some("/dev/shm/x"), Some("/etc/db"), Some(true)),
-                (None, Some("/cache"), Some(false))
+                (None, Some("/cache"), Some(false)),
+                (None, Some("/data"), Some(false))
             ]
         );
         assert_eq!(
             mounts[1].tmpfs_options.as_ref().unwrap().size_bytes,
             Some(7)
         );
+        assert_eq!(mounts[2].typ, Some(MountType::VOLUME));
         let env = asked.env.unwrap();
         for wanted in [
             "PASSWORD=p w",

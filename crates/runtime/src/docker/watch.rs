@@ -155,20 +155,33 @@ fn exit_of_code(code: i64) -> Exit {
 /// From the first byte, whenever this began: the engine keeps them.
 async fn read(docker: Docker, id: String, output: Output) {
     let lines = (output.lines(false), output.lines(true));
-    follow(&docker, &id, every_line().follow(true).build(), lines).await;
+    drop(follow(&docker, &id, every_line().follow(true).build(), lines).await);
 }
 
 /// All of it anew, since nobody knows how much was read before: the engine keeps as much as this node
 /// does. What was said by now is taken however fast it comes, the rest as ever. The engine counts in
-/// whole seconds, and has the end of one in both halves only if something was said right then.
+/// whole seconds, and has the end of one in both halves only if something was said right then. What an
+/// earlier process has kept goes once all of that has come: an engine that fails meanwhile is asked again.
 async fn read_again(docker: Docker, id: String, output: Output) {
-    output.begin_again();
-    let now = i32::try_from(wall_ms() / 1_000).unwrap_or(i32::MAX);
-    let lines = (output.lines_again(false), output.lines_again(true));
-    follow(&docker, &id, every_line().until(now).build(), lines).await;
+    let now = loop {
+        let now = i32::try_from(wall_ms() / 1_000).unwrap_or(i32::MAX);
+        let again = output.begin_again();
+        let lines = (output.lines_again(false), output.lines_again(true));
+        let come = follow(&docker, &id, every_line().until(now).build(), lines).await;
+        match come {
+            Ok(()) => {
+                again.done();
+                break now;
+            }
+            // It has answered, and has nothing more to say of it.
+            Err(Failed::Refused { .. }) => return,
+            Err(_) => drop(again),
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    };
     let lines = (output.lines(false), output.lines(true));
     let rest = every_line().since(now).follow(true).build();
-    follow(&docker, &id, rest, lines).await;
+    drop(follow(&docker, &id, rest, lines).await);
 }
 
 fn every_line() -> LogsOptionsBuilder {
@@ -181,9 +194,10 @@ async fn follow(
     id: &str,
     options: LogsOptions,
     (mut out, mut err): (Lines, Lines),
-) {
+) -> Result<(), Failed> {
     let frames = docker.logs(id, Some(options));
     let mut frames = std::pin::pin!(frames);
+    let mut read = Ok(());
     while let Some(frame) = frames.next().await {
         match frame {
             Ok(LogOutput::StdErr { message }) => {
@@ -196,13 +210,15 @@ async fn follow(
             }
             Err(error) => {
                 let failed = Failed::of(error);
-                warn!(container = id, %failed, "its output is lost from here on");
+                warn!(container = id, %failed, "its output breaks off here");
+                read = Err(failed);
                 break;
             }
         }
     }
     out.end();
     err.end();
+    read
 }
 
 #[cfg(test)]

@@ -14,6 +14,14 @@ const SOCKET: &str = "socket";
 const STDIN: &str = "stdin";
 const MOUNT: &str = "mount";
 const JOINS: &str = "joins-mounts-of";
+const ROOT: &str = "root";
+const OWN_USERS: &str = "own-users";
+const GRANT: &str = "grant";
+const PORT: &str = "port";
+const SEALED: &str = "sealed";
+const TRIAL: &str = "trial";
+/// Of what is or is not.
+const YES: &str = "yes";
 const END: &str = "--";
 
 /// How a program is confined before it runs; nothing of it can be taken back by the program unless
@@ -32,10 +40,73 @@ pub struct Plan {
     pub ids: Option<(u32, u32)>,
     /// The standard input is a socket that listens: the program's descriptor 3.
     pub socket: bool,
-    /// What it alone sees at a path, in order; only root can.
+    /// What it alone sees at a path, in order.
     pub mounts: Vec<PlannedMount>,
-    /// Process whose mounts it sees instead of the node's; only root can.
+    /// Process whose mounts it sees instead of the node's.
     pub joins_mounts_of: Option<u32>,
+    /// Empty directory of the host, at which its own tree is put together: it sees `mounts`, devices
+    /// that are nobody's, processes, and nothing else.
+    pub root: Option<PathBuf>,
+    /// Who may not mount does it as somebody of users of its own.
+    pub own_users: bool,
+    /// It has no capabilities, and some calls are refused to it ([`super::filter`]).
+    pub sealed: bool,
+    /// All that it gets at of what it sees; everything, where there are none.
+    pub grants: Vec<Grant>,
+    /// TCP ports that it may listen on; any, where there are none.
+    pub ports: Vec<u16>,
+    /// Nothing is to run: whether all of this can be done is to be seen.
+    pub trial: bool,
+}
+
+/// A file, or a directory with everything below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    pub access: Access,
+    pub path: PathBuf,
+}
+
+/// What may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// And executed.
+    Run,
+    /// And changed, in any way that makes no device.
+    Write,
+}
+
+impl Access {
+    const ALL: [(Self, &str); 3] = [
+        (Self::Read, "read"),
+        (Self::Run, "run"),
+        (Self::Write, "write"),
+    ];
+}
+
+impl Grant {
+    /// `read|run|write` and the path, a line each.
+    #[allow(dead_code, reason = "written by the node, read by the launcher")]
+    fn to_value(&self) -> OsString {
+        let word = Access::ALL
+            .iter()
+            .find(|(access, _)| *access == self.access);
+        let mut value = OsString::from(word.map_or("", |(_, word)| word));
+        value.push("\n");
+        value.push(&self.path);
+        value
+    }
+
+    fn parse(value: &OsStr) -> Result<Self, String> {
+        let text = value.to_str().ok_or("a path that is no text")?;
+        let (word, path) = text.split_once('\n').unwrap_or_default();
+        let access = Access::ALL.iter().find(|(_, known)| *known == word);
+        let (access, _) = access.ok_or_else(|| format!("`{text}` grants nothing"))?;
+        Ok(Self {
+            access: *access,
+            path: path.into(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +119,10 @@ pub struct PlannedMount {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlannedSource {
+    /// Of the host; a file, where it is one.
     Directory(PathBuf),
+    /// What an earlier mount of the same plan shows at this path.
+    Earlier(PathBuf),
     /// Empty, of so many bytes at most.
     Memory(Option<u64>),
 }
@@ -64,6 +138,10 @@ impl PlannedMount {
                 value.push("\n");
                 value.push(source);
             }
+            PlannedSource::Earlier(path) => {
+                value.push("\nearlier:");
+                value.push(path);
+            }
             PlannedSource::Memory(Some(max)) => value.push(format!("\nmemory:{max}")),
             PlannedSource::Memory(None) => value.push("\nmemory:"),
         }
@@ -76,10 +154,12 @@ impl PlannedMount {
         let [mode, target, source] = parts[..] else {
             return Err(format!("`{text}` is no mount"));
         };
-        let source = match source.strip_prefix("memory:") {
-            Some("") => PlannedSource::Memory(None),
-            Some(max) => PlannedSource::Memory(Some(number(max)?)),
-            None => PlannedSource::Directory(source.into()),
+        // Paths begin with a slash.
+        let source = match source.split_once(':') {
+            Some(("memory", "")) => PlannedSource::Memory(None),
+            Some(("memory", max)) => PlannedSource::Memory(Some(number(max)?)),
+            Some(("earlier", path)) => PlannedSource::Earlier(path.into()),
+            _ => PlannedSource::Directory(source.into()),
         };
         Ok(Self {
             source,
@@ -108,6 +188,24 @@ impl Plan {
         }
         for mount in &self.mounts {
             say(MOUNT, mount.to_value());
+        }
+        if let Some(at) = &self.root {
+            say(ROOT, at.into());
+        }
+        for grant in &self.grants {
+            say(GRANT, grant.to_value());
+        }
+        for port in &self.ports {
+            say(PORT, port.to_string().into());
+        }
+        for (key, is_so) in [
+            (OWN_USERS, self.own_users),
+            (SEALED, self.sealed),
+            (TRIAL, self.trial),
+        ] {
+            if is_so {
+                say(key, YES.into());
+            }
         }
         if let Some((user, group)) = self.ids {
             say(IDS, format!("{user}:{group}").into());
@@ -149,6 +247,12 @@ impl Plan {
             Some(SOCKET) if text == STDIN => self.socket = true,
             Some(MOUNT) => self.mounts.push(PlannedMount::parse(value)?),
             Some(JOINS) => self.joins_mounts_of = Some(number(text)?),
+            Some(ROOT) => self.root = Some(value.into()),
+            Some(OWN_USERS) if text == YES => self.own_users = true,
+            Some(SEALED) if text == YES => self.sealed = true,
+            Some(TRIAL) if text == YES => self.trial = true,
+            Some(GRANT) => self.grants.push(Grant::parse(value)?),
+            Some(PORT) => self.ports.push(number(text)?),
             Some(DIES_WITH) => self.dies_with = Some(number(text)?),
             Some(IDS) => {
                 let (user, group) = text.split_once(':').unwrap_or_default();
@@ -180,9 +284,14 @@ mod tests {
             socket: true,
             mounts: vec![
                 PlannedMount {
-                    source: PlannedSource::Directory("/a b/c".into()),
+                    source: PlannedSource::Directory("/a b:c".into()),
                     target: "/etc/db".into(),
                     read_only: true,
+                },
+                PlannedMount {
+                    source: PlannedSource::Earlier("/etc/db".into()),
+                    target: "/etc/again".into(),
+                    read_only: false,
                 },
                 PlannedMount {
                     source: PlannedSource::Memory(Some(7)),
@@ -196,6 +305,17 @@ mod tests {
                 },
             ],
             joins_mounts_of: Some(7),
+            root: Some("/var/lib/x/agent/root".into()),
+            own_users: true,
+            sealed: true,
+            grants: [Access::Read, Access::Run, Access::Write]
+                .map(|access| Grant {
+                    access,
+                    path: "/a b/c".into(),
+                })
+                .into(),
+            ports: vec![20_000, 0],
+            trial: true,
         };
         for plan in [plan, Plan::default()] {
             let mut args = plan.to_args();
@@ -216,6 +336,10 @@ mod tests {
             &["cgroup", "/x"],
             &["mount", "ro", "--"],
             &["mount", "ro\n/x\nmemory:much", "--"],
+            &["grant", "all\n/x", "--"],
+            &["grant", "/x", "--"],
+            &["port", "70000", "--"],
+            &["sealed", "no", "--"],
             &[],
         ] {
             let args: Vec<_> = bad.iter().map(OsString::from).collect();

@@ -8,12 +8,23 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
 use std::path::Path;
 
+use super::landlock::Rules;
 use super::plan::Plan;
-use super::{MOUNT_MARK, mounts};
+use super::syscalls as nr;
+use super::{ISOLATION_MARK, MOUNT_MARK, filter, mounts};
 
 /// `<linux/prctl.h>`
 const PR_SET_PDEATHSIG: c_int = 1;
+const PR_CAPBSET_DROP: c_int = 24;
 const PR_SET_NO_NEW_PRIVS: c_int = 38;
+const PR_CAP_AMBIENT: c_int = 47;
+const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
+/// `_LINUX_CAPABILITY_VERSION_3`: two words of each set.
+const CAPABILITIES_VERSION: u32 = 0x2008_0522;
+/// More than any kernel has.
+const MAX_CAPABILITIES: c_ulong = 64;
+/// `<linux/seccomp.h>`
+const SECCOMP_SET_MODE_FILTER: c_long = 1;
 const SIGKILL: c_ulong = 9;
 /// `<asm-generic/resource.h>`
 const RLIMIT_CORE: c_int = 4;
@@ -29,6 +40,8 @@ const STDIN_FD: c_int = 0;
 const MAX_FDS: c_int = 65_536;
 /// Highest number of a signal; some of them cannot be set, which is theirs to say.
 const MAX_SIGNAL: c_int = 64;
+/// A trial takes milliseconds.
+const TRIAL_SECONDS: c_uint = 10;
 /// Instances go before the node where the host's memory ends.
 const OOM_SCORE_ADJ: i32 = 200;
 
@@ -38,10 +51,24 @@ struct Limit {
     hard: c_ulong,
 }
 
+#[repr(C)]
+struct CapabilitiesHeader {
+    version: u32,
+    pid: c_int,
+}
+
+/// `struct sock_fprog`
+#[repr(C)]
+struct FilterProgram {
+    n_instructions: u16,
+    instructions: *const filter::Instruction,
+}
+
 #[allow(unsafe_code)]
 unsafe extern "C" {
     fn prctl(option: c_int, ...) -> c_int;
     fn setsid() -> c_int;
+    fn alarm(seconds: c_uint) -> c_uint;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
     fn setgroups(n: usize, groups: *const c_uint) -> c_int;
@@ -57,8 +84,11 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// The step that was refused, in words for people.
-pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
+pub(super) fn take(plan: &Plan, program: &Path) -> std::result::Result<(), String> {
     let step = |name: &str, done: Result<()>| done.map_err(|error| format!("{name}: {error}"));
+    if plan.trial {
+        end_in_time();
+    }
     // A group to be killed by; and where the kernel shares cpu by session, a flood of processes gets
     // the part of one program.
     step("a session of its own", new_session())?;
@@ -67,7 +97,11 @@ pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
         step(&format!("joining `{}`", file.display()), join(file))?;
     }
     // While it may, and before its descriptors and its user are the program's.
-    mounts::take(plan).map_err(|why| format!("{MOUNT_MARK}{why}"))?;
+    let of_mounts = match plan.root {
+        Some(_) => ISOLATION_MARK,
+        None => MOUNT_MARK,
+    };
+    mounts::take(plan).map_err(|why| format!("{of_mounts}{why}"))?;
     step("core files", limit(RLIMIT_CORE, 0))?;
     if let Some(n) = plan.open_files {
         step("limit of open files", limit(RLIMIT_NOFILE, n))?;
@@ -81,6 +115,11 @@ pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
     }
     close_others(FIRST_OTHER_FD + c_int::from(plan.socket));
     reset_signals();
+    // By whoever may look everywhere, of what the program will see.
+    let rules = rules(plan, program).map_err(|why| format!("{ISOLATION_MARK}rules: {why}"))?;
+    if plan.sealed {
+        narrow_capabilities();
+    }
     if let Some((user, group)) = plan.ids {
         step(
             &format!("becoming user {user}:{group}"),
@@ -96,7 +135,89 @@ pub(super) fn take(plan: &Plan) -> std::result::Result<(), String> {
             return Err("the node that asked for this is gone".into());
         }
     }
+    // Last: after these, little of the above could be done.
+    if plan.sealed {
+        step(
+            &format!("{ISOLATION_MARK}no capabilities"),
+            drop_capabilities(),
+        )?;
+    }
+    if let Some(rules) = rules {
+        step(&format!("{ISOLATION_MARK}rules"), rules.bind())?;
+    }
+    if plan.sealed {
+        step(&format!("{ISOLATION_MARK}refused calls"), refuse_calls())?;
+    }
     Ok(())
+}
+
+fn rules(plan: &Plan, program: &Path) -> Result<Option<Rules>> {
+    if plan.grants.is_empty() {
+        return Ok(None);
+    }
+    let rules = Rules::new(&plan.grants, &plan.ports)?;
+    rules.allow_program(program)?;
+    Ok(Some(rules))
+}
+
+/// What no program that is started from here can ever have. Refused to who has none anyway.
+#[allow(unsafe_code)]
+fn narrow_capabilities() {
+    let unused: c_ulong = 0;
+    for capability in 0..MAX_CAPABILITIES {
+        // SAFETY: this option takes a number and touches no memory (prctl(2)).
+        unsafe { prctl(PR_CAPBSET_DROP, capability, unused, unused, unused) };
+    }
+    // SAFETY: as above.
+    unsafe {
+        prctl(
+            PR_CAP_AMBIENT,
+            PR_CAP_AMBIENT_CLEAR_ALL,
+            unused,
+            unused,
+            unused,
+        )
+    };
+}
+
+#[allow(unsafe_code)]
+fn drop_capabilities() -> Result<()> {
+    let header = CapabilitiesHeader {
+        version: CAPABILITIES_VERSION,
+        pid: 0,
+    };
+    // Effective, permitted, inheritable, twice.
+    let none = [0_u32; 6];
+    let (header, none) = (&raw const header, &raw const none);
+    // SAFETY: the kernel reads a header and two words of each of three sets, which outlive the call
+    // (capset(2)).
+    match unsafe { syscall(nr::CAPSET.into(), header, none) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+#[allow(unsafe_code)]
+fn refuse_calls() -> Result<()> {
+    let instructions = filter::program();
+    let program = FilterProgram {
+        n_instructions: u16::try_from(instructions.len()).map_err(Error::other)?,
+        instructions: instructions.as_ptr(),
+    };
+    let (flags, program): (c_ulong, *const FilterProgram) = (0, &raw const program);
+    // SAFETY: the kernel copies so many instructions, which outlive the call (seccomp(2)).
+    let set = unsafe { syscall(nr::SECCOMP.into(), SECCOMP_SET_MODE_FILTER, flags, program) };
+    match set {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+/// Whoever tries waits for the end.
+#[allow(unsafe_code)]
+fn end_in_time() {
+    // SAFETY: a number; the signal's default ends this process (alarm(2)).
+    unsafe { alarm(TRIAL_SECONDS) };
 }
 
 #[allow(unsafe_code)]

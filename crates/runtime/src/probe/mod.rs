@@ -152,6 +152,19 @@ impl<'a, D: Driver> Prober<'a, D> {
         self.schedule.interrupted(self.since.elapsed());
     }
 
+    /// Nothing is asked any more: what is under way is broken off.
+    pub(crate) fn rest(&mut self) {
+        self.under_way.clear();
+    }
+
+    /// As of one that was ready before this process of the node led it: it is not ready until one
+    /// good look.
+    pub(crate) fn begin_anew(&mut self) {
+        self.under_way.clear();
+        self.schedule = Schedule::woken(self.plan.rhythms());
+        self.since = Instant::now();
+    }
+
     /// What a probe of the template failed with, in words for people.
     pub(crate) fn said_of(&self, kind: ProbeKind) -> Option<String> {
         if !self.plan.is_written(kind) {

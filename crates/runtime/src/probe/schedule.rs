@@ -60,6 +60,8 @@ pub(crate) struct Schedule {
     readiness: Track,
     is_ready: bool,
     was_ready: bool,
+    /// Somebody waits for it to be ready again.
+    is_woken: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Schedule {
             readiness: Track::new(rhythms.readiness),
             is_ready: false,
             was_ready: false,
+            is_woken: false,
         }
     }
 
@@ -105,25 +108,35 @@ impl Schedule {
         schedule
     }
 
+    /// As [`Self::resumed`], for one that somebody waits for: it is asked without a pause until it
+    /// answers.
+    pub(crate) fn woken(rhythms: Rhythms) -> Self {
+        Self {
+            is_woken: true,
+            ..Self::resumed(rhythms)
+        }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.is_ready
     }
 
     /// Takes one question that is due, if there is any.
     pub(crate) fn due(&mut self, now: Duration) -> Option<Ask> {
-        let is_first = !self.was_ready;
+        let (is_first, is_woken) = (!self.was_ready, self.is_woken);
         let found = self.eligible().find(|(_, track)| track.is_due(now));
         let (kind, track) = found?;
         if let Next::At(at) = track.next {
             track.next = Next::Answer(at);
         }
         let rhythm = track.rhythm;
-        let until_ready = kind == ProbeKind::Readiness && rhythm.is_aggressive && is_first;
-        Some(match until_ready {
-            true => Ask::UntilReady {
+        let is_first_readiness = kind == ProbeKind::Readiness && is_first;
+        Some(match is_first_readiness {
+            true if is_woken => Ask::UntilReady { n_successes: 1 },
+            true if rhythm.is_aggressive => Ask::UntilReady {
                 n_successes: rhythm.n_successes,
             },
-            false => Ask::Once(kind),
+            _ => Ask::Once(kind),
         })
     }
 

@@ -342,3 +342,44 @@ fn one_that_was_ready_before_is_ready_by_one_good_answer() {
         ],
     );
 }
+
+#[test]
+fn one_that_was_thawed_is_asked_without_a_pause_until_one_good_answer_and_then_as_any_other() {
+    let careful = Rhythm {
+        initial_delay: seconds(30),
+        n_successes: 3,
+        ..EACH_SECOND
+    };
+    let rhythms = Rhythms {
+        startup: Some(EACH_SECOND),
+        liveness: Some(careful),
+        readiness: careful,
+    };
+    play(
+        &mut Schedule::woken(rhythms),
+        &[
+            (0, Asks(BOTH)),
+            (4, IsReadyAtLast(READY)),
+            (1_000, Asks(ONCE)),
+            (1_001, Fails(Readiness, None)),
+            (2_000, Asks(ONCE)),
+            (2_001, Fails(Readiness, NOT_READY)),
+            (3_000, Asks(ONCE)),
+            (3_001, Passes(Readiness, None)),
+        ],
+    );
+    let probed = Rhythms {
+        liveness: None,
+        ..only(EACH_SECOND)
+    };
+    let mut schedule = Schedule::woken(probed);
+    play(&mut schedule, &[(0, Asks(UNTIL_READY)), (0, Waits(None))]);
+    play(
+        &mut Schedule::woken(only(LISTENING)),
+        &[
+            (0, Asks(UNTIL_READY)),
+            (1, IsReadyAtLast(READY)),
+            (1, Waits(None)),
+        ],
+    );
+}

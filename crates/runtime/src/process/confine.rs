@@ -1,19 +1,25 @@
 //! What keeps an instance within its limits on this host: the kernel's groups where there are any,
 //! looks from time to time where there are none.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{Exit, InstanceSpec, Limits, RunAs, stage};
+use nihilo_types::isolation::Isolation;
+use nihilo_types::meta::keys;
 use nihilo_types::node_config::ProcessSettings;
 use tracing::{info, warn};
 
 use super::cgroup::{Cgroups, Controllers, Group, Offer, Version};
-use super::ids;
+use super::isolation::Isolating;
 use super::mark::Mark;
 use super::sampler::{Bounds, Sampler, Verdict};
+use super::scratch::Scratch;
+use super::{ids, volumes};
+use crate::bundle::Program;
 use crate::driver::StartError;
-use crate::launch::Plan;
+use crate::launch::{Plan, PlannedMount};
 use crate::logs::Output;
 
 /// Descriptors of one instance, where the node itself may have as many.
@@ -28,6 +34,8 @@ const SIGKILL: i32 = 9;
 #[derive(Debug)]
 pub(super) struct Confiner {
     settings: ProcessSettings,
+    isolating: Isolating,
+    scratch: Scratch,
     cgroups: Arc<Cgroups>,
     offer: Offer,
     sampler: Sampler,
@@ -58,6 +66,7 @@ impl Confiner {
     /// `settings` want programs to run as somebody whom this process cannot become.
     pub(super) fn new(
         settings: ProcessSettings,
+        isolating: Isolating,
         mark: Mark,
         adopts: bool,
     ) -> std::io::Result<Self> {
@@ -72,6 +81,8 @@ impl Confiner {
         };
         let confiner = Self {
             settings,
+            isolating,
+            scratch: Scratch::of(&mark),
             offer: cgroups.offer(),
             cgroups: Arc::new(cgroups),
             sampler: Sampler::new(mark.clone()),
@@ -88,12 +99,20 @@ impl Confiner {
         self.cgroups.end_all()
     }
 
-    /// Instances that have a group, whichever process of this node made it.
+    /// Removes what programs of earlier processes have left, once none of them runs.
+    pub(super) fn sweep_files(&self) {
+        self.scratch.remove_all();
+    }
+
+    /// Instances that have a group or files, whichever process of this node made them.
     pub(super) fn instances(&self) -> Vec<InstanceId> {
-        self.cgroups.list()
+        let mut all = self.cgroups.list();
+        all.extend(self.scratch.instances());
+        all
     }
 
     fn say(&self) {
+        self.say_isolation();
         let limits = describe(&self.offer);
         if is_whole(&self.offer) {
             info!(limits, "limits of instances are the kernel's");
@@ -106,6 +125,57 @@ impl Confiner {
         );
     }
 
+    fn say_isolation(&self) {
+        let isolation = self.isolating.describe();
+        match self.isolating.level() < self.settings.isolation {
+            true => warn!(
+                isolation,
+                "programs are isolated less than `process: isolation` says"
+            ),
+            false => info!(isolation, "isolation of programs"),
+        }
+    }
+
+    /// The level of isolation that holds, and what is missing of more.
+    pub(super) fn isolation(&self) -> String {
+        self.isolating.describe()
+    }
+
+    pub(super) fn level(&self) -> Isolation {
+        self.isolating.level()
+    }
+
+    /// What a program's home is, beside the host's.
+    pub(super) fn home(&self, id: &InstanceId) -> Option<PathBuf> {
+        self.isolating.home(&self.scratch.path(id))
+    }
+
+    pub(super) fn may_mount(&self) -> bool {
+        self.isolating.may_mount() || volumes::may_mount()
+    }
+
+    /// # Errors
+    /// It is not to run with as little isolation as there is here.
+    pub(super) fn check_isolation(
+        &self,
+        spec: &InstanceSpec,
+        node: &str,
+    ) -> Result<(), StartError> {
+        let level = self.isolating.level();
+        if level >= spec.min_isolation {
+            return Ok(());
+        }
+        let why = self.isolating.missing(&self.settings);
+        Err(StartError::not_started(
+            stage::ISOLATION,
+            format!(
+                "`{}` of {} is more than the `{level}` of node `{node}`: {why}",
+                spec.min_isolation,
+                keys::MIN_ISOLATION
+            ),
+        ))
+    }
+
     /// What keeps each kind of limit, and why where it is not the kernel, in one line.
     pub(super) fn describe(&self) -> String {
         let limits = describe(&self.offer);
@@ -115,9 +185,17 @@ impl Confiner {
         }
     }
 
+    /// `mounts` are its volumes.
+    ///
     /// # Errors
     /// It must not run as it is meant to, or its group cannot be made; nothing is left then.
-    pub(super) async fn prepare(&self, spec: &InstanceSpec) -> Result<Confined, StartError> {
+    pub(super) async fn prepare(
+        &self,
+        spec: &InstanceSpec,
+        program: &Program,
+        port: u16,
+        mounts: Vec<PlannedMount>,
+    ) -> Result<Confined, StartError> {
         let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)
             .map_err(|why| StartError::not_started(stage::RUN_AS, why))?;
         let (cgroups, id, limits) = (self.cgroups.clone(), spec.id.clone(), spec.limits);
@@ -128,11 +206,21 @@ impl Confiner {
             .map_err(|error| error.to_string())
             .flatten()
             .map_err(|why| StartError::not_started("cgroup", why))?;
+        if self.isolating.level() == Isolation::Landlock
+            && let Err(error) = self.scratch.make(&spec.id, ids)
+        {
+            group.remove();
+            let cause = format!("no place for its temporary files: {error}");
+            return Err(StartError::not_started(stage::ISOLATION, cause));
+        }
         let dies_with = (!self.adopts).then(std::process::id);
-        let plan = Plan {
+        let mut plan = Plan {
             socket: spec.socket_activation,
+            mounts,
             ..self.plan(&group, ids, dies_with)
         };
+        let scratch = self.scratch.path(&spec.id);
+        self.isolating.isolate(&mut plan, program, port, &scratch);
         Ok(Confined { group, plan })
     }
 
@@ -143,9 +231,7 @@ impl Confiner {
             processes: self.user_processes(ids),
             dies_with,
             ids,
-            socket: false,
-            mounts: Vec::new(),
-            joins_mounts_of: None,
+            ..Plan::default()
         }
     }
 
@@ -157,9 +243,15 @@ impl Confiner {
         &self,
         spec: &InstanceSpec,
         group: &Group,
+        program: &Program,
+        inside: Option<u32>,
     ) -> Result<Plan, String> {
         let ids = ids::ids(spec.run_as, self.settings.run_as, self.own)?;
-        Ok(self.plan(group, ids, Some(std::process::id())))
+        let mut plan = self.plan(group, ids, Some(std::process::id()));
+        let scratch = self.scratch.path(&spec.id);
+        self.isolating
+            .isolate_command(&mut plan, spec, program, inside, &scratch)?;
+        Ok(plan)
     }
 
     /// User and group of the instance's program, where it is not this process's.
@@ -213,6 +305,7 @@ impl Confiner {
     ) -> Exit {
         let verdict = self.sampler.forget(id);
         let (cgroups, mark, id) = (self.cgroups.clone(), self.mark.clone(), id.clone());
+        let scratch = self.scratch.clone();
         let killed = tokio::task::spawn_blocking(move || {
             let group = confined.map_or_else(|| cgroups.find(&id), |confined| confined.group);
             group.kill();
@@ -220,6 +313,7 @@ impl Confiner {
             mark.kill_instance(&id);
             let ran_out = group.ran_out_of_memory();
             group.remove();
+            scratch.remove(&id);
             ran_out
         });
         let ran_out = killed.await.unwrap_or_else(|_| {
@@ -263,10 +357,11 @@ fn describe(offer: &Offer) -> String {
         None => otherwise,
     };
     format!(
-        "cpu={} memory={} processes={}",
+        "cpu={} memory={} processes={} freeze={}",
         by(offer.cpu, "none"),
         by(offer.memory, "sampled"),
-        by(offer.pids, "sampled")
+        by(offer.pids, "sampled"),
+        by(offer.freeze, "signal")
     )
 }
 
@@ -279,6 +374,7 @@ mod tests {
             cpu: version,
             memory: version,
             pids: version,
+            freeze: version,
             reasons: Vec::new(),
         }
     }
@@ -307,7 +403,7 @@ mod tests {
 
     #[test]
     fn what_keeps_a_limit_is_said_of_each() {
-        let none = "cpu=none memory=sampled processes=sampled";
+        let none = "cpu=none memory=sampled processes=sampled freeze=signal";
         assert_eq!(describe(&offer(None)), none);
         let mixed = Offer {
             memory: Some(Version::Two),
@@ -315,7 +411,7 @@ mod tests {
         };
         assert_eq!(
             describe(&mixed),
-            "cpu=cgroup1 memory=cgroup2 processes=cgroup1"
+            "cpu=cgroup1 memory=cgroup2 processes=cgroup1 freeze=cgroup1"
         );
     }
 

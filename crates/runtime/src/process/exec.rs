@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 
 use super::leader::{exit_of, signal_group};
-use super::{Inside, ProcessDriver, launcher_failure};
+use super::{Inside, ProcessDriver, handoff, launcher_failure};
 use crate::bundle::Program;
 use crate::driver::{Ended, MAX_SAID};
 
@@ -37,11 +37,13 @@ impl ProcessDriver {
         spec: &InstanceSpec,
         argv: &[String],
     ) -> Result<Ended, String> {
-        let mut plan = self.confiner.plan_of_command(spec, &inside.group)?;
-        if !spec.config.volumes.is_empty() {
-            plan.joins_mounts_of = inside.pid;
+        if let Some(pid) = inside.pid {
+            // What is mounted for it, and what it is kept from, is there from then on.
+            handoff::until_it_runs(pid).await;
         }
         let program = self.program_inside(spec, argv).await?;
+        let (group, pid) = (&inside.group, inside.pid);
+        let plan = self.confiner.plan_of_command(spec, group, &program, pid)?;
         let command = self.command(&program, spec, inside.address, &inside.provided, &plan);
         let mut command = command.map_err(|error| error.cause)?;
         command

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use tokio::process::Command;
 
-use crate::launch::Plan;
+use crate::launch::{FAILURE_MARK, ISOLATION_MARK, Plan, TRIAL_MARK};
 
 /// What the build script made of `launcher/main.rs`.
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
@@ -52,10 +52,34 @@ impl Launcher {
             .starts_with(&format!("/memfd:{NAME}"))
     }
 
+    /// Whether a plan can be carried out here: the version of the kernel's rules, or why not.
+    pub(super) fn try_plan(&self, plan: &Plan) -> Result<u32, String> {
+        let mut command = std::process::Command::new(self.path());
+        // There is one in every tree.
+        command.args(plan.to_args()).arg("trial").current_dir("/");
+        command.env_clear().stdin(std::process::Stdio::null());
+        let ended = command.output().map_err(|error| error.to_string())?;
+        let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+        let (out, err) = (said(ended.stdout), said(ended.stderr));
+        if let Some(version) = out.strip_prefix(TRIAL_MARK) {
+            return version.parse().map_err(|_| out.clone());
+        }
+        let why = err.strip_prefix(FAILURE_MARK).unwrap_or(&err);
+        let why = why.strip_prefix(ISOLATION_MARK).unwrap_or(why);
+        match why {
+            "" => Err(format!("the launcher ended by itself ({})", ended.status)),
+            why => Err(why.into()),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
     /// A command that becomes `argv`, confined by `plan`.
     pub(super) fn command(&self, plan: &Plan, argv: &[impl AsRef<OsStr>]) -> Command {
         // Looked up by the child, which has the descriptor until it has become the launcher.
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        let mut command = Command::new(self.path());
         command.args(plan.to_args()).args(argv);
         command
     }

@@ -2,10 +2,13 @@
 //! has started.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nihilo_types::instance::Exit;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group,
+    pidfd_open, waitid,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -19,7 +22,9 @@ pub(super) enum Leader {
     Adopted(Adopted),
 }
 
-/// A process that somebody else reaps: its end is seen, how it ended is not.
+/// A process that an earlier program started. Where that was this very process, before it became
+/// another program, it is a child still, and its end is told; otherwise somebody else reaps it, and only
+/// that it has ended is seen.
 #[derive(Debug)]
 pub(super) struct Adopted {
     trace: Trace,
@@ -27,22 +32,32 @@ pub(super) struct Adopted {
 }
 
 impl Adopted {
-    /// Finds the process that left `trace`, if it runs and `is_marked` as its instance's.
+    /// Finds the process that left `trace`, if it runs and `is_marked` as its instance's. A child of
+    /// ours that has ended meanwhile is found too: it has lost its mark, but nobody else can have got
+    /// its number.
     pub(super) fn find(trace: Trace, is_marked: impl FnOnce(Pid) -> bool) -> Option<Self> {
         let pid = pid_of(trace.pid)?;
         // First, so that what is looked at next cannot be another process than this one.
         let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
         let is_it = stat::start_ticks(trace.pid) == Some(trace.start_ticks)
-            && !stat::is_zombie(trace.pid)
-            && is_marked(pid);
+            && match stat::is_zombie(trace.pid) {
+                true => stat::is_child_of_ours(trace.pid),
+                false => is_marked(pid),
+            };
         let descriptor = is_it.then(|| watch(descriptor))?.ok()?;
         Some(Self { trace, descriptor })
     }
 
-    async fn wait(&self) {
+    async fn wait(&self) -> Exit {
         if self.descriptor.readable().await.is_err() {
             // The runtime ends, and so does whoever waits.
             std::future::pending::<()>().await;
+        }
+        // Left as it is: its group is found by a number that stays its own, as a child's does.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::PidFd(self.descriptor.get_ref().as_fd()), options) {
+            Ok(Some(status)) => exit_of_status(&status),
+            Ok(None) | Err(_) => Exit::Unknown,
         }
     }
 
@@ -57,10 +72,7 @@ impl Leader {
     pub(super) async fn wait(&mut self) -> Exit {
         match self {
             Leader::Child(child) => exit_of(child.wait().await),
-            Leader::Adopted(adopted) => {
-                adopted.wait().await;
-                Exit::Unknown
-            }
+            Leader::Adopted(adopted) => adopted.wait().await,
         }
     }
 
@@ -85,6 +97,22 @@ impl Leader {
             Leader::Child(_) => signal_group(pid, Signal::KILL),
             Leader::Adopted(_) => self.signal_group(Signal::KILL),
         }
+    }
+}
+
+impl Drop for Adopted {
+    /// Nobody asks for it any more: where it is ours, its number is free from here on.
+    fn drop(&mut self) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _unless_not_ours = waitid(WaitId::PidFd(self.descriptor.get_ref().as_fd()), options);
+    }
+}
+
+fn exit_of_status(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
     }
 }
 
@@ -165,12 +193,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_an_adopted_process_is_seen_and_its_zombie_is_none() {
+    async fn the_end_of_a_child_of_an_earlier_program_is_told_as_often_as_one_asks() {
         let (mut sleeper, trace) = Sleeper::start();
         let mut leader = Leader::Adopted(Adopted::find(trace, |_| true).unwrap());
         sleeper.kill();
+        for _ in 0..2 {
+            assert_eq!(leader.wait().await, Exit::Signal(9));
+        }
+        // Its environment is gone, and its number is its own.
+        let again = Adopted::find(trace, |_| false).unwrap();
+        assert_eq!(again.wait().await, Exit::Signal(9));
+        drop(leader);
+        drop(again);
+        assert_eq!(stat::start_ticks(trace.pid), None, "it was reaped");
+    }
+
+    /// What is nobody's child here is reaped by somebody else.
+    #[tokio::test]
+    async fn the_end_of_anothers_child_is_seen_and_not_told() {
+        let script = "sleep 300 & echo $!; read end; kill -9 $!; wait $!; read end";
+        let mut parent = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = std::io::BufReader::new(parent.stdout.take().unwrap());
+        let mut pid = String::new();
+        std::io::BufRead::read_line(&mut said, &mut pid).unwrap();
+        let pid = pid.trim().parse().unwrap();
+        let start_ticks = stat::start_ticks(pid).unwrap();
+        let port = 1;
+        let trace = Trace {
+            pid,
+            start_ticks,
+            port,
+        };
+        let mut leader = Leader::Adopted(Adopted::find(trace, |_| true).unwrap());
+        let mut commands = parent.stdin.take().unwrap();
+        std::io::Write::write_all(&mut commands, b"end\n").unwrap();
         assert_eq!(leader.wait().await, Exit::Unknown);
-        // Not reaped yet: its number is still its own, and nothing runs.
         assert!(Adopted::find(trace, |_| true).is_none());
+        drop(commands);
+        parent.wait().unwrap();
     }
 }

@@ -57,6 +57,15 @@ impl Mark {
         is_marked(pid, &self.entry_of(id), Match::Whole)
     }
 
+    /// Processes of one instance. Looks at every process of the host.
+    pub(super) fn pids_of(&self, id: &InstanceId) -> BTreeSet<i32> {
+        let wanted = self.entry_of(id);
+        all_pids()
+            .filter(|pid| is_marked(*pid, &wanted, Match::Whole))
+            .map(|pid| pid.as_raw_nonzero().get())
+            .collect()
+    }
+
     /// Instances started from this directory that have a process.
     pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
         all_pids().filter_map(|pid| self.instance_of(pid)).collect()

@@ -9,8 +9,10 @@
 pub(crate) mod cgroup;
 mod confine;
 mod exec;
+mod freeze;
 mod handoff;
 mod ids;
+mod isolation;
 mod launcher;
 mod leader;
 pub(crate) mod listening;
@@ -18,6 +20,7 @@ pub(crate) mod mark;
 mod pipes;
 mod port;
 mod sampler;
+mod scratch;
 mod stat;
 mod volumes;
 
@@ -45,16 +48,19 @@ use tracing::warn;
 
 use crate::bundle::{BundleId, Bundles, HOST_PATH, Program};
 use crate::config::{Directories, Provided, Reader};
-use crate::driver::{Driver, Ended, StartError, Started, Trace};
-use crate::launch::{FAILED, FAILURE_MARK, MOUNT_MARK, Plan};
+use crate::driver::{CallOff, Driver, Ended, FreezeError, Freezer, StartError, Started, Trace};
+use crate::launch::{FAILED, FAILURE_MARK, ISOLATION_MARK, MOUNT_MARK, Plan};
 use crate::logs::Output;
 use cgroup::{Cgroups, Group};
 use confine::{Confined, Confiner};
+use freeze::{Frozen, Members};
+use isolation::Isolating;
 use launcher::Launcher;
 use leader::{Adopted, Leader};
 use mark::{MARK_ENV, Mark};
 use pipes::Readers;
 use port::Ports;
+use scratch::Scratch;
 
 /// Spawns that may wait for the thread.
 const SPAWN_QUEUE: usize = 256;
@@ -94,6 +100,8 @@ pub struct Process {
     confined: Confined,
     /// For commands that are run inside.
     provided: Arc<Provided>,
+    /// `None` = it runs.
+    frozen: Option<Frozen>,
 }
 
 /// Where commands of one instance run.
@@ -114,13 +122,20 @@ pub fn end_everything(dir: &Path) -> std::io::Result<()> {
     let mark = Mark::of(dir)?;
     Cgroups::detect(mark.as_str()).end_all();
     mark.kill_everything();
+    Scratch::of(&mark).remove_all();
     Directories::new(dir, mark.as_str()).retain(|_| false);
     Ok(())
+}
+
+/// Takes the pipes out of the directory of an instance of which nothing runs any more.
+pub(crate) fn remove_pipes(dir: &Path) {
+    pipes::remove(dir);
 }
 
 /// Groups first: what is in them cannot get away meanwhile.
 fn end_left(confiner: &Confiner, mark: &Mark) {
     let (n_groups, n_orphans) = (confiner.sweep(), mark.kill_everything());
+    confiner.sweep_files();
     if n_groups + n_orphans > 0 {
         warn!(
             n_groups,
@@ -131,7 +146,8 @@ fn end_left(confiner: &Confiner, mark: &Mark) {
 
 impl ProcessDriver {
     /// `executable` is our own binary, which holds the demo apps. Unless programs outlive this
-    /// process (`adopts`), what an earlier one of this `dir` left running is killed first.
+    /// process (`adopts`), what an earlier one of this `dir` left running is killed first. What is in
+    /// `dir` and in `private` is kept from isolated programs.
     ///
     /// # Errors
     /// `dir` cannot be written, or there is no thread.
@@ -140,18 +156,21 @@ impl ProcessDriver {
         node_name: String,
         first_port: u16,
         settings: ProcessSettings,
-        dir: &Path,
+        (dir, private): (&Path, &[PathBuf]),
         adopts: bool,
     ) -> std::io::Result<Self> {
         let mark = Mark::of(dir)?;
-        let confiner = Confiner::new(settings, mark.clone(), adopts)?;
+        let launcher = Launcher::new()?;
+        let try_plan = |plan: &Plan| launcher.try_plan(plan);
+        let isolating = Isolating::find(&settings, dir, private, try_plan)?;
+        let confiner = Confiner::new(settings, isolating, mark.clone(), adopts)?;
         if !adopts {
             end_left(&confiner, &mark);
         }
         Ok(Self {
             executable,
             node_name,
-            launcher: Launcher::new()?,
+            launcher,
             adopts,
             mark,
             ports: Mutex::new(Ports::new(first_port)),
@@ -177,6 +196,11 @@ impl ProcessDriver {
     /// What keeps instances within their limits here, in one line.
     pub fn limits(&self) -> String {
         self.confiner.describe()
+    }
+
+    /// How far programs are isolated here, and why not further, in one line.
+    pub fn isolation(&self) -> String {
+        self.confiner.isolation()
     }
 
     async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
@@ -221,15 +245,17 @@ impl ProcessDriver {
         let failed = |cause: String| StartError::not_started(stage::BUNDLE, cause);
         let bundles = self.bundles.as_ref();
         let bundles = bundles.ok_or_else(|| failed("this node keeps no bundles".into()))?;
-        let digest = bundle.digest();
-        let digest = digest.ok_or_else(|| failed(format!("`{bundle}` is pinned to no digest")))?;
-        let id = BundleId {
-            namespace: spec.revision.namespace.clone(),
-            name: bundle.name,
-            digest,
-        };
+        let id = BundleId::of(spec, &bundle).map_err(failed)?;
         let prepared = bundles.prepare(&id, spec, say).await;
         prepared.map_err(|error| failed(error.to_string()))
+    }
+
+    fn members(&self, handle: &Process) -> Members {
+        Members {
+            id: handle.id.clone(),
+            group: handle.confined.group(),
+            mark: self.mark.clone(),
+        }
     }
 
     /// Starts the program, confined; nothing of that is left where it fails.
@@ -241,14 +267,15 @@ impl ProcessDriver {
         provided: &Provided,
         output: &Output,
     ) -> Result<(Spawned, Confined), StartError> {
-        let mounts = volumes::planned(&provided.mounts)?;
+        let mounts = volumes::planned(&provided.mounts, self.confiner.may_mount())?;
         // Before the program: whoever dials from now on waits for it instead of being refused.
         let stdin = match spec.socket_activation {
             true => handoff::listening(address)?,
             false => Stdio::null(),
         };
-        let mut confined = self.confiner.prepare(spec).await?;
-        confined.plan.mounts = mounts;
+        let port = address.port();
+        let confined = self.confiner.prepare(spec, program, port, mounts);
+        let confined = confined.await?;
         let plan = &confined.plan;
         let spawned = match self.command(program, spec, address, provided, plan) {
             Ok(mut command) => {
@@ -281,12 +308,16 @@ impl ProcessDriver {
             .envs(self.environment(spec, address, provided))
             .stdin(Stdio::null())
             .kill_on_drop(!self.adopts);
+        let home = self.confiner.home(&spec.id);
         if let Some(dir) = &program.dir {
             if !std::fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
                 let cause = format!("no such directory `{}`", dir.display());
                 return Err(StartError::not_started("working-dir", cause));
             }
             command.current_dir(dir);
+        } else if let Some(home) = home.filter(|home| home.is_dir()) {
+            // One that was adopted from under other settings has none.
+            command.current_dir(home);
         }
         Ok(command)
     }
@@ -332,7 +363,6 @@ impl ProcessDriver {
     ) -> Vec<(String, OsString)> {
         let own = [
             ("PATH", HOST_PATH.join(":")),
-            ("HOME", "/tmp".into()),
             ("PORT", address.port().to_string()),
             ("HOST", address.ip().to_string()),
             ("K_SERVICE", spec.service.to_string()),
@@ -341,6 +371,11 @@ impl ProcessDriver {
             ("NIHILO_INSTANCE", spec.id.to_string()),
             ("NIHILO_NODE", self.node_name.clone()),
         ];
+        let home = self.confiner.home(&spec.id);
+        // Programs that have one to themselves need not be told that it is `/tmp`.
+        let temporary = home.clone().map(|home| ("TMPDIR".to_owned(), home.into()));
+        let home = home.unwrap_or_else(|| "/tmp".into());
+        let home = [("HOME".to_owned(), home.into())];
         // After the user's: without it the instance could get away.
         let ours = [(MARK_ENV, self.mark.of_instance(&spec.id))];
         let named = |(key, value): (&str, String)| (key.to_owned(), value.into());
@@ -352,6 +387,8 @@ impl ProcessDriver {
         });
         own.into_iter()
             .map(named)
+            .chain(home)
+            .chain(temporary)
             .chain(volumes::variables(&provided.mounts))
             .chain(written)
             .chain(looked_up)
@@ -394,8 +431,10 @@ impl Driver for ProcessDriver {
         spec: &InstanceSpec,
         provided: Provided,
         output: &Output,
+        called_off: &mut CallOff,
     ) -> Result<Started<Process>, StartError> {
-        let program = self.program(spec, output).await?;
+        self.confiner.check_isolation(spec, &self.node_name)?;
+        let program = called_off.or(self.program(spec, output)).await?;
         let address = self.ports.lock().take()?;
         let confined = self.spawn_confined(&program, spec, address, &provided, output);
         let spawned = confined.await;
@@ -428,17 +467,36 @@ impl Driver for ProcessDriver {
             readers,
             confined,
             provided: Arc::new(provided),
+            frozen: None,
         };
         Ok(Started {
             handle,
             address,
             pid,
             trace,
+            isolation: Some(self.confiner.level()),
         })
     }
 
     async fn wait(&self, handle: &mut Process) -> Exit {
         handle.leader.wait().await
+    }
+
+    async fn freeze(&self, handle: &mut Process) -> Result<Freezer, FreezeError> {
+        let members = self.members(handle);
+        let frozen = tokio::task::spawn_blocking(move || members.freeze()).await;
+        let frozen = frozen.map_err(|error| FreezeError::Failed(error.to_string()))??;
+        let by = frozen.by();
+        handle.frozen = Some(frozen);
+        Ok(by)
+    }
+
+    /// A few writes, or a few signals: no thread is waited for.
+    async fn thaw(&self, handle: &mut Process) -> Result<(), FreezeError> {
+        if let Some(frozen) = handle.frozen.take() {
+            self.members(handle).thaw(&frozen);
+        }
+        Ok(())
     }
 
     async fn stop(&self, handle: &mut Process, grace: Duration) -> Exit {
@@ -457,6 +515,9 @@ impl Driver for ProcessDriver {
         let exit = self.confiner.end(&handle.id, confined, exit).await;
         let read = futures_util::future::join_all(handle.readers);
         drop(tokio::time::timeout(OUTPUT_GRACE, read).await);
+        if self.adopts {
+            pipes::remove(&handle.output.dir());
+        }
         self.ports.lock().give_back(handle.address.port());
         launcher_failure(exit, &handle.output.last_lines(LAUNCHER_LINES))
     }
@@ -503,12 +564,14 @@ impl Driver for ProcessDriver {
             readers,
             confined: self.confiner.adopt(spec, trace.pid, output),
             provided: Arc::new(volumes::of_adopted(spec, trace.pid)),
+            frozen: None,
         };
         Some(Started {
             handle,
             address,
             pid: Some(trace.pid),
             trace: Some(*trace),
+            isolation: None,
         })
     }
 }
@@ -552,16 +615,24 @@ fn launcher_failure(exit: Exit, lines: &[String]) -> Exit {
         .rev()
         .find_map(|line| line.strip_prefix(FAILURE_MARK));
     match (exit, said) {
-        (Exit::Code(FAILED), Some(cause)) => match cause.strip_prefix(MOUNT_MARK) {
-            Some(why) => Exit::StartFailed {
-                stage: stage::VOLUMES.into(),
-                cause: format!("its volumes cannot be mounted: {why}"),
-            },
-            None => Exit::StartFailed {
-                stage: "exec".into(),
-                cause: cause.into(),
-            },
-        },
+        (Exit::Code(FAILED), Some(cause)) => {
+            let (stage, cause) = stage_of(cause);
+            Exit::StartFailed {
+                stage: stage.into(),
+                cause,
+            }
+        }
         (exit, _) => exit,
     }
+}
+
+fn stage_of(cause: &str) -> (&'static str, String) {
+    if let Some(why) = cause.strip_prefix(MOUNT_MARK) {
+        let cause = format!("its volumes cannot be mounted: {why}");
+        return (stage::VOLUMES, cause);
+    }
+    if let Some(why) = cause.strip_prefix(ISOLATION_MARK) {
+        return (stage::ISOLATION, format!("it cannot be isolated: {why}"));
+    }
+    ("exec", cause.into())
 }

@@ -60,6 +60,13 @@ pub(super) fn open(dir: &Path) -> io::Result<Readers> {
     })
 }
 
+/// Of an instance that is gone, whose output has been read. There may be none.
+pub(super) fn remove(dir: &Path) {
+    for name in [OUT, ERR] {
+        drop(std::fs::remove_file(dir.join(name)));
+    }
+}
+
 fn end(path: PathBuf) -> io::Result<File> {
     let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
     let mut options = OpenOptions::new();
@@ -91,5 +98,7 @@ mod tests {
         let mut read = String::new();
         readers.out.read_to_string(&mut read).await.unwrap();
         assert_eq!(read, "while away\nand after\n");
+        remove(dir.path());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

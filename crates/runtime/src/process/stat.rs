@@ -4,8 +4,14 @@ use std::str::FromStr;
 
 /// Places in the line behind the program's name (`proc(5)` counts from 1, and the state is 3).
 const STATE: usize = 0;
+const PARENT: usize = 1;
 const GROUP: usize = 2;
 const START_TICKS: usize = 19;
+
+/// Whether it is for this process to ask how it ended.
+pub(super) fn is_child_of_ours(pid: u32) -> bool {
+    field(pid, PARENT) == Some(std::process::id())
+}
 
 /// Number of the process's group.
 pub(super) fn group(pid: u32) -> Option<u32> {
@@ -20,6 +26,11 @@ pub(super) fn start_ticks(pid: u32) -> Option<u64> {
 /// Nothing of it runs any more, and nobody has asked how it ended.
 pub(super) fn is_zombie(pid: u32) -> bool {
     field::<char>(pid, STATE).is_some_and(|state| matches!(state, 'Z' | 'X'))
+}
+
+/// Nothing of it runs: it is stopped, or has ended.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    field::<char>(pid, STATE).is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
 fn field<T: FromStr>(pid: u32, place: usize) -> Option<T> {
@@ -39,5 +50,6 @@ mod tests {
         assert!(group(pid).is_some() && start_ticks(pid).is_some_and(|ticks| ticks > 0));
         assert!(!is_zombie(pid));
         assert_eq!(start_ticks(0), None);
+        assert!(!is_child_of_ours(pid));
     }
 }

@@ -15,8 +15,8 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// # Errors
 /// There are mounts, and this node may make none.
-pub(super) fn planned(mounts: &[Mount]) -> Result<Vec<PlannedMount>, StartError> {
-    if !mounts.is_empty() && !may_mount() {
+pub(super) fn planned(mounts: &[Mount], may_mount: bool) -> Result<Vec<PlannedMount>, StartError> {
+    if !mounts.is_empty() && !may_mount {
         let paths: Vec<_> = mounts
             .iter()
             .map(|mount| format!("`{}`", mount.path))
@@ -25,25 +25,31 @@ pub(super) fn planned(mounts: &[Mount]) -> Result<Vec<PlannedMount>, StartError>
             stage::VOLUMES,
             format!(
                 "{} can be shown to a program only by a node that may mount, and this one may not: \
-                 run it as root with CAP_SYS_ADMIN, or the app as a container image",
+                 run it as root with CAP_SYS_ADMIN, give its programs `process: {{isolation: full}}` \
+                 where the host lets it, or run the app as a container image",
                 paths.join(", ")
             ),
         ));
     }
-    let planned = |mount: &Mount| PlannedMount {
-        source: match &mount.source {
+    let planned = |mount: &Mount| {
+        let source = match &mount.source {
             MountSource::Directory(dir) => PlannedSource::Directory(dir.clone()),
             MountSource::Memory { max_bytes } => PlannedSource::Memory(*max_bytes),
-            MountSource::Earlier(path) => PlannedSource::Directory(path.into()),
-        },
-        target: mount.path.clone().into(),
-        read_only: mount.read_only,
+            MountSource::Earlier(path) => PlannedSource::Earlier(path.into()),
+            // Of images alone, whose users nobody else knows.
+            MountSource::Engine => return None,
+        };
+        Some(PlannedMount {
+            source,
+            target: mount.path.clone().into(),
+            read_only: mount.read_only,
+        })
     };
-    Ok(mounts.iter().map(planned).collect())
+    Ok(mounts.iter().filter_map(planned).collect())
 }
 
 /// Whether this process has the capability now; what else may forbid it says so itself.
-fn may_mount() -> bool {
+pub(super) fn may_mount() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());

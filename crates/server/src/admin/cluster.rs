@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use super::observe::reports_of;
 use super::{backup, drain, error, members};
 use crate::peer::channels::Channels;
+use crate::restart::{ANSWER_LIMIT, Requests};
 use crate::secrets_key::SecretsKey;
 
 /// A member that does not answer within this is shown as unreachable.
@@ -44,6 +45,7 @@ pub struct ClusterApi {
     pub started: Instant,
     pub channels: Channels,
     pub secrets_key: SecretsKey,
+    pub(crate) restarts: Requests,
 }
 
 impl ClusterApi {
@@ -74,6 +76,7 @@ impl ClusterApi {
             table_stale: is_stale(&self.raft, &self.control),
             limits: self.agent.limits(),
             capacity: self.agent.capacity(),
+            isolation: self.agent.isolation(),
             ..self.me.clone()
         }
     }
@@ -365,6 +368,31 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         let asked = (request.request_id.as_str(), &*request.encode_to_vec());
         let index = members::set_duty(&self.raft, request.node, Duty::Full, asked).await?;
         Ok(Response::new(pb::UncordonNodeResponse { index }))
+    }
+
+    async fn restart_node(
+        &self,
+        request: Request<pb::RestartNodeRequest>,
+    ) -> Result<Response<pb::RestartNodeResponse>, Status> {
+        let node = request.into_inner().node;
+        if node == self.me.id {
+            let asked = self.restarts.ask().await;
+            let refused = |why| error::precondition("NOT_RESTARTED", why);
+            return asked
+                .map_err(refused)
+                .map(|()| Response::new(pb::RestartNodeResponse {}));
+        }
+        let member = self.members().into_iter().find(|member| member.id == node);
+        let member = member.ok_or_else(|| error::not_found("node", &node.to_string()))?;
+        let away = |why: String| error::unavailable("NODE_UNREACHABLE", why);
+        let channel = self.channels.to(&member.admin);
+        let channel = channel.map_err(|why| away(why.to_string()))?;
+        let mut client = ClusterServiceClient::new(channel);
+        let call = client.restart_node(pb::RestartNodeRequest { node });
+        match tokio::time::timeout(ANSWER_LIMIT, call).await {
+            Ok(answered) => answered,
+            Err(_) => Err(away(format!("{} does not answer", member.name))),
+        }
     }
 
     async fn describe_node(

@@ -111,6 +111,7 @@ fn waits_for(
         InstanceState::Draining if report.in_flight > 0 => {
             return format!("finishes {} requests", report.in_flight);
         }
+        InstanceState::Frozen => return "is frozen, and told to end".into(),
         InstanceState::Draining | InstanceState::Stopping => return "is told to end".into(),
         InstanceState::Preparing
         | InstanceState::Starting

@@ -35,6 +35,7 @@ fn instance(id: &str, uid: &str, state: InstanceState) -> InstanceReport {
         ready_after_ms: 0,
         exit: None,
         last_output: Vec::new(),
+        isolation: None,
     }
 }
 

@@ -203,5 +203,9 @@ fn instance(node: &str, report: InstanceReport) -> pb::Instance {
             .exit
             .map(|exit| format!("{exit:?}"))
             .unwrap_or_default(),
+        isolation: report
+            .isolation
+            .map(|level| level.to_string())
+            .unwrap_or_default(),
     }
 }

@@ -113,6 +113,36 @@ impl pb::agent_server::Agent for AgentService {
         )))
     }
 
+    async fn freeze(
+        &self,
+        request: Request<pb::FreezeRequest>,
+    ) -> Result<Response<pb::AgentResponse>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence_from(request.fence)?;
+        let id = InstanceId::from(request.instance.as_str());
+        Ok(answered(self.agent.freeze(
+            fence.shard,
+            fence.epoch,
+            fence.seq,
+            &id,
+        )))
+    }
+
+    async fn thaw(
+        &self,
+        request: Request<pb::ThawRequest>,
+    ) -> Result<Response<pb::AgentResponse>, Status> {
+        let request = request.into_inner();
+        let fence = convert::fence_from(request.fence)?;
+        let id = InstanceId::from(request.instance.as_str());
+        Ok(answered(self.agent.thaw(
+            fence.shard,
+            fence.epoch,
+            fence.seq,
+            &id,
+        )))
+    }
+
     async fn list(
         &self,
         request: Request<pb::ListRequest>,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use nihilo_runtime::bundle::{BundleId, Holder};
 use nihilo_types::bundle::{Digest, Manifest};
+use nihilo_types::image::Reference;
 use nihilo_wire::internal as pb;
+use nihilo_wire::serving::Collected;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
@@ -97,15 +99,36 @@ impl pb::bundles_server::Bundles for BundleService {
     async fn collect(
         &self,
         request: Request<pb::CollectRequest>,
-    ) -> Result<Response<pb::CollectResponse>, Status> {
+    ) -> Result<Response<Collected>, Status> {
         let is_dry_run = request.into_inner().dry_run;
         let collected = self.collector.collect(is_dry_run).await;
-        let collected = collected.map_err(Status::unavailable)?;
-        Ok(Response::new(pb::CollectResponse {
-            n_bundles: collected.n_bundles,
-            n_bytes: collected.n_bytes,
-            n_bytes_kept: collected.n_bytes_kept,
-            max_bytes: self.collector.bundles.store().usage().max_bytes,
+        collected.map(Response::new).map_err(Status::unavailable)
+    }
+
+    async fn held(
+        &self,
+        request: Request<pb::HeldRequest>,
+    ) -> Result<Response<pb::HeldResponse>, Status> {
+        let store = self.collector.bundles.store();
+        let is_held = |bundle: &String| {
+            let digest: Option<Digest> = bundle.parse().ok();
+            digest.is_some_and(|digest| store.has(&digest))
+        };
+        let bundles = request.into_inner().bundles.into_iter();
+        Ok(Response::new(pb::HeldResponse {
+            bundles: bundles.filter(is_held).collect(),
+        }))
+    }
+
+    async fn find_image(
+        &self,
+        request: Request<pb::FindImageRequest>,
+    ) -> Result<Response<pb::FindImageResponse>, Status> {
+        let image = Reference::parse(&request.into_inner().image).map_err(malformed)?;
+        let found = self.collector.find_image(&image).await;
+        let refusal = found.err().map(|why| why.to_string());
+        Ok(Response::new(pb::FindImageResponse {
+            refusal: refusal.unwrap_or_default(),
         }))
     }
 }

@@ -95,6 +95,16 @@ impl Remote {
         accepted(bounded(client.reopen(request)).await.map_err(unanswered)?)
     }
 
+    pub async fn freeze(&self, to: &Session, request: pb::FreezeRequest) -> Result<(), CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        accepted(bounded(client.freeze(request)).await.map_err(unanswered)?)
+    }
+
+    pub async fn thaw(&self, to: &Session, request: pb::ThawRequest) -> Result<(), CallError> {
+        let mut client = AgentClient::new(self.agent(to)?);
+        accepted(bounded(client.thaw(request)).await.map_err(unanswered)?)
+    }
+
     pub async fn list(
         &self,
         to: &Session,
@@ -123,6 +133,8 @@ impl Remote {
             Call::List(request) => bounded(client.list(request)).await.map(Answer::Listed),
             Call::Stop(request) => bounded(client.stop(request)).await.map(Answer::Ordered),
             Call::Reopen(request) => bounded(client.reopen(request)).await.map(Answer::Ordered),
+            Call::Freeze(request) => bounded(client.freeze(request)).await.map(Answer::Ordered),
+            Call::Thaw(request) => bounded(client.thaw(request)).await.map(Answer::Ordered),
         };
         answer.map_err(unanswered)
     }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+pub(crate) mod adopting;
+pub(crate) mod load;
 mod offset;
 
 use offset::Offset;
@@ -56,6 +58,11 @@ impl Cluster {
 
     pub(crate) fn start_one(slot: u16) -> Self {
         Self::start_nodes(tempfile::tempdir().unwrap(), slot, 1)
+    }
+
+    /// The same with one node.
+    pub(crate) fn start_one_in(dir: tempfile::TempDir, slot: u16) -> Self {
+        Self::start_nodes(dir, slot, 1)
     }
 
     fn start_nodes(dir: tempfile::TempDir, slot: u16, n_nodes: u16) -> Self {
@@ -105,6 +112,12 @@ impl Cluster {
 
     pub(crate) fn gateway(&self, i: u16) -> u16 {
         GATEWAY + i + self.offset.number
+    }
+
+    /// Ports that node `i` gives to its first hundred instances.
+    pub(crate) fn instance_ports(&self, i: u16) -> std::ops::Range<u16> {
+        let first = INSTANCES + 1_000 * i + self.offset.number;
+        first..first + 100
     }
 
     pub(crate) fn cli(&self, args: &[&str]) -> Output {

@@ -68,17 +68,59 @@ impl Image {
 
 impl Cluster {
     pub(crate) fn up(compose: Compose) -> Self {
+        let cluster = Self::prepared(compose);
+        cluster.start();
+        cluster
+    }
+
+    /// Its image and its ports, and nothing that runs.
+    pub(crate) fn prepared(compose: Compose) -> Self {
         let project = format!("nihilo-test-{}", std::process::id());
         let [g1, g2, g3, a1, a2, a3] = free_ports();
-        let cluster = Self {
+        Self {
             compose,
             image: Image::of(&project),
             project,
             gateways: [g1, g2, g3],
             admins: [a1, a2, a3],
-        };
-        cluster.compose(&["up", "--detach", "--no-build"]);
-        cluster
+        }
+    }
+
+    pub(crate) fn start(&self) {
+        self.compose(&["up", "--detach", "--no-build"]);
+    }
+
+    /// One after the other; none is waited for.
+    pub(crate) fn start_in_order(&self, order: [usize; N_NODES]) {
+        for node in order {
+            let service = format!("node{}", node + 1);
+            self.compose(&["up", "--detach", "--no-build", &service]);
+        }
+    }
+
+    /// Removes the containers; the volumes stay unless they shall go too.
+    pub(crate) fn down(&self, with_volumes: bool) {
+        let volumes = with_volumes.then_some("--volumes");
+        let args: Vec<_> = ["down"].into_iter().chain(volumes).collect();
+        self.compose(&args);
+    }
+
+    /// What one node keeps, which nothing uses now.
+    pub(crate) fn remove_volume(&self, node: usize) {
+        let volume = format!("{}_data{}", self.project, node + 1);
+        must(output(&["docker", "volume", "rm", &volume]));
+    }
+
+    pub(crate) fn exit_code(&self, node: usize) -> String {
+        self.inspect(node, "{{.State.ExitCode}}")
+    }
+
+    pub(crate) fn output_of(&self, node: usize) -> String {
+        let mut logs = Command::new("docker");
+        logs.arg("logs").arg(self.container(node));
+        // What a node says goes to its standard error.
+        let said = logs.output().expect("docker");
+        String::from_utf8_lossy(&said.stderr).into_owned()
     }
 
     fn compose(&self, args: &[&str]) -> String {
@@ -209,7 +251,7 @@ impl Cluster {
     /// Stops all nodes politely; their exit codes.
     pub(crate) fn stop(&self) -> [String; N_NODES] {
         self.compose(&["stop"]);
-        std::array::from_fn(|node| self.inspect(node, "{{.State.ExitCode}}"))
+        std::array::from_fn(|node| self.exit_code(node))
     }
 }
 

@@ -14,6 +14,8 @@ use docker::{Cluster, Compose, within};
 
 /// All of a step, on a machine that does other things as well.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Exit code of a node whose store must not be used.
+const STORE_REFUSED: &str = "65";
 /// Four services, so that each gateway and the survivors' first have one that is asleep.
 const SERVICES: [&str; 4] = ["hello1", "hello2", "hello3", "hello4"];
 
@@ -58,6 +60,55 @@ fn a_cluster_of_containers_serves_and_survives_its_leader() {
         ["0", "0", "0"],
         "exit codes after a polite stop"
     );
+}
+
+#[test]
+fn nodes_may_be_started_in_any_order() {
+    let Some(compose) = Compose::find() else {
+        return;
+    };
+    let cluster = Cluster::prepared(compose);
+    for order in [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ] {
+        eprintln!("{order:?}");
+        cluster.start_in_order(order);
+        within(LIMIT, "three joined nodes", || cluster.is_whole());
+        assert!(cluster.leader().is_some());
+        cluster.down(true);
+    }
+}
+
+#[test]
+fn what_is_stored_outlives_the_containers_and_a_node_without_it_is_not_let_in() {
+    let Some(compose) = Compose::find() else {
+        return;
+    };
+    let cluster = Cluster::up(compose);
+    within(LIMIT, "three joined nodes", || cluster.is_whole());
+    cluster.cli(&create(SERVICES[0]));
+    cluster.down(false);
+    cluster.start();
+    within(LIMIT, "three joined nodes", || cluster.is_whole());
+    let answer = get(&cluster, 1, SERVICES[0]).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    // Under its old id it could vote a second time: it must join as another one.
+    cluster.down(false);
+    cluster.remove_volume(2);
+    cluster.start();
+    within(LIMIT, "refusal", || cluster.exit_code(2) == STORE_REFUSED);
+    let said = cluster.output_of(2);
+    assert!(said.contains("store-replaced"), "{said}");
+    for gateway in [0, 1] {
+        let answer = get(&cluster, gateway, SERVICES[0]).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
 }
 
 /// Deploys all services at once and waits until none of their instances is left.

@@ -71,14 +71,9 @@ impl ConfigSource for Objects {
 
 fn harness(driver: DriverConfig, objects: &Objects, image: Option<String>) -> Harness {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let (agent, admission) = agent_with(dir.path(), driver, objects.clone());
-    agent.set_accepting(true);
-    Harness {
-        agent,
-        admission,
-        dir,
-        image,
-    }
+    let mut harness = Harness::with(dir, driver, objects.clone());
+    harness.image = image;
+    harness
 }
 
 fn programs(objects: &Objects) -> Harness {
@@ -356,8 +351,9 @@ pub(crate) async fn containers_get_variables_and_files(image: &TestImage) {
     let harness = harness(docker, &objects, Some(image.name().into()));
     let template = r#"{"containers":[{
         "env":[{"name":"TARGET","valueFrom":{"secretKeyRef":{"name":"db","key":"password"}}}],
-        "volumeMounts":[{"name":"db","mountPath":"/etc/db"},{"name":"e","mountPath":"/cache"}]}],
-      "volumes":[{"name":"db","secret":{"secretName":"db"}},
+        "volumeMounts":[{"name":"db","mountPath":"/etc/db"},{"name":"e","mountPath":"/cache"},
+                        {"name":"d","mountPath":"/var/lib/app"}]}],
+      "volumes":[{"name":"db","secret":{"secretName":"db"}},{"name":"d","emptyDir":{}},
                  {"name":"e","emptyDir":{"medium":"Memory","sizeLimit":"1Mi"}}]}"#;
     let spec = configured(spec("demo/hello", 1), template);
     harness.ready(&spec).await;
@@ -370,8 +366,19 @@ pub(crate) async fn containers_get_variables_and_files(image: &TestImage) {
     }
     let read = super::docker(&["cp", &format!("{}:/etc/db/..data/password", id.trim()), "-"]);
     assert!(must(read).contains("hunter2"));
+    // A volume of the engine's own, which anybody in the container may write to.
+    let of_disk = r#"{{range .Mounts}}{{if eq .Destination "/var/lib/app"}}{{.Type}} {{.Name}} {{.Source}}{{end}}{{end}}"#;
+    let shown = must(super::docker(&["inspect", "--format", of_disk, id.trim()]));
+    let [kind, name, source] =
+        <[&str; 3]>::try_from(shown.trim().split(' ').collect::<Vec<_>>()).unwrap();
+    assert_eq!(kind, "volume", "{shown}");
+    if let Ok(found) = std::fs::metadata(source) {
+        assert_eq!(found.mode() & 0o777, 0o777);
+    }
     harness.agent.shutdown(LIMIT).await;
     assert_eq!(image.containers(), Vec::<String>::new());
+    let gone = super::docker(&["volume", "inspect", name]);
+    assert!(gone.is_err(), "{gone:?}");
 }
 
 fn docker_ps(filter: &str) -> Result<String, String> {

@@ -5,15 +5,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adoption;
+mod called_off;
 mod config;
 mod container_adoption;
 #[path = "../common/engine.rs"]
 mod engine;
+mod freeze;
+mod isolation;
+#[path = "../../../runtime/tests/common/leftovers.rs"]
+mod leftovers;
 mod probes;
 
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -31,8 +37,10 @@ use nihilo_types::instance::{
     Exit, InstanceReport, InstanceSpec, InstanceState, Limits, Probes, RunAs,
 };
 use nihilo_types::instance_config::InstanceConfig;
+use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
 use nihilo_types::template::PullPolicy;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -41,11 +49,17 @@ const EPOCH: Epoch = Epoch(11);
 /// Far above what any step takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An agent with one driver, in a directory of its own.
+/// Of one agent's instances; more than any test starts.
+const N_PORTS: u16 = 20;
+/// What still runs when a test is over may take so long before it is killed.
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
+
+/// An agent with one driver, in a directory of its own. Nothing is left of it when it is dropped.
 struct Harness {
     agent: Agent,
     admission: LocalInstances,
     dir: Arc<tempfile::TempDir>,
+    ports: Range<u16>,
     /// Of the binary under test: demo apps are run in containers of it.
     image: Option<String>,
 }
@@ -56,12 +70,18 @@ impl Harness {
     }
 
     fn new_in(dir: Arc<tempfile::TempDir>, driver: DriverConfig) -> Self {
-        let (agent, admission) = agent_in(dir.path(), driver);
+        Self::with(dir, driver, Objects::default())
+    }
+
+    fn with(dir: Arc<tempfile::TempDir>, driver: DriverConfig, objects: Objects) -> Self {
+        let ports = ports_of(&driver);
+        let (agent, admission) = agent_with(dir.path(), driver, objects);
         agent.set_accepting(true);
         Self {
             agent,
             admission,
             dir,
+            ports,
             image: None,
         }
     }
@@ -92,7 +112,12 @@ impl Harness {
     fn real(docker: DockerSettings, adopts: bool) -> DriverConfig {
         DriverConfig::Process {
             first_port: free_ports(),
-            settings: ProcessSettings::default(),
+            // What a host lets programs do beyond this is the subject of `isolation`.
+            settings: ProcessSettings {
+                isolation: Isolation::None,
+                ..ProcessSettings::default()
+            },
+            private: Vec::new(),
             docker,
             adopts,
         }
@@ -152,19 +177,31 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        // What outlives a node outlives no test.
+        if !std::thread::panicking() {
+            tokio::task::block_in_place(|| {
+                Handle::current().block_on(self.agent.shutdown(LEAVE_LIMIT));
+            });
+            leftovers::assert_none(self.dir.path(), self.ports.clone());
+        }
+        // What outlives a node outlives no test, be it a failed one.
         drop(end_everything(self.dir.path()));
     }
 }
 
-/// An agent that takes no orders yet.
-fn agent_in(dir: &Path, driver: DriverConfig) -> (Agent, LocalInstances) {
-    agent_with(dir, driver, Objects::default())
+/// None of its own where instances are simulated.
+fn ports_of(driver: &DriverConfig) -> Range<u16> {
+    match driver {
+        DriverConfig::Process { first_port, .. } => *first_port..*first_port + N_PORTS,
+        DriverConfig::Fake(_) => 0..0,
+    }
 }
 
 fn agent_with(dir: &Path, driver: DriverConfig, objects: Objects) -> (Agent, LocalInstances) {
-    let admission = LocalInstances::default();
-    let config = AgentConfig {
+    agent_of(config_in(dir, driver), objects)
+}
+
+fn config_in(dir: &Path, driver: DriverConfig) -> AgentConfig {
+    AgentConfig {
         bundles: None,
         node_name: "node1".into(),
         executable: env!("CARGO_BIN_EXE_nihilo").into(),
@@ -173,7 +210,11 @@ fn agent_with(dir: &Path, driver: DriverConfig, objects: Objects) -> (Agent, Loc
         driver,
         host: Host::default(),
         orders: None,
-    };
+    }
+}
+
+fn agent_of(config: AgentConfig, objects: Objects) -> (Agent, LocalInstances) {
+    let admission = LocalInstances::default();
     let admitting = Arc::new(AdmissionPort(admission.clone()));
     let agent = Agent::new(config, admitting, Arc::new(objects)).unwrap();
     (agent, admission)
@@ -185,7 +226,7 @@ fn free_ports() -> u16 {
     static N_HARNESSES: AtomicU16 = AtomicU16::new(0);
     let block = u16::try_from(std::process::id() % 10).unwrap();
     let place = N_HARNESSES.fetch_add(1, Ordering::Relaxed);
-    20_000 + block * 1_000 + place % 50 * 20
+    20_000 + block * 1_000 + place % 50 * N_PORTS
 }
 
 /// The first report of `id` in `state`.
@@ -230,6 +271,7 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
         run_as: RunAs::default(),
         probes: Probes::default(),
         socket_activation: false,
+        min_isolation: Isolation::None,
         config: InstanceConfig::default(),
     }
 }
@@ -805,7 +847,7 @@ async fn one_that_listens_elsewhere_is_told_so() {
 type Check = fn(Harness) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// The suite above, and what is a container's own.
-const OF_CONTAINERS: [(&str, Check); 20] = [
+const OF_CONTAINERS: [(&str, Check); 24] = [
     ("starts, serves and stops", |h| {
         Box::pin(starts_serves_and_stops(h))
     }),
@@ -823,6 +865,14 @@ const OF_CONTAINERS: [(&str, Check); 20] = [
     ("leaving takes all along", |h| {
         Box::pin(leaving_takes_all_along(h))
     }),
+    ("frozen and thawed", |h| {
+        Box::pin(freeze::frozen_and_thawed(h))
+    }),
+    ("freeze called off", |h| {
+        Box::pin(freeze::freeze_called_off(h))
+    }),
+    ("stopped frozen", |h| Box::pin(freeze::stopped_frozen(h))),
+    ("leaves frozen", |h| Box::pin(freeze::leaves_frozen(h))),
     ("time is up", |h| Box::pin(time_is_up(h))),
     ("environment and labels", |h| {
         Box::pin(environment_and_labels(h))

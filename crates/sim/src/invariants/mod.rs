@@ -11,6 +11,7 @@ pub(crate) mod drain;
 pub(crate) mod endpoints;
 pub(crate) mod fence;
 pub(crate) mod floors;
+pub(crate) mod frozen;
 pub(crate) mod instances;
 pub(crate) mod ledger;
 pub(crate) mod limit;

@@ -422,6 +422,12 @@ impl World {
             Effect::Reopen { session, instance } => {
                 return self.hand_over(n, session, AgentCall::Reopen { owned, instance });
             }
+            Effect::Freeze { session, instance } => {
+                return self.hand_over(n, session, AgentCall::Freeze { owned, instance });
+            }
+            Effect::Thaw { session, instance } => {
+                return self.hand_over(n, session, AgentCall::Thaw { owned, instance });
+            }
             Effect::PushEndpoints(table) => self.publish(n, shard, epoch, *table),
             Effect::Explain { .. } => {}
             Effect::Propose(command) => self.order(n, shard, epoch, key, What::Propose(command)),

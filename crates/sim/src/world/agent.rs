@@ -19,6 +19,8 @@ const MAX_REMEMBERED: usize = 200;
 const LOOK_US: (u64, u64) = (10, 200);
 /// Permille of stops to which the fault `late_clients` applies.
 const LATE_CLIENTS: u64 = 300;
+/// Longest from a thaw to the good look.
+const WAKE_US: u64 = 50 * MS;
 /// From exited to destroyed: the last output is waited for.
 const LAST_WORDS_US: u64 = 20 * MS;
 
@@ -36,6 +38,8 @@ pub(crate) struct Instance {
     spec: InstanceSpec,
     started_us: u64,
     wants_run: bool,
+    /// Where it is not to run: it is to be frozen and not stopped.
+    freezes: bool,
     pub(crate) gate_is_open: bool,
     limit: u32,
     /// Requests being executed: number, attempt, and the gateway that sent each.
@@ -73,6 +77,8 @@ pub(crate) enum Step {
     BootDeadline,
     /// Look whether an order, or the end of a drain, is to be followed.
     Look,
+    /// Thawed, and seen to listen.
+    Woken,
     DrainDeadline(u32),
     Crash,
     Ended,
@@ -111,11 +117,13 @@ impl Instance {
     /// `LocalInstances::admit`.
     pub(crate) fn admit(&self, minds_limit: bool) -> Result<(), super::gateway::Refusal> {
         use super::gateway::Refusal;
-        let is_up = matches!(
-            self.report.state,
-            InstanceState::Ready | InstanceState::Draining | InstanceState::Stopping
-        );
-        if !is_up {
+        let is_known = match self.report.state {
+            InstanceState::Ready | InstanceState::Frozen => true,
+            InstanceState::Draining | InstanceState::Stopping => true,
+            InstanceState::Booting => self.report.ready_after_ms > 0,
+            _ => false,
+        };
+        if !is_known {
             return Err(Refusal::Gone);
         }
         if !self.gate_is_open {
@@ -141,7 +149,7 @@ impl Instance {
     }
 
     pub(crate) fn leave(&mut self) {
-        (self.leaves, self.wants_run) = (true, false);
+        (self.leaves, self.wants_run, self.freezes) = (true, false, false);
     }
 
     /// Whatever ailed it is over.
@@ -182,7 +190,10 @@ impl World {
         let answer = match call {
             WireBody::Start(fence, spec) => self.agent_start(n, fence, *spec),
             WireBody::Stop(fence, id) => self.agent_stop(n, fence, &id),
-            WireBody::Reopen(fence, id) => self.agent_reopen(n, fence, &id),
+            WireBody::Reopen(fence, id) | WireBody::Thaw(fence, id) => {
+                self.agent_reopen(n, fence, &id)
+            }
+            WireBody::Freeze(fence, id) => self.agent_freeze(n, fence, &id),
             WireBody::List(fences) => self.agent_list(n, &fences),
         };
         answer.unwrap_or_else(CallAnswer::Refused)
@@ -229,6 +240,7 @@ impl World {
             return Ok(CallAnswer::Started(Box::new(instance.refreshed(now_us))));
         }
         if agent.running().len() >= self.plan.capacity as usize {
+            self.make_room(n);
             return Err(CallRefusal::NoCapacity);
         }
         agent.forget_old();
@@ -250,6 +262,7 @@ impl World {
             spec,
             started_us: now_us,
             wants_run: true,
+            freezes: false,
             gate_is_open: false,
             running: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -273,9 +286,54 @@ impl World {
         self.admit_order(n, fence)?;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
-        instance.wants_run = false;
+        (instance.wants_run, instance.freezes) = (false, false);
         self.look_soon(n, id);
         Ok(CallAnswer::Done)
+    }
+
+    fn agent_freeze(
+        &mut self,
+        n: usize,
+        fence: CallFence,
+        id: &InstanceId,
+    ) -> Result<CallAnswer, CallRefusal> {
+        self.admit_order(n, fence)?;
+        let instance = self.nodes[n].agent.instances.get_mut(id);
+        let instance = instance.ok_or(CallRefusal::TooLate)?;
+        let is_so = !instance.wants_run && instance.freezes;
+        match instance.report.state {
+            InstanceState::Ready | InstanceState::Draining | InstanceState::Frozen => {
+                (instance.wants_run, instance.freezes) = (false, true);
+            }
+            _ => return Err(CallRefusal::TooLate),
+        }
+        self.look_soon(n, id);
+        if is_so {
+            self.tell_again(n, id);
+        }
+        Ok(CallAnswer::Done)
+    }
+
+    /// `Table::make_room`.
+    fn make_room(&mut self, n: usize) {
+        let mut instances = self.nodes[n].agent.instances.iter_mut();
+        let frozen = instances.find(|(_, instance)| {
+            instance.report.state == InstanceState::Frozen && instance.freezes
+        });
+        if let Some((id, instance)) = frozen {
+            instance.freezes = false;
+            let id = id.clone();
+            self.look_soon(n, &id);
+        }
+    }
+
+    /// Whoever asks for what is so already has missed what it has become.
+    fn tell_again(&mut self, n: usize, id: &InstanceId) {
+        let now_us = self.now_us;
+        let instance = self.nodes[n].agent.instances.get(id);
+        if let Some(report) = instance.map(|instance| instance.refreshed(now_us)) {
+            self.tell_subscribers(n, &report);
+        }
     }
 
     fn agent_reopen(
@@ -288,8 +346,14 @@ impl World {
         let plant = self.plant;
         let instance = self.nodes[n].agent.instances.get_mut(id);
         let instance = instance.ok_or(CallRefusal::TooLate)?;
+        let is_so = instance.wants_run;
         match instance.report.state {
-            InstanceState::Draining | InstanceState::Ready => instance.wants_run = true,
+            InstanceState::Draining | InstanceState::Ready | InstanceState::Frozen => {
+                instance.wants_run = true;
+            }
+            InstanceState::Booting if instance.report.ready_after_ms > 0 => {
+                instance.wants_run = true;
+            }
             InstanceState::Stopping if plant == Some(Plant::ReopenAfterSigterm) => {
                 (instance.gate_is_open, instance.wants_run) = (true, true);
                 self.enter(n, id, InstanceState::Ready);
@@ -298,6 +362,9 @@ impl World {
             _ => return Err(CallRefusal::TooLate),
         }
         self.look_soon(n, id);
+        if is_so {
+            self.tell_again(n, id);
+        }
         Ok(CallAnswer::Done)
     }
 
@@ -380,7 +447,8 @@ impl World {
                 self.follow_orders(n, id);
             }
             (Step::Listening, InstanceState::Booting) => self.ready(n, id),
-            (Step::BootDeadline, InstanceState::Booting) => {
+            (Step::Woken, InstanceState::Booting) => self.awake(n, id),
+            (Step::BootDeadline, InstanceState::Booting) if instance.report.ready_after_ms == 0 => {
                 let after_ms = boot_deadline_us / MS;
                 self.set_exit(n, id, Exit::NeverReady { after_ms });
                 self.stop_instance(n, id, true);
@@ -392,6 +460,8 @@ impl World {
                     self.stop_instance(n, id, true);
                 }
             }
+            // Killed, as by the kernel for want of memory: by itself it can do nothing.
+            (Step::Crash, InstanceState::Frozen) => self.exited(n, id, Exit::Signal(9)),
             (Step::Crash, state) if is_up(state) => self.exited(n, id, Exit::Code(1)),
             (Step::Ended, InstanceState::Stopping) => self.exited(n, id, Exit::Code(0)),
             (Step::Kill, InstanceState::Stopping) => self.exited(n, id, Exit::Signal(9)),
@@ -423,7 +493,17 @@ impl World {
         self.follow_orders(n, id);
     }
 
-    /// Compares what is wanted with the state (`life::lead`).
+    /// `Life::wake`.
+    fn awake(&mut self, n: usize, id: &InstanceId) {
+        let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
+            return;
+        };
+        instance.gate_is_open = true;
+        self.enter(n, id, InstanceState::Ready);
+        self.follow_orders(n, id);
+    }
+
+    /// Compares what is wanted with the state (`Life::lead`).
     fn follow_orders(&mut self, n: usize, id: &InstanceId) {
         let cuts = self.plant == Some(Plant::DrainCutsRequests);
         let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
@@ -431,8 +511,10 @@ impl World {
         };
         let deadline_us = instance.spec.drain_deadline_ms * MS;
         match (instance.report.state, instance.wants_run) {
-            (InstanceState::Booting, false) => self.stop_instance(n, id, true),
-            (InstanceState::Ready, false) => {
+            (InstanceState::Booting, false) if instance.report.ready_after_ms == 0 => {
+                self.stop_instance(n, id, true);
+            }
+            (InstanceState::Booting | InstanceState::Ready, false) => {
                 instance.gate_is_open = false;
                 instance.n_drains += 1;
                 let drain = instance.n_drains;
@@ -448,6 +530,18 @@ impl World {
             (InstanceState::Draining, true) => {
                 instance.gate_is_open = true;
                 self.enter(n, id, InstanceState::Ready);
+            }
+            (InstanceState::Draining, false) if instance.freezes && instance.n_taken() == 0 => {
+                self.counters.n_frozen += 1;
+                self.enter(n, id, InstanceState::Frozen);
+            }
+            (InstanceState::Frozen, true) => {
+                let after = self.random.skewed(LOOK_US.0, WAKE_US);
+                self.enter(n, id, InstanceState::Booting);
+                self.instance_later(n, id, after, Step::Woken);
+            }
+            (InstanceState::Frozen, false) if !instance.freezes => {
+                self.stop_instance(n, id, false);
             }
             (InstanceState::Draining, false) if instance.n_taken() == 0 || cuts => {
                 self.stop_instance(n, id, false);

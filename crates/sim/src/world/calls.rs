@@ -52,6 +52,14 @@ pub(crate) enum AgentCall {
         owned: Owned,
         instance: InstanceId,
     },
+    Freeze {
+        owned: Owned,
+        instance: InstanceId,
+    },
+    Thaw {
+        owned: Owned,
+        instance: InstanceId,
+    },
     /// Look at what there is to list.
     Wake,
 }
@@ -80,6 +88,8 @@ pub(crate) enum WireBody {
     Start(CallFence, Box<InstanceSpec>),
     Stop(CallFence, InstanceId),
     Reopen(CallFence, InstanceId),
+    Freeze(CallFence, InstanceId),
+    Thaw(CallFence, InstanceId),
     List(Vec<CallFence>),
 }
 
@@ -176,6 +186,16 @@ impl World {
             AgentCall::Reopen { owned, instance } => {
                 let fence = self.fence(n, owned);
                 let body = WireBody::Reopen(fence, instance);
+                self.call(n, session, Pending::Order(fence), body);
+            }
+            AgentCall::Freeze { owned, instance } => {
+                let fence = self.fence(n, owned);
+                let body = WireBody::Freeze(fence, instance);
+                self.call(n, session, Pending::Order(fence), body);
+            }
+            AgentCall::Thaw { owned, instance } => {
+                let fence = self.fence(n, owned);
+                let body = WireBody::Thaw(fence, instance);
                 self.call(n, session, Pending::Order(fence), body);
             }
             AgentCall::Wake => self.list(n, session),

@@ -7,6 +7,7 @@ pub(crate) struct Counters {
     pub(crate) n_turns: u64,
     pub(crate) n_passivations: u64,
     pub(crate) n_instances: u64,
+    pub(crate) n_frozen: u64,
     pub(crate) n_faults: u64,
     pub(crate) n_lost: u64,
     pub(crate) n_refused: u64,
@@ -24,6 +25,7 @@ pub struct Totals {
     pub n_turns: u64,
     pub n_passivations: u64,
     pub n_instances: u64,
+    pub n_frozen: u64,
     pub n_faults: u64,
     pub n_lost_messages: u64,
     pub n_refused: u64,
@@ -47,6 +49,7 @@ impl Counters {
             n_turns: self.n_turns,
             n_passivations: self.n_passivations,
             n_instances: self.n_instances,
+            n_frozen: self.n_frozen,
             n_faults: self.n_faults,
             n_lost_messages: self.n_lost,
             n_refused: self.n_refused,
@@ -64,6 +67,7 @@ impl std::ops::AddAssign for Totals {
         self.n_turns += other.n_turns;
         self.n_passivations += other.n_passivations;
         self.n_instances += other.n_instances;
+        self.n_frozen += other.n_frozen;
         self.n_faults += other.n_faults;
         self.n_lost_messages += other.n_lost_messages;
         self.n_refused += other.n_refused;

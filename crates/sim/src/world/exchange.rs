@@ -154,9 +154,11 @@ impl World {
         let verdict = crate::invariants::drain::admitted(id, instance.has_term);
         instance.running.insert(request, (attempt, from));
         let within = crate::invariants::limit::holds(id, instance.running.len(), instance.limit());
+        let reached = crate::invariants::frozen::reached(id, instance.report.state);
         let hangs = instance.hangs(now_us);
         self.judge("drain", verdict);
         self.judge("instance limit", within);
+        self.judge("frozen", reached);
         let exchange = &mut self.requests[request];
         exchange.n_executions += 1;
         let verdict = crate::invariants::ledger::executed(request, exchange);

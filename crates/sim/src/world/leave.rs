@@ -81,7 +81,11 @@ impl World {
         let node = &self.nodes[n];
         let session = node.control.session;
         let moves = moves_away_from(&node.replica.state, session);
-        let command = Command::CloseSession(CloseSession { session, moves });
+        let command = Command::CloseSession(CloseSession {
+            session,
+            moves,
+            returns: false,
+        });
         let key = RequestKey::default();
         self.propose(n, command, key, CLOSE_LIMIT_US, Origin::Leave);
     }

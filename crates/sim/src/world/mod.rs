@@ -91,7 +91,7 @@ pub struct Violation {
 impl World {
     pub(crate) fn new(seed: u64, plant: Option<Plant>, detail: Detail) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(seed, &mut random);
         let settings = draw_settings(&mut random);
         Self {
             nodes: (0..plan.n_nodes).map(Node::new).collect(),

@@ -4,6 +4,8 @@ use super::random::Random;
 
 pub(crate) const MS: u64 = 1_000;
 pub(crate) const SECOND: u64 = 1_000_000;
+/// Of so many seeds, the last one freezes.
+const IDLE_EVERY: u64 = 4;
 
 /// Fixed for a run. Times in microseconds unless named otherwise.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) max_delay_us: u64,
     /// Longest pause between an applied entry and the task that follows it.
     pub(crate) max_task_delay_us: u64,
+    /// Most revisions keep their last instance frozen.
+    pub(crate) idles_frozen: bool,
 }
 
 /// Swarm testing: each seed turns a random subset off, so that rare combinations are not drowned
@@ -56,7 +60,7 @@ pub(crate) struct Faults {
 }
 
 impl Plan {
-    pub(crate) fn draw(random: &mut Random) -> Self {
+    pub(crate) fn draw(seed: u64, random: &mut Random) -> Self {
         let balanced = random.chance(500);
         Self {
             n_nodes: usize::try_from(random.between(3, 5)).unwrap_or(3),
@@ -71,6 +75,8 @@ impl Plan {
             snapshot_every: random.between(20, 300),
             max_delay_us: random.between(300, 4_000),
             max_task_delay_us: random.between(50, 3_000),
+            // Not drawn, so that all other seeds stay the runs that they were.
+            idles_frozen: seed % IDLE_EVERY == IDLE_EVERY - 1,
         }
     }
 }

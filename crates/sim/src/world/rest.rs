@@ -92,7 +92,7 @@ impl World {
         Some(format!("{} is not Ready: {text}", unready.metadata.key()))
     }
 
-    /// Desired = counted = running, and as few as the bounds allow.
+    /// Desired = counted = running, and as few as the bounds allow, but for one that is kept frozen.
     fn wrong_instances(&self, state: &State) -> Option<String> {
         let mut running: BTreeMap<ObjectKey, Vec<String>> = BTreeMap::new();
         for (id, instance) in self.checks.instances.all() {
@@ -113,7 +113,14 @@ impl World {
             let here = running.remove(&key).unwrap_or_default();
             let recorded = state.scale(&key);
             let desired = u32::try_from(recorded.desired).ok();
-            if here.len() as u64 != u64::from(least) || desired != Some(least) {
+            let n_frozen = self.n_frozen(&key);
+            let may_freeze = least == 0 && revision.idles_frozen();
+            if n_frozen > u64::from(may_freeze) {
+                return Some(format!("{key} keeps {n_frozen} frozen: {here:?}"));
+            }
+            if (here.len() as u64).saturating_sub(n_frozen) != u64::from(least)
+                || desired != Some(least)
+            {
                 return Some(format!(
                     "{key} wants {least}: record {recorded:?}, running {here:?}"
                 ));
@@ -127,6 +134,18 @@ impl World {
         }
         let orphan = running.into_iter().next()?;
         Some(format!("instances of a revision that is gone: {orphan:?}"))
+    }
+
+    fn n_frozen(&self, revision: &ObjectKey) -> u64 {
+        let instances = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.agent.instances.values());
+        let frozen = instances.filter(|instance| {
+            let report = &instance.report;
+            report.state == InstanceState::Frozen && report.revision == *revision
+        });
+        frozen.count() as u64
     }
 
     fn counted(&self, revision: &ObjectKey) -> usize {

@@ -240,6 +240,9 @@ impl World {
         if random.chance(200) && (max == 0 || max >= 2) {
             set("initial-scale", 2);
         }
+        if self.plan.idles_frozen && random.chance(700) {
+            annotations.insert(keys::IDLE.into(), keys::IDLE_FREEZE.into());
+        }
         // The shortest there is: a revision that never starts is given up within the run.
         annotations.insert(keys::PROGRESS_DEADLINE.into(), "10s".into());
         let timeout = u32::try_from(random.between(3, 12)).unwrap_or(3);

@@ -25,6 +25,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     pub blob: Blob,
+    /// Of an image's archive, and of nothing else: the engine's id of the image. Archives of one image
+    /// may differ from engine to engine; this is what each engine must come to that loads one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<Digest>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,8 @@ pub enum BundleKind {
     Binary,
     /// The blob is a tar, not compressed, of a directory.
     Tree,
+    /// The blob is what `docker save` makes of one container image.
+    DockerArchive,
 }
 
 impl fmt::Display for BundleKind {
@@ -41,6 +47,7 @@ impl fmt::Display for BundleKind {
         f.write_str(match self {
             Self::Binary => "binary",
             Self::Tree => "tree",
+            Self::DockerArchive => "docker-archive",
         })
     }
 }
@@ -169,15 +176,27 @@ impl Manifest {
 
     fn check_entrypoint(&self) -> Result<(), MalformedManifest> {
         let is_there = self.entrypoint.first().is_some_and(|word| !word.is_empty());
-        match (self.kind, is_there) {
-            (BundleKind::Tree, true) => Ok(()),
-            (BundleKind::Binary, false) if self.entrypoint.is_empty() => Ok(()),
-            (BundleKind::Tree, false) => {
-                Err(MalformedManifest("a tree needs an entry point".into()))
+        let is_none = self.entrypoint.is_empty();
+        let why = match self.kind {
+            BundleKind::Tree if is_there => return self.check_image_id(),
+            BundleKind::Binary | BundleKind::DockerArchive if is_none => {
+                return self.check_image_id();
             }
-            (BundleKind::Binary, _) => {
-                let text = "a binary is its own entry point";
-                Err(MalformedManifest(text.into()))
+            BundleKind::Tree => "a tree needs an entry point",
+            BundleKind::Binary => "a binary is its own entry point",
+            BundleKind::DockerArchive => "an image has its own entry point",
+        };
+        Err(MalformedManifest(why.into()))
+    }
+
+    fn check_image_id(&self) -> Result<(), MalformedManifest> {
+        let is_archive = self.kind == BundleKind::DockerArchive;
+        match (is_archive, self.image_id.is_some()) {
+            (true, true) | (false, false) => Ok(()),
+            (true, false) => Err(MalformedManifest("an image's archive needs its id".into())),
+            (false, true) => {
+                let text = format!("a {} has no image id", self.kind);
+                Err(MalformedManifest(text))
             }
         }
     }
@@ -199,6 +218,7 @@ mod tests {
                 size,
                 chunks: vec![Digest::of(b"one"); n_chunks],
             },
+            image_id: None,
         }
     }
 
@@ -214,6 +234,17 @@ mod tests {
         assert!(why.0.contains("canonical"), "{why}");
         let unknown = text.replace("\"schema\":1", "\"schema\":1,\"user\":\"me\"");
         assert!(Manifest::parse(unknown.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_image_has_its_id_in_the_canonical_form() {
+        let mut archive = manifest(9);
+        archive.kind = BundleKind::DockerArchive;
+        archive.image_id = Some(Digest::of(b"image"));
+        let text = String::from_utf8(archive.to_bytes()).unwrap();
+        let id = format!("\"imageId\":\"{}\"}}", Digest::of(b"image"));
+        assert!(text.ends_with(&id), "{text}");
+        assert_eq!(Manifest::parse(text.as_bytes()), Ok(archive));
     }
 
     #[test]
@@ -233,13 +264,25 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         type Change = fn(&mut Manifest);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 9] = [
             (|m| m.schema = 2, "this version knows 1"),
             (|m| m.blob.size = 0, "is empty"),
             (|m| m.blob.size = MAX_BLOB_BYTES + 1, "at most"),
             (|m| m.blob.chunks.clear(), "are not 0 chunks"),
             (|m| m.kind = BundleKind::Tree, "needs an entry point"),
             (|m| m.entrypoint.push("x".into()), "its own entry point"),
+            (|m| m.kind = BundleKind::DockerArchive, "needs its id"),
+            (
+                |m| m.image_id = Some(Digest::of(b"image")),
+                "a binary has no image id",
+            ),
+            (
+                |m| {
+                    m.kind = BundleKind::DockerArchive;
+                    m.entrypoint.push("x".into());
+                },
+                "an image has its own entry point",
+            ),
         ];
         for (change, wanted) in cases {
             let mut manifest = manifest(9);

@@ -1,5 +1,6 @@
 //! Bundles: artefacts that the cluster keeps itself (06-runtime §6). A manifest says what one is made
-//! of; its bytes are one blob, a program or a tar of a directory, in chunks that are proven one by one.
+//! of; its bytes are one blob, a program, a tar of a directory or an engine's archive of a container image,
+//! in chunks that are proven one by one.
 //!
 //! What is here is names, shapes and limits. Bytes are kept by the runtime, metadata by the machine.
 
@@ -9,7 +10,9 @@ mod reference;
 
 pub use digest::{Digest, Hasher};
 pub use manifest::{Blob, BundleKind, MalformedManifest, Manifest, Platform, SCHEMA};
-pub use reference::{BundleReference, BundleVersion, PREFIX, check_name, check_tag};
+pub use reference::{
+    BundleReference, BundleVersion, IMAGE_PREFIX, PREFIX, check_name, check_name_of, check_tag,
+};
 
 /// Bytes of every chunk of a blob but its last.
 pub const CHUNK_BYTES: u64 = 4 * 1024 * 1024;

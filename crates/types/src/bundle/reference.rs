@@ -1,21 +1,24 @@
-//! Names of bundles in a service's image: `bundle/NAME:TAG`, `bundle/NAME@sha256:…`.
+//! Names of bundles in a service's image: `bundle/NAME:TAG`, `bundle/NAME@sha256:…`. Of a container image
+//! that was pushed into the cluster the name is `image/` and the image's own: `bundle/image/team/app:v1`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Digest;
-use crate::image_reference::is_tag;
+use super::{BundleKind, Digest};
+use crate::image_reference::{Reference, is_tag};
 use crate::names::check_dns1123;
 
 /// Begins the names of images that are bundles.
 pub const PREFIX: &str = "bundle/";
+/// Begins the names of bundles that are container images.
+pub const IMAGE_PREFIX: &str = "image/";
 const DEFAULT_TAG: &str = "latest";
 
 /// Which bundle of the service's own namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleReference {
-    /// A DNS label.
+    /// A DNS label, or [`IMAGE_PREFIX`] and the name of a container image.
     pub name: String,
     pub version: BundleVersion,
 }
@@ -37,11 +40,12 @@ impl BundleReference {
             Some((rest, digest)) => (rest, Some(digest.parse()?)),
             None => (text, None),
         };
-        let (name, tag) = match rest.split_once(':') {
-            Some((name, tag)) => (name, Some(tag)),
-            None => (rest, None),
+        // A colon before the last slash belongs to a registry's port.
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (rest, None),
         };
-        if name.contains('/') {
+        if name.contains('/') && !name.starts_with(IMAGE_PREFIX) {
             return Err(format!(
                 "`{name}`: bundles of other namespaces are not served by this version; push it to \
                  the service's own, as `bundle/NAME:TAG`"
@@ -66,6 +70,19 @@ impl BundleReference {
             name: name.into(),
             version: BundleVersion::Digest(digest),
         }
+    }
+
+    /// What a container image is called once it was pushed; `None` = it is named by a registry's digest.
+    pub fn of_image(image: &Reference) -> Option<Self> {
+        Some(Self {
+            name: format!("{IMAGE_PREFIX}{}", image.familiar_name()),
+            version: BundleVersion::Tag(image.tag()?.into()),
+        })
+    }
+
+    /// Whether it is a container image.
+    pub fn is_image(&self) -> bool {
+        self.name.starts_with(IMAGE_PREFIX)
     }
 
     /// As the image of a container.
@@ -95,7 +112,36 @@ impl fmt::Display for BundleReference {
 /// # Errors
 /// What a bundle's name must look like.
 pub fn check_name(name: &str) -> Result<(), String> {
-    check_dns1123(name).map_err(|why| format!("bundle name `{name}`: {why}"))
+    let checked = match name.strip_prefix(IMAGE_PREFIX) {
+        Some(image) => check_image_name(image),
+        None => check_dns1123(name),
+    };
+    checked.map_err(|why| format!("bundle name `{name}`: {why}"))
+}
+
+/// One name for one image, and nothing else in it.
+fn check_image_name(name: &str) -> Result<(), String> {
+    let parsed = Reference::parse(name)?;
+    match parsed.name() == name && parsed.familiar_name() == name {
+        true => Ok(()),
+        false => Err(format!("it is written `{}`", parsed.familiar_name())),
+    }
+}
+
+/// # Errors
+/// As [`check_name`]; or it is a name for another kind.
+pub fn check_name_of(kind: BundleKind, name: &str) -> Result<(), String> {
+    check_name(name)?;
+    let is_archive = kind == BundleKind::DockerArchive;
+    match (is_archive, name.starts_with(IMAGE_PREFIX)) {
+        (true, true) | (false, false) => Ok(()),
+        (true, false) => Err(format!(
+            "bundle name `{name}`: an image is named `{IMAGE_PREFIX}NAME`; push it with `nihilo image push`"
+        )),
+        (false, true) => Err(format!(
+            "bundle name `{name}`: names that begin with `{IMAGE_PREFIX}` are for container images"
+        )),
+    }
 }
 
 /// # Errors
@@ -123,6 +169,11 @@ mod tests {
             ("hello:v1", "hello:v1"),
             (&pinned, &pinned),
             (&both, &pinned),
+            ("image/team/app", "image/team/app:latest"),
+            (
+                "image/reg.example:5000/app:v1",
+                "image/reg.example:5000/app:v1",
+            ),
         ];
         for (text, wanted) in cases {
             let read = BundleReference::parse(text).unwrap();
@@ -141,10 +192,44 @@ mod tests {
             ("other/hello:v1", "other namespaces"),
             ("hello:", "a tag has"),
             ("hello@sha256:12", "a digest is"),
+            ("image/", "the name is missing"),
+            ("image/docker.io/library/nginx", "it is written `nginx`"),
         ];
         for (text, wanted) in cases {
             let why = BundleReference::parse(text).unwrap_err();
             assert!(why.contains(wanted), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn an_image_has_one_name_however_it_is_written() {
+        let name = |image: &str| {
+            let image = Reference::parse(image).unwrap();
+            BundleReference::of_image(&image).map(|bundle| bundle.image())
+        };
+        let cases = [
+            ("nginx", Some("bundle/image/nginx:latest")),
+            ("docker.io/library/nginx:1", Some("bundle/image/nginx:1")),
+            ("docker.io/team/app", Some("bundle/image/team/app:latest")),
+            ("reg:5000/app:v1", Some("bundle/image/reg:5000/app:v1")),
+        ];
+        for (image, wanted) in cases {
+            let named = name(image);
+            assert_eq!(named.as_deref(), wanted, "{image}");
+            let read = named.and_then(|image| crate::image::Image::bundle(&image));
+            assert!(read.is_some_and(|bundle| bundle.is_image()), "{image}");
+        }
+        assert_eq!(name(&format!("nginx@{}", Digest::of(b"x"))), None);
+    }
+
+    #[test]
+    fn images_and_programs_have_names_of_their_own() {
+        use BundleKind::{Binary, DockerArchive, Tree};
+        assert!(check_name_of(DockerArchive, "image/app").is_ok());
+        assert!(check_name_of(Tree, "app").is_ok());
+        let why = check_name_of(DockerArchive, "app").unwrap_err();
+        assert!(why.contains("nihilo image push"), "{why}");
+        let why = check_name_of(Binary, "image/app").unwrap_err();
+        assert!(why.contains("for container images"), "{why}");
     }
 }

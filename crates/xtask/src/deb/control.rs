@@ -39,7 +39,7 @@ const DESCRIPTION: &str = "Description: serverless HTTP services on a few machin
 ///
 /// # Errors
 /// It is none that nodes are built for.
-pub(super) fn architecture(architecture: &str) -> anyhow::Result<&'static str> {
+pub(crate) fn architecture(architecture: &str) -> anyhow::Result<&'static str> {
     match architecture {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),

@@ -1,7 +1,7 @@
 //! `cargo xtask deb`: a Debian package, packed by `dpkg-deb` out of a tree that is laid here.
 
-mod control;
-mod tree;
+pub(crate) mod control;
+pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +12,8 @@ use crate::image::binary;
 use crate::run::{root, target_dir};
 
 /// All packages of the workspace have one version.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-const NAME: &str = "nihilo";
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const NAME: &str = "nihilo";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DebArgs {
@@ -63,7 +63,7 @@ fn pack(tree: &Path, package: &Path, compression: &str) -> anyhow::Result<()> {
 }
 
 /// Seconds since 1970 that files are dated with; `None` = outside a checkout, as they are.
-fn committed_at() -> Option<String> {
+pub(crate) fn committed_at() -> Option<String> {
     if let Ok(given) = std::env::var("SOURCE_DATE_EPOCH") {
         return Some(given);
     }
@@ -78,7 +78,7 @@ fn committed_at() -> Option<String> {
 }
 
 /// Runs a program; returns what it prints.
-fn output_of(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn output_of(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()

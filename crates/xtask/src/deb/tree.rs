@@ -12,7 +12,7 @@ use crate::run::root;
 const PROGRAM: u32 = 0o755;
 const TEXT: u32 = 0o644;
 /// Files of the project, from its root, and where they go.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     (
         "packaging/nihilo.service",
         "usr/lib/systemd/system/nihilo.service",
@@ -26,6 +26,14 @@ const FILES: [(&str, &str); 5] = [
         "usr/share/doc/nihilo/examples/keepalived.conf",
     ),
     (
+        "packaging/haproxy/haproxy.cfg",
+        "usr/share/doc/nihilo/examples/haproxy.cfg",
+    ),
+    (
+        "packaging/dns/zone.example",
+        "usr/share/doc/nihilo/examples/zone.example",
+    ),
+    (
         "packaging/debian/copyright",
         "usr/share/doc/nihilo/copyright",
     ),
@@ -35,7 +43,7 @@ const FILES: [(&str, &str); 5] = [
     ),
 ];
 /// Shells, and where each looks for a program's completions.
-const COMPLETIONS: [(&str, &str); 4] = [
+pub(crate) const COMPLETIONS: [(&str, &str); 4] = [
     ("bash", "usr/share/bash-completion/completions/nihilo"),
     ("zsh", "usr/share/zsh/vendor-completions/_nihilo"),
     ("fish", "usr/share/fish/vendor_completions.d/nihilo.fish"),
@@ -51,18 +59,23 @@ pub(super) fn lay(tree: &Path, binary: &Path) -> anyhow::Result<()> {
         put(tree, to, TEXT, &read(&root().join(from))?)?;
     }
     for (shell, to) in COMPLETIONS {
-        let script = output_of(Command::new(binary).args(["completion", shell]))?;
-        put(tree, to, TEXT, &script)?;
+        put(tree, to, TEXT, &completion(binary, shell)?)?;
     }
     let changes = read(&root().join("packaging/debian/changelog"))?;
     put(tree, "usr/share/doc/nihilo/changelog", TEXT, &changes)?;
     compress(&tree.join("usr/share/doc/nihilo/changelog"))?;
-    manual(tree, binary)
+    manual(tree, MANUAL, binary)
 }
 
-fn manual(tree: &Path, binary: &Path) -> anyhow::Result<()> {
-    let dir = tree.join(MANUAL);
-    directory(tree, MANUAL)?;
+/// What completes the command line in a shell, as the binary says it.
+pub(crate) fn completion(binary: &Path, shell: &str) -> anyhow::Result<Vec<u8>> {
+    output_of(Command::new(binary).args(["completion", shell]))
+}
+
+/// The pages of all commands, packed, in a directory below `tree`.
+pub(crate) fn manual(tree: &Path, below: &str, binary: &Path) -> anyhow::Result<()> {
+    let dir = tree.join(below);
+    directory(tree, below)?;
     output_of(Command::new(binary).arg("man").arg(&dir))?;
     for page in std::fs::read_dir(&dir)? {
         let page = page?.path();
@@ -78,7 +91,7 @@ fn compress(file: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes one file below `tree`.
-pub(super) fn put(tree: &Path, to: &str, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn put(tree: &Path, to: &str, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
     if let Some((dir, _)) = to.rsplit_once('/') {
         directory(tree, dir)?;
     }

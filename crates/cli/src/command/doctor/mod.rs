@@ -8,6 +8,7 @@ mod clock;
 mod disk;
 mod docker;
 mod finding;
+mod isolation;
 mod joins;
 mod kernel;
 mod ports;
@@ -105,9 +106,12 @@ impl Machine {
     fn examine(&self) -> Vec<Finding> {
         let config = &self.config;
         let pid = ports::running(&config.data_dir);
-        let mut all = kernel::examine();
-        all.push(cgroups::examine());
-        all.push(joins::examine());
+        let mut all = vec![
+            kernel::examine(),
+            isolation::examine(config.process.isolation),
+            cgroups::examine(),
+            joins::examine(),
+        ];
         all.extend(disk::examine(&config.data_dir));
         let listens = self.listens.iter();
         all.extend(listens.map(|(key, address)| ports::examine(key, address, pid)));

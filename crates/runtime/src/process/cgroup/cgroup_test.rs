@@ -10,7 +10,7 @@ fn place(name: &str, version: Version, controllers: Controllers) -> Place {
         controllers,
         dir: name.into(),
         kills: version == Version::Two,
-        freezes: name == "freezer",
+        freezes: name == "freezer" || version == Version::Two,
     }
 }
 
@@ -81,6 +81,15 @@ fn each_limit_is_offered_by_the_hierarchy_that_has_it() {
     let offer = host_of_version_1().offer();
     let one = Some(Version::One);
     assert_eq!((offer.cpu, offer.memory, offer.pids), (one, one, one));
+    assert_eq!(offer.freeze, None, "what counts its processes cannot");
+    let mut uncounted = host_of_version_1();
+    uncounted.places.retain(|place| !place.controllers.pids);
+    assert_eq!(uncounted.offer().freeze, one);
+    let two = Cgroups {
+        places: vec![place("top", Version::Two, NONE)],
+        reasons: Vec::new(),
+    };
+    assert_eq!(two.offer().freeze, Some(Version::Two));
     let none = Cgroups::none("off").offer();
     assert_eq!((none.cpu, none.reasons), (None, vec!["off".to_owned()]));
 }

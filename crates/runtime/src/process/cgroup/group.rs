@@ -24,17 +24,17 @@ const MAX_DEPTH: usize = 8;
 
 #[derive(Debug, Clone, Default)]
 pub(in crate::process) struct Group {
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
 }
 
 /// The instance's directory in one hierarchy.
 #[derive(Debug, Clone)]
-struct Part {
-    dir: PathBuf,
-    version: Version,
+pub(super) struct Part {
+    pub(super) dir: PathBuf,
+    pub(super) version: Version,
     controllers: Controllers,
     kills: bool,
-    freezes: bool,
+    pub(super) freezes: bool,
 }
 
 impl Group {
@@ -105,6 +105,14 @@ impl Group {
         })
     }
 
+    /// Processes that are in it now; `None` where there is no group.
+    pub(in crate::process) fn pids(&self) -> Option<BTreeSet<i32>> {
+        // All parts hold the same processes.
+        let part = self.parts.first()?;
+        let dirs = tree(&part.dir, MAX_DEPTH);
+        Some(dirs.iter().flat_map(|dir| pids_in(dir)).collect())
+    }
+
     /// Kills everything in it, however fast it forks. Blocks until nothing is left, or says what is.
     pub(in crate::process) fn kill(&self) {
         // All parts hold the same processes: one that lets nothing get away is enough.
@@ -115,6 +123,8 @@ impl Group {
         let Some(part) = best else { return };
         let deadline = Instant::now() + EMPTY_LIMIT;
         part.kill_once();
+        // What another hierarchy holds frozen does not die.
+        self.thaw();
         while part.is_populated() {
             if Instant::now() >= deadline {
                 return warn_of("processes do not go, though they were killed", &part.dir);
@@ -158,16 +168,12 @@ impl Part {
         if self.controllers.pids {
             let _or_not = write(&self.dir, "pids.max", "0");
         }
-        if self.freezes {
-            let _or_not = write(&self.dir, "freezer.state", "FROZEN");
-        }
+        let _or_not = self.set_frozen(true);
         for dir in tree(&self.dir, MAX_DEPTH) {
             kill_in(&dir);
         }
-        if self.freezes {
-            // What is frozen does not die.
-            let _or_not = write(&self.dir, "freezer.state", "THAWED");
-        }
+        // What is frozen by version 1 does not die.
+        let _or_not = self.set_frozen(false);
     }
 
     fn is_populated(&self) -> bool {

@@ -9,6 +9,7 @@
 //! version 1:  {own group, per controller}/nihilo-{mark}/{instance}
 //! ```
 
+mod freezer;
 mod group;
 mod mounts;
 mod place;
@@ -47,6 +48,8 @@ pub(super) struct Offer {
     pub(super) cpu: Option<Version>,
     pub(super) memory: Option<Version>,
     pub(super) pids: Option<Version>,
+    /// What freezes an instance; `None` = signals to each of its processes.
+    pub(super) freeze: Option<Version>,
     pub(super) reasons: Vec<String>,
 }
 
@@ -98,6 +101,11 @@ impl Cgroups {
             cpu: has(|c| c.cpu),
             memory: has(|c| c.memory),
             pids: has(|c| c.pids),
+            freeze: self
+                .place_of_all()
+                .and_then(|place| self.places.get(place))
+                .filter(|place| place.freezes)
+                .map(|place| place.version),
             reasons: self.reasons.clone(),
         }
     }
@@ -158,15 +166,18 @@ impl Cgroups {
         ids.len()
     }
 
+    /// The hierarchy that every instance joins, whatever its limits.
+    fn place_of_all(&self) -> Option<usize> {
+        let mut places = self.places.iter();
+        let counts = places.position(|place| place.controllers.pids);
+        counts.or_else(|| self.places.iter().position(Place::stops_forks))
+    }
+
     /// A hierarchy costs a start most of a millisecond (decision 0081), so only those are joined
     /// that do something for this instance: something counts its processes and finds them all, and
     /// each of its limits is kept.
     fn wanted_places(&self, limits: &Limits) -> Vec<&Place> {
-        let finds_all = self
-            .places
-            .iter()
-            .position(|place| place.controllers.pids)
-            .or_else(|| self.places.iter().position(Place::stops_forks));
+        let finds_all = self.place_of_all();
         let keeps = |place: &Place| {
             let has = place.controllers;
             let wants_cpu = limits.cpu_milli.is_some() || limits.cpu_request_milli.is_some();

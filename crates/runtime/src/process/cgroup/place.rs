@@ -16,7 +16,7 @@ pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// Version 2: `cgroup.kill` ends everything in a group at once (Linux 5.14).
     pub(super) kills: bool,
-    /// Version 1: everything in a group can be frozen.
+    /// Everything in a group can be frozen: version 1 with its controller, version 2 since Linux 5.2.
     pub(super) freezes: bool,
 }
 
@@ -75,7 +75,7 @@ impl Place {
             version: Version::Two,
             controllers,
             kills: exists(&dir.join("cgroup.kill")),
-            freezes: false,
+            freezes: exists(&dir.join("cgroup.freeze")),
             dir,
         };
         Ok((place, reason))

@@ -1,5 +1,6 @@
 //! `nihilo.serving.v1.BundleService`: artefacts that the cluster keeps itself.
 
+mod image;
 mod upload;
 
 use std::collections::BTreeSet;
@@ -66,31 +67,13 @@ impl BundleApi {
         found.ok_or_else(|| error::not_found("bundle", reference))
     }
 
-    async fn collect_on(&self, address: &str, dry_run: bool) -> Result<pb::NodeBundles, String> {
+    async fn collect_on(&self, address: &str, dry_run: bool) -> Result<pb::Collected, String> {
         let mut client = self.source.client(address)?;
         let asked = client.collect(internal::CollectRequest { dry_run });
         let answer = tokio::time::timeout(COLLECT_LIMIT, asked).await;
         let answer = answer.map_err(|_| format!("no answer in {COLLECT_LIMIT:?}"))?;
         let answer = answer.map_err(|status| status.message().to_owned())?;
-        let answer = answer.into_inner();
-        Ok(pb::NodeBundles {
-            n_bundles: answer.n_bundles,
-            n_bytes: answer.n_bytes,
-            n_bytes_kept: answer.n_bytes_kept,
-            max_bytes: answer.max_bytes,
-            ..pb::NodeBundles::default()
-        })
-    }
-
-    async fn collect_here(&self, dry_run: bool) -> Result<pb::NodeBundles, String> {
-        let collected = self.collector.collect(dry_run).await?;
-        Ok(pb::NodeBundles {
-            n_bundles: collected.n_bundles,
-            n_bytes: collected.n_bytes,
-            n_bytes_kept: collected.n_bytes_kept,
-            max_bytes: self.collector.bundles.store().usage().max_bytes,
-            ..pb::NodeBundles::default()
-        })
+        Ok(answer.into_inner())
     }
 }
 
@@ -231,24 +214,46 @@ impl pb::bundle_service_server::BundleService for BundleApi {
         request: Request<pb::CollectBundlesRequest>,
     ) -> Result<Response<pb::CollectBundlesResponse>, Status> {
         let dry_run = request.into_inner().dry_run;
-        let mut nodes = vec![(self.node_name.clone(), self.collect_here(dry_run).await)];
+        let here = self.collector.collect(dry_run).await;
+        let mut nodes = vec![(self.node_name.clone(), here)];
         for other in self.source.holders() {
             let collected = self.collect_on(&other.peer_address, dry_run).await;
             nodes.push((other.name, collected));
         }
         let mut nodes: Vec<_> = nodes
             .into_iter()
-            .map(|(node, collected)| match collected {
-                Ok(collected) => pb::NodeBundles { node, ..collected },
-                Err(failure) => pb::NodeBundles {
+            .map(|(node, collected)| {
+                let failure = collected.as_ref().err().cloned().unwrap_or_default();
+                pb::NodeBundles {
                     node,
+                    collected: collected.ok(),
                     failure,
-                    ..pb::NodeBundles::default()
-                },
+                }
             })
             .collect();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         Ok(Response::new(pb::CollectBundlesResponse { nodes }))
+    }
+
+    type PushImageStream = image::Progress;
+
+    async fn push_image(
+        &self,
+        request: Request<pb::PushImageRequest>,
+    ) -> Result<Response<image::Progress>, Status> {
+        read::ready(self.raft(), &request, Level::Linearizable).await?;
+        let pushed = image::Push::begin(self.clone(), request.into_inner()).await?;
+        Ok(Response::new(pushed))
+    }
+
+    async fn list_images(
+        &self,
+        request: Request<pb::ListImagesRequest>,
+    ) -> Result<Response<pb::ListImagesResponse>, Status> {
+        read::ready(self.raft(), &request, Level::Linearizable).await?;
+        let request = request.into_inner();
+        let namespace = names::parse_parent(&request.parent)?;
+        Ok(Response::new(self.images(namespace).await))
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nihilo_machine::command::{PutBundle, RequestKey};
 use nihilo_runtime::bundle::{BlobSource, BundleError, Holder, Receiving};
-use nihilo_types::bundle::{Manifest, check_name, check_tag};
+use nihilo_types::bundle::{BundleKind, Manifest, check_name_of, check_tag};
 use nihilo_types::names::check_dns1123;
 use nihilo_wire::{internal, serving as pb};
 use pb::upload_request::Step;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
@@ -28,6 +28,15 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
 static UPLOADS: Semaphore = Semaphore::const_new(MAX_UPLOADS);
 
+/// # Errors
+/// So many are under way.
+pub(super) fn permit() -> Result<SemaphorePermit<'static>, Status> {
+    UPLOADS.try_acquire().map_err(|_| {
+        let text = format!("{MAX_UPLOADS} uploads are under way on this node; repeat the command");
+        error::unavailable("OVERLOADED", text)
+    })
+}
+
 /// Work that waits for the disk.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
@@ -37,16 +46,18 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|failure| refused(&failure))
 }
 
-fn refused(failure: &BundleError) -> Status {
+pub(super) fn refused(failure: &BundleError) -> Status {
     let text = failure.to_string();
     match failure {
         BundleError::Full { .. } => error::exhausted("BUNDLES_FULL", text),
+        BundleError::DiskFull { .. } => error::exhausted("DISK_FULL", text),
+        BundleError::TooLarge => error::invalid("TOO_LARGE", text),
         BundleError::WrongChunk { .. }
         | BundleError::WrongLength { .. }
         | BundleError::WrongBlob { .. } => error::invalid("DIGEST_MISMATCH", text),
-        BundleError::NoSuchChunk { .. } | BundleError::Refused { .. } => {
-            error::invalid("MALFORMED", text)
-        }
+        BundleError::NoSuchChunk { .. }
+        | BundleError::Refused { .. }
+        | BundleError::NoArchive { .. } => error::invalid("MALFORMED", text),
         BundleError::Incomplete { .. } | BundleError::NotHeld { .. } => {
             error::precondition("INCOMPLETE", text)
         }
@@ -61,15 +72,12 @@ impl BundleApi {
         &self,
         mut steps: Streaming<pb::UploadRequest>,
     ) -> Result<pb::UploadResponse, Status> {
-        let _permit = UPLOADS.try_acquire().map_err(|_| {
-            let text = format!("{MAX_UPLOADS} uploads are under way on this node");
-            error::unavailable("OVERLOADED", text)
-        })?;
+        let _permit = permit()?;
         let Some(Step::Begin(begin)) = next(&mut steps).await? else {
             return Err(error::invalid("MALFORMED", "an upload begins with `begin`"));
         };
         let manifest = read_manifest(&begin.manifest)?;
-        check(&begin)?;
+        check(&begin, manifest.kind)?;
         let (store, blob) = (
             self.collector.bundles.store().clone(),
             manifest.blob.clone(),
@@ -84,12 +92,21 @@ impl BundleApi {
             store.install(&installed)
         })
         .await?;
-        let takers = self.spread(&begin, &manifest).await?;
-        let known = self.make_known(&begin, &manifest).await;
+        self.share(&begin, &manifest).await
+    }
+
+    /// Makes a bundle that is here whole known to the cluster, once other nodes have it.
+    pub(super) async fn share(
+        &self,
+        begin: &pb::UploadBegin,
+        manifest: &Manifest,
+    ) -> Result<pb::UploadResponse, Status> {
+        let takers = self.spread(begin, manifest).await?;
+        let known = self.make_known(begin, manifest).await;
         // Where nobody knows whether it was applied, the leases run out by themselves.
         let is_certain = !matches!(&known, Err(status) if status.code() == Code::DeadlineExceeded);
         if is_certain {
-            self.release(&takers, &manifest).await;
+            self.release(&takers, manifest).await;
         }
         let index = known?;
         let mut nodes: Names = takers.into_iter().map(|taker| taker.name).collect();
@@ -199,7 +216,7 @@ impl BundleApi {
     }
 }
 
-fn check(begin: &pb::UploadBegin) -> Result<(), Status> {
+pub(super) fn check(begin: &pb::UploadBegin, kind: BundleKind) -> Result<(), Status> {
     let tag = match begin.tag.as_str() {
         "" => Ok(()),
         tag => check_tag(tag),
@@ -207,7 +224,7 @@ fn check(begin: &pb::UploadBegin) -> Result<(), Status> {
     let namespace = check_dns1123(&begin.namespace);
     let namespace = namespace.map_err(|why| format!("namespace `{}`: {why}", begin.namespace));
     namespace
-        .and_then(|()| check_name(&begin.name))
+        .and_then(|()| check_name_of(kind, &begin.name))
         .and(tag)
         .map_err(|why| error::invalid("INVALID_FIELD", why))
 }

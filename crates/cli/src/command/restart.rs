@@ -1,0 +1,83 @@
+//! `nihilo node restart`: another program in place of a node's, and this waits until it serves.
+
+use std::time::Duration;
+
+use clap::Args;
+use nihilo_wire::cluster as pb;
+use tokio::time::Instant;
+
+use super::members::find;
+use crate::context::Context;
+use crate::failure::{Failure, Result, exit};
+use crate::output;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Of a process whose answer was on its way when it was told to restart.
+const LATE: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    node: String,
+    /// Seconds to wait until it serves again; 0 = do not wait.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait_timeout: u64,
+}
+
+/// # Errors
+/// Exit 4: the node refuses, and goes on as it is. Exit 5: it does not serve within the time.
+pub(crate) async fn run(context: &Context, args: &RestartArgs) -> Result<()> {
+    let member = find(context, &args.node).await?;
+    context.client.restart_node(member.id).await?;
+    let (asked, limit) = (Instant::now(), Duration::from_secs(args.wait_timeout));
+    let name = &member.name;
+    if limit.is_zero() {
+        output::data(&format!("{name} restarts; see: nihilo node list"));
+        return Ok(());
+    }
+    while asked.elapsed() < limit {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // Whoever is asked may be the one that restarts, or have lost its leader with it.
+        let Ok(nodes) = context.client.nodes().await else {
+            continue;
+        };
+        let found = nodes.iter().find(|node| node.id == member.id);
+        if found.is_some_and(|node| is_back(node, asked.elapsed())) {
+            let took = asked.elapsed().as_millis();
+            output::data(&format!(
+                "{name} serves by its next program, {took} ms after it was asked to"
+            ));
+            return Ok(());
+        }
+    }
+    let text = format!("{name} does not serve within {} s", limit.as_secs());
+    Err(Failure::new(exit::STILL_PROGRESSING, text).hint(format!(
+        "its log says more: journalctl -u nihilo, on {name}'s host"
+    )))
+}
+
+/// Whether the node, which was asked to restart so long ago, has begun anew since, and takes part.
+fn is_back(node: &pb::NodeStatus, ago: Duration) -> bool {
+    let started = Duration::from_millis(node.started_ms_ago);
+    node.session != 0 && started + LATE < ago
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_back_once_it_is_younger_than_the_wish_and_takes_part() {
+        let ms = Duration::from_millis;
+        let seen = |started_ms_ago, session| pb::NodeStatus {
+            started_ms_ago,
+            session,
+            ..pb::NodeStatus::default()
+        };
+        assert!(!is_back(&seen(90_000, 7), ms(500)), "the one before");
+        assert!(!is_back(&seen(300, 0), ms(500)), "not yet in the cluster");
+        assert!(is_back(&seen(300, 9), ms(500)));
+        // Unreachable: nothing is known of it.
+        assert!(!is_back(&pb::NodeStatus::default(), ms(500)));
+    }
+}

@@ -1,0 +1,94 @@
+//! Container images: the bytes go from a node's engine to that node, and never through the client.
+
+use nihilo_types::bundle::Digest;
+use nihilo_wire::serving as pb;
+use pb::bundle_service_client::BundleServiceClient;
+use pb::push_image_progress::Step;
+use tonic::Request;
+
+use crate::call::{Client, request_id, unary};
+use crate::error::Error;
+
+pub use pb::ImageSaving as Saving;
+
+/// What a push came to.
+#[derive(Debug, Clone)]
+pub struct PushedImage {
+    pub digest: Digest,
+    pub index: u64,
+    /// Nodes that have its archive.
+    pub nodes: Vec<String>,
+}
+
+impl Client {
+    /// Has a node give an image of its engine to the cluster: the first of the servers whose engine has it.
+    /// `hear` is told how far it is.
+    ///
+    /// # Errors
+    /// None of the servers has it, or the one that has it failed.
+    pub async fn push_image(
+        &self,
+        namespace: &str,
+        image: &str,
+        mut hear: impl FnMut(&Saving),
+    ) -> Result<PushedImage, Error> {
+        let mut n_left = self.servers().count();
+        loop {
+            let server = self.current();
+            let pushed = self.push_from(server, namespace, image, &mut hear).await;
+            n_left -= 1;
+            match pushed {
+                Err(error) if n_left > 0 && may_be_elsewhere(&error) => self.leave(server),
+                pushed => return pushed,
+            }
+        }
+    }
+
+    async fn push_from(
+        &self,
+        server: usize,
+        namespace: &str,
+        image: &str,
+        hear: &mut impl FnMut(&Saving),
+    ) -> Result<PushedImage, Error> {
+        let failed = |status: &tonic::Status| Error::from_status(status, self.address(server));
+        let request = pb::PushImageRequest {
+            namespace: namespace.into(),
+            image: image.into(),
+            // An archive may be another one each time: so is the write that makes it known.
+            request_id: request_id(),
+        };
+        let mut client = BundleServiceClient::new(self.channel(server));
+        let answer = client.push_image(Request::new(request)).await;
+        let mut steps = answer.map_err(|status| failed(&status))?.into_inner();
+        while let Some(progress) = steps.message().await.map_err(|status| failed(&status))? {
+            match progress.step {
+                Some(Step::Saving(saving)) => hear(&saving),
+                Some(Step::Done(done)) => {
+                    return Ok(PushedImage {
+                        digest: done.digest.parse().map_err(Error::bad_answer)?,
+                        index: done.index,
+                        nodes: done.nodes,
+                    });
+                }
+                None => {}
+            }
+        }
+        Err(Error::bad_answer("it ended without saying how"))
+    }
+
+    /// Images that were pushed, and nodes that did not say what they have.
+    ///
+    /// # Errors
+    /// No server answered.
+    pub async fn images(&self, namespace: Option<&str>) -> Result<pb::ListImagesResponse, Error> {
+        let request = pb::ListImagesRequest {
+            parent: crate::serving::parent(namespace),
+        };
+        unary!(self, BundleServiceClient, list_images, request)
+    }
+}
+
+fn may_be_elsewhere(error: &Error) -> bool {
+    error.reason == "IMAGE_ELSEWHERE" || error.is_unreachable()
+}

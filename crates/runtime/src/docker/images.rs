@@ -1,0 +1,174 @@
+//! The images of this node's engine, for who gives them to the cluster.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use nihilo_types::bundle::{
+    BundleKind, CHUNK_BYTES, Digest, MAX_BLOB_BYTES, Manifest, Platform, SCHEMA,
+};
+use nihilo_types::image::Reference;
+
+use super::archive;
+use super::engine::{Engine, Failed};
+use crate::bundle::{BundleError, BundleStore, Receiving, Spool};
+
+/// Until an engine begins to hand an image out: older ones lay all of it on the disk first.
+const SAVE_LIMIT: Duration = Duration::from_secs(600);
+/// Between two pieces of it.
+const PIECE_LIMIT: Duration = Duration::from_secs(60);
+
+/// An image that an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub id: Digest,
+    /// Of its layers, as the engine counts them: about as many as its archive has.
+    pub n_bytes: u64,
+    pub platform: Platform,
+}
+
+/// Why there is no image to give.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoImage {
+    /// Nobody can say whether there is one.
+    #[error("{0}")]
+    NoEngine(String),
+    #[error("the engine has no such image")]
+    Missing,
+    #[error(
+        "the image has {n_bytes} bytes, and an archive {MAX_BLOB_BYTES} at most: pull it from a registry on \
+         each node instead"
+    )]
+    TooLarge { n_bytes: u64 },
+    #[error("the engine calls it `{0}`, which is no SHA-256 digest")]
+    NoDigest(String),
+}
+
+/// Why an image did not come out of its engine.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSaved {
+    #[error("{0}")]
+    NoEngine(String),
+    #[error("the engine stops giving it out: {0}")]
+    Broken(String),
+    #[error("{0}")]
+    Store(#[from] BundleError),
+    #[error("the node is shutting down")]
+    Ending,
+}
+
+/// The engine's images; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Images(pub(super) Arc<Engine>);
+
+impl Images {
+    /// The image that a name means to this node's engine.
+    ///
+    /// # Errors
+    /// There is none that could be given to other nodes.
+    pub async fn find(&self, image: &Reference) -> Result<Found, NoImage> {
+        let ready = self.0.ready().await;
+        let ready = ready.map_err(|error| NoImage::NoEngine(error.cause))?;
+        let found = ready.docker.inspect_image(&image.to_string()).await;
+        let found = found.map_err(|error| match Failed::of(error) {
+            Failed::Refused { status: 404, .. } => NoImage::Missing,
+            failed => NoImage::NoEngine(failed.to_string()),
+        })?;
+        let id = found.id.unwrap_or_default();
+        let n_bytes = found
+            .size
+            .and_then(|size| u64::try_from(size).ok())
+            .unwrap_or(0);
+        if n_bytes > MAX_BLOB_BYTES {
+            return Err(NoImage::TooLarge { n_bytes });
+        }
+        Ok(Found {
+            id: id.parse().map_err(|_| NoImage::NoDigest(id))?,
+            n_bytes,
+            platform: Platform {
+                os: found.os.unwrap_or_else(|| "linux".into()),
+                arch: found
+                    .architecture
+                    .unwrap_or_else(|| Platform::ANY_ARCH.into()),
+            },
+        })
+    }
+
+    /// Lays an image's archive down in the store, as the blob of the manifest that is returned; it is kept
+    /// while the second answer lives. `came` hears how many bytes there are so far.
+    ///
+    /// # Errors
+    /// The engine or the store; nothing is left of it then.
+    pub async fn save(
+        &self,
+        found: &Found,
+        store: &Arc<BundleStore>,
+        came: impl FnMut(u64),
+    ) -> Result<(Manifest, Receiving), NotSaved> {
+        let ready = self.0.ready().await;
+        let ready = ready.map_err(|error| NotSaved::NoEngine(error.cause))?;
+        let docker = ready.docker.clone().with_timeout(SAVE_LIMIT);
+        // By its id: saved by a name, it would take that name from other engines' images.
+        let pieces = docker.export_image(&found.id.to_string());
+        let spool = store.spool()?;
+        let spool = spooled(spool, pieces, came).await?;
+        let done = blocking(move || spool.finish()).await?;
+        let (blob, kept) = done;
+        let manifest = Manifest {
+            schema: SCHEMA,
+            kind: BundleKind::DockerArchive,
+            platform: found.platform.clone(),
+            entrypoint: Vec::new(),
+            blob,
+            image_id: Some(found.id),
+        };
+        Ok((manifest, kept))
+    }
+
+    /// Drops loaded images of bundles that are not kept, where this node has ever asked an engine for
+    /// anything.
+    pub async fn forget(&self, kept: &BTreeSet<Digest>) {
+        if let Some(ready) = self.0.ready_by_now() {
+            archive::forget(&ready.docker, &self.0.mark, kept).await;
+        }
+    }
+}
+
+/// Chunk by chunk onto the disk.
+async fn spooled(
+    mut spool: Spool,
+    pieces: impl Stream<Item = Result<Bytes, bollard::errors::Error>>,
+    mut came: impl FnMut(u64),
+) -> Result<Spool, NotSaved> {
+    let chunk_bytes = usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX);
+    let mut pieces = std::pin::pin!(pieces);
+    let (mut chunk, mut is_first) = (BytesMut::new(), true);
+    loop {
+        let limit = if is_first { SAVE_LIMIT } else { PIECE_LIMIT };
+        let piece = tokio::time::timeout(limit, pieces.next()).await;
+        let piece = piece.map_err(|_| NotSaved::Broken(format!("nothing for {limit:?}")))?;
+        let is_last = piece.is_none();
+        if let Some(piece) = piece {
+            let piece = piece.map_err(|error| NotSaved::Broken(Failed::of(error).to_string()))?;
+            chunk.extend_from_slice(&piece);
+        }
+        is_first = false;
+        if chunk.len() >= chunk_bytes || is_last {
+            let bytes = chunk.split();
+            spool = blocking(move || spool.write(&bytes).map(|()| spool)).await?;
+            came(spool.size());
+        }
+        if is_last {
+            return Ok(spool);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
+) -> Result<T, NotSaved> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|_| NotSaved::Ending)??)
+}

@@ -1,0 +1,204 @@
+//! A node's next program in place of this one: the same process, so that what it has started stays its own
+//! and whoever watches over it sees no end, with the listening sockets that are open (decision 0103).
+//!
+//! ```text
+//! asked ─ the next program takes the command line? ─ no ──> said, and nothing else happens
+//!           │ yes
+//!           v
+//!         clients of this gateway are answered, who dials from here on waits in the kernel's queue
+//!         the session is closed: shards go, instances run on, nobody sends here any more
+//!         what others have sent here is answered; the store is closed
+//!         execve ──> starts as ever, finds sockets and instances, opens its session
+//! ```
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use nihilo_host::sockets;
+use nihilo_types::node_env::RESTARTED;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+/// The next program says within this whether it can run.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// Who asks is answered within this, the check included.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// One at a time: whoever comes meanwhile is refused.
+const QUEUE: usize = 1;
+
+/// Is told whether the node restarts, or why not.
+pub(crate) type Asked = oneshot::Sender<Result<(), String>>;
+
+/// Where a restart is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests(mpsc::Sender<Asked>);
+
+pub(crate) fn requests() -> (Requests, mpsc::Receiver<Asked>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Requests(sender), receiver)
+}
+
+impl Requests {
+    /// Returns once the node has begun to restart.
+    ///
+    /// # Errors
+    /// It does not, and goes on as it is; why, in words for people.
+    pub(crate) async fn ask(&self) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        let refused = |_| "it is about to restart already, or to stop".to_owned();
+        self.0.try_send(answer).map_err(refused)?;
+        let answered = tokio::time::timeout(ANSWER_LIMIT, answered).await;
+        let nobody = "nothing in this process restarts it: stop it, and start it again";
+        answered
+            .map_err(|_| nobody.to_owned())?
+            .map_err(|_| "it stops".to_owned())?
+    }
+}
+
+/// What takes this program's place.
+#[derive(Debug)]
+pub(crate) struct Next {
+    executable: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Next {
+    /// By the name that this program was started under: an upgrade puts another file there.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(crate) fn by_own_name(arguments: Vec<OsString>) -> std::io::Result<Self> {
+        let executable = std::env::current_exe()?;
+        Ok(Self {
+            executable,
+            arguments,
+        })
+    }
+
+    /// Whether a program is there that takes this command line with the configuration of now.
+    ///
+    /// # Errors
+    /// Why the node stays what it is, in words for people.
+    pub(crate) async fn check(&self, adopts: bool) -> Result<(), String> {
+        if !adopts {
+            return Err(
+                "its instances end with its process (`on-node-exit: kill`): drain it, then stop and \
+                 start it"
+                    .into(),
+            );
+        }
+        let shown = self.executable.display();
+        let checked = tokio::process::Command::new(&self.executable)
+            .args(&self.arguments)
+            .arg("--check")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(CHECK_LIMIT, checked).await;
+        let output = output.map_err(|_| format!("`{shown}` does not answer"))?;
+        let output = output.map_err(|error| format!("`{shown}` does not run: {error}"))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!(
+                "`{shown}` would not start: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )),
+        }
+    }
+
+    /// Becomes it. Returns only where that fails: then the node has ended.
+    pub(crate) fn become_it(&self) -> anyhow::Error {
+        let sockets = match sockets::hand_over() {
+            Ok(sockets) => Stdio::from(sockets),
+            Err(error) => {
+                warn!(%error, "listening sockets are not handed over: who dials now is refused");
+                Stdio::null()
+            }
+        };
+        let error = std::process::Command::new(&self.executable)
+            .args(&self.arguments)
+            .env(RESTARTED, "1")
+            .stdin(sockets)
+            .exec();
+        let doing = format!("`{}` does not run", self.executable.display());
+        anyhow::Error::new(error).context(doing)
+    }
+}
+
+/// Whether this program was started in place of another one.
+pub(crate) fn is_next() -> bool {
+    std::env::var_os(RESTARTED).is_some()
+}
+
+/// Takes over what the program before has left.
+pub(crate) fn take_over() {
+    if !is_next() {
+        return;
+    }
+    match sockets::take_over().context("none on standard input") {
+        Ok(n_sockets) => info!(n_sockets, "in place of this node's program before"),
+        Err(error) => warn!(
+            error = format!("{error:#}"),
+            "in place of this node's program before, without its sockets"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(script: &str) -> Next {
+        Next {
+            executable: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_program_that_takes_the_command_line_is_next() {
+        let check = async |script: &str, adopts| next(script).check(adopts).await;
+        // The shell's script is given the question as its name.
+        assert_eq!(check("[ \"$0\" = --check ]", true).await, Ok(()));
+        let refused = check("echo no such key >&2; exit 2", true)
+            .await
+            .unwrap_err();
+        assert!(
+            refused.contains("would not start: no such key"),
+            "{refused}"
+        );
+        let kills = check("true", false).await.unwrap_err();
+        assert!(kills.contains("on-node-exit: kill"), "{kills}");
+        let gone = Next {
+            executable: "/no/such/nihilo".into(),
+            arguments: Vec::new(),
+        };
+        let gone = gone.check(true).await.unwrap_err();
+        assert!(gone.contains("/no/such/nihilo"), "{gone}");
+    }
+
+    #[tokio::test]
+    async fn who_asks_is_answered_and_a_second_is_refused_meanwhile() {
+        let (requests, mut asked) = requests();
+        let first = requests.clone();
+        let first = tokio::spawn(async move { first.ask().await });
+        let answer = asked.recv().await.unwrap();
+        answer.send(Err("not today".into())).unwrap();
+        assert_eq!(first.await.unwrap(), Err("not today".into()));
+
+        let waiting = requests.clone();
+        let waiting = tokio::spawn(async move { waiting.ask().await });
+        tokio::task::yield_now().await;
+        while asked.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let refused = requests.ask().await.unwrap_err();
+        assert!(refused.contains("already"), "{refused}");
+        drop(asked);
+        assert!(waiting.await.unwrap().is_err());
+    }
+}
