@@ -56,6 +56,8 @@ pub struct NodeFailure {
 pub struct Hooks {
     /// Runs one node in this process until it is told to stop; called without a tokio runtime.
     pub node_start: fn(NodeStart) -> std::result::Result<(), NodeFailure>,
+    /// What a start would refuse of a configuration, without one.
+    pub node_check: fn(&NodeConfig) -> anyhow::Result<()>,
     /// Works on files while no node uses them.
     pub offline: fn(Offline) -> anyhow::Result<Done>,
     /// Runs a built-in app by name until it is told to stop; returns the exit code.

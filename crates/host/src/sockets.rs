@@ -123,12 +123,26 @@ fn received(socket: BorrowedFd<'_>) -> io::Result<Vec<TcpListener>> {
     Ok(sockets.map(TcpListener::from).collect())
 }
 
-/// The inherited socket that listens at `address`, if there is one.
+/// The inherited socket that listens at `address`, if there is one. Else those are closed that are in the
+/// way of one that is to listen there.
 pub(crate) fn inherited(address: SocketAddr) -> Option<TcpListener> {
     let inherited = &mut lock().inherited;
     let is_it = |socket: &TcpListener| socket.local_addr().is_ok_and(|own| own == address);
-    let place = inherited.iter().position(is_it)?;
-    Some(inherited.swap_remove(place))
+    if let Some(place) = inherited.iter().position(is_it) {
+        return Some(inherited.swap_remove(place));
+    }
+    let is_apart = |socket: &TcpListener| {
+        let own = socket.local_addr();
+        own.is_ok_and(|own| !is_in_the_way(own, address))
+    };
+    inherited.retain(is_apart);
+    None
+}
+
+fn is_in_the_way(own: SocketAddr, wanted: SocketAddr) -> bool {
+    let (own_ip, wanted_ip) = (own.ip().to_canonical(), wanted.ip().to_canonical());
+    let is_any = own_ip.is_unspecified() || wanted_ip.is_unspecified();
+    own.port() == wanted.port() && (is_any || own_ip == wanted_ip)
 }
 
 /// Keeps a listener open beyond its own end, where this process wants that.
@@ -173,6 +187,8 @@ mod tests {
         lock().inherited = received(handed.as_fd()).unwrap();
         let elsewhere = SocketAddr::from(([127, 0, 0, 2], address.port()));
         assert!(inherited(elsewhere).is_none());
+        let other_port = SocketAddr::from(([0, 0, 0, 0], address.port() ^ 1));
+        assert!(inherited(other_port).is_none());
         let second = inherited(address).unwrap();
         assert!(inherited(address).is_none() && close_unused().is_empty());
         let (mut accepted, _) = second.accept().unwrap();
@@ -184,5 +200,13 @@ mod tests {
         let_go();
         drop(second);
         assert!(TcpStream::connect(address).is_err(), "it was let go");
+
+        let moved = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = moved.local_addr().unwrap().port();
+        lock().inherited = vec![moved];
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+        assert!(TcpListener::bind(everywhere).is_err());
+        assert!(inherited(everywhere).is_none());
+        TcpListener::bind(everywhere).unwrap();
     }
 }

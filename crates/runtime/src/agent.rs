@@ -152,6 +152,8 @@ struct Table {
     /// The node ends: nothing is started, and nothing that stops is called off.
     leaving: bool,
     instances: BTreeMap<InstanceId, Instance>,
+    /// Was frozen, and is stopped to make room.
+    evicted: Option<InstanceId>,
     ledger: CommandLedger,
 }
 
@@ -621,9 +623,12 @@ impl Table {
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 
-    /// Has the instance stopped that has been frozen longest: whoever was refused asks again. One at a
-    /// time, for each that is refused.
-    fn make_room(&self) {
+    /// Has the instance stopped that has been frozen longest: whoever was refused asks again, and finds
+    /// its room once that has ended. Until then no other one goes.
+    fn make_room(&mut self) {
+        if self.is_making_room() {
+            return;
+        }
         let frozen = self.instances.values().filter(|instance| {
             let is_kept = *instance.orders.borrow() == Order::Freeze;
             is_kept && instance.report.state == InstanceState::Frozen
@@ -631,7 +636,18 @@ impl Table {
         if let Some(oldest) = frozen.min_by_key(|instance| instance.since) {
             info!(instance = %oldest.report.id, "frozen, and stopped to make room for another");
             oldest.orders.send_replace(Order::Drain);
+            self.evicted = Some(oldest.report.id.clone());
         }
+    }
+
+    /// Unless its owner has called it back meanwhile.
+    fn is_making_room(&self) -> bool {
+        let evicted = self.evicted.as_ref();
+        let evicted = evicted.and_then(|id| self.instances.get(id));
+        evicted.is_some_and(|instance| {
+            let is_to_end = !matches!(*instance.orders.borrow(), Order::Run | Order::Freeze);
+            is_to_end && instance.report.state.is_counted()
+        })
     }
 
     /// Keeps of the ended ones what [`ended`] says; returns those that were forgotten.
@@ -828,22 +844,24 @@ impl Inner {
         self.write_record(id, |_| {});
     }
 
-    /// As [`Self::write_down`], with the state that it is about to enter.
-    pub(crate) fn write_down_as(&self, id: &InstanceId, state: InstanceState) {
-        self.write_record(id, |record| record.report.state = state);
+    /// As [`Self::write_down`], with the state that it is about to enter; `false` = the node's next
+    /// process would not know of it.
+    pub(crate) fn write_down_as(&self, id: &InstanceId, state: InstanceState) -> bool {
+        self.write_record(id, |record| record.report.state = state)
     }
 
-    fn write_record(&self, id: &InstanceId, change: impl FnOnce(&mut Record)) {
+    /// `true` also where there is nobody to read it.
+    fn write_record(&self, id: &InstanceId, change: impl FnOnce(&mut Record)) -> bool {
         if !self.config.driver.adopts() {
-            return;
+            return true;
         }
         let table = self.table.lock();
         let record = table.instances.get(id).and_then(Instance::record);
         drop(table);
-        if let Some(mut record) = record {
+        record.is_some_and(|mut record| {
             change(&mut record);
-            self.handles.write(&record);
-        }
+            self.handles.write(&record)
+        })
     }
 
     /// Takes in an instance of an earlier process, in the state that its report has.

@@ -259,13 +259,8 @@ impl Freezer {
 
 /// Why an instance was not frozen, or not thawed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FreezeError {
-    /// What runs it has no means to: it is to be stopped instead.
-    #[error("it cannot be frozen here: {0}")]
-    Unsupported(String),
-    #[error("{0}")]
-    Failed(String),
-}
+#[error("{0}")]
+pub struct FreezeError(pub String);
 
 /// The driver that runs an instance.
 #[derive(Debug, Clone)]

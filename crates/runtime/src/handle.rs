@@ -128,10 +128,11 @@ impl Handles {
         dir
     }
 
-    /// A disk that takes nothing costs the adoption, never the instance.
-    pub(crate) fn write(&self, record: &Record) {
+    /// A disk that takes nothing costs the adoption, never the instance. `false` = what it had before
+    /// stays.
+    pub(crate) fn write(&self, record: &Record) -> bool {
         if !self.writes {
-            return;
+            return true;
         }
         let id = &record.report.id;
         let dir = self.dir_of(id);
@@ -140,9 +141,10 @@ impl Handles {
             .map_err(std::io::Error::other)
             .and_then(|bytes| fs::write(&temporary, bytes))
             .and_then(|()| fs::rename(&temporary, dir.join(FILE)));
-        if let Err(error) = written {
+        if let Err(error) = &written {
             warn!(instance = %id, %error, "no handle, so a restart of this node will not adopt it");
         }
+        written.is_ok()
     }
 
     /// The instance has ended: there is nothing to go on with, and nothing more to be read.
@@ -310,7 +312,7 @@ mod tests {
         assert!(left.is_empty());
         let record = record();
         let own = handles.prepare(&record.report.id);
-        handles.write(&record);
+        assert!(handles.write(&record));
         fs::write(own.join("output.log"), "said").unwrap();
         let (handles, left, _) = open();
         assert_eq!(left.len(), 1);
@@ -336,5 +338,6 @@ mod tests {
         fs::write(own.join(END_FILE), "{").unwrap();
         assert!(open().2.is_empty());
         assert!(!own.exists());
+        assert!(!handles.write(&record), "there is no place for it");
     }
 }

@@ -24,6 +24,8 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+#[allow(unused_imports, reason = "the launcher itself only keeps to it")]
+pub(crate) use landlock::FIRST_WITH_SCOPES;
 pub use plan::Plan;
 #[allow(unused_imports, reason = "the launcher itself only reads plans")]
 pub use plan::{Access, Grant, PlannedMount, PlannedSource};

@@ -404,7 +404,10 @@ impl<D: Driver> Life<'_, '_, D> {
         self.prober.rest();
         inner.admission.hold(spec, self.subject.address);
         // First, so that no later process of the node takes one that is deaf for one that serves.
-        inner.write_down_as(&spec.id, InstanceState::Frozen);
+        if !inner.write_down_as(&spec.id, InstanceState::Frozen) {
+            warn!(instance = %spec.id, "not frozen but stopped: it cannot be written down");
+            return Some(End::Stop);
+        }
         match driver.freeze(self.handle).await {
             Ok(by) => info!(instance = %spec.id, by = by.as_str(), "frozen"),
             Err(error) => {

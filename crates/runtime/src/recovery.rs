@@ -96,6 +96,9 @@ fn take_in(
         (Some(_), Found::Frozen) => InstanceState::Frozen,
         (Some(_), _) => InstanceState::Booting,
     };
+    if let Some(started) = found.as_ref().filter(|_| how != Found::Frozen) {
+        driver.let_run(&started.handle);
+    }
     let pid = record.report.pid;
     let orders = inner.insert(record, output);
     let Some(started) = found else {

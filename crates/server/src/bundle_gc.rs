@@ -56,12 +56,14 @@ impl Collector {
             as_of_ms,
             ..Kept::default()
         };
-        let needed: BTreeSet<_> = kept.roots.union(&kept.in_use).copied().collect();
+        let mut needed: BTreeSet<_> = kept.roots.union(&kept.in_use).copied().collect();
         let store = self.bundles.store().clone();
         let max_bytes = store.usage().max_bytes;
         let collected = tokio::task::spawn_blocking(move || store.collect(kept, is_dry_run));
         let collected = collected.await.map_err(|error| error.to_string())?;
         if let Some(images) = self.agent.images().filter(|_| !is_dry_run) {
+            // What was started meanwhile.
+            needed.extend(self.agent.bundles_in_use());
             images.forget(&needed).await;
         }
         Ok(pb::Collected {

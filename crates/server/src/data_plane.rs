@@ -9,6 +9,7 @@ use nihilo_gateway::access_log::Destination;
 use nihilo_gateway::asleep::ProbeAgents;
 use nihilo_gateway::listener::Trust;
 use nihilo_gateway::rules::Cidr;
+use nihilo_gateway::tls::Tls;
 use nihilo_gateway::{Gateway, GatewayConfig, LocalInstances};
 use nihilo_host::Host;
 use nihilo_types::id::NodeId;
@@ -26,6 +27,17 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Gateway> {
     let scale_up = Arc::new(ScaleUpPort(control.clone()));
     Ok(Gateway::start(&settings(config)?, host, local.clone(), scale_up).await?)
+}
+
+/// Whether [`start`] could use its settings and certificates.
+///
+/// # Errors
+/// It could not.
+pub(crate) fn check(config: &NodeConfig) -> anyhow::Result<()> {
+    if let Some((_, directory)) = settings(config)?.tls {
+        Tls::open(&directory)?;
+    }
+    Ok(())
 }
 
 /// What may change while it runs: whom it believes, and its certificates.

@@ -2,7 +2,7 @@
 
 use nihilo_cli::Hooks;
 
-use crate::{demo_app, offline, process};
+use crate::{demo_app, node_check, offline, process};
 
 /// Runs the command line of this process; returns its exit code.
 pub fn run() -> i32 {
@@ -19,6 +19,7 @@ pub fn run() -> i32 {
     }
     let hooks = Hooks {
         node_start: process::run_node,
+        node_check: node_check::check,
         offline: offline::run,
         demo_app: demo_app::run,
     };

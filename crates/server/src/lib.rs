@@ -10,6 +10,7 @@ mod demo_ledger;
 pub mod entry;
 mod live_settings;
 mod log;
+mod node_check;
 pub mod offline;
 mod on_node_exit;
 pub mod peer;

@@ -5,7 +5,8 @@ use nihilo_types::node_config::NodeConfig;
 use nihilo_types::node_view::{self, LIVE};
 use tracing::{error, info, warn};
 
-use crate::log::Log;
+use crate::log::{self, Log};
+use crate::node_check;
 use crate::wiring::Node;
 
 /// The configuration of a running node, as far as it is in force.
@@ -26,14 +27,7 @@ impl LiveSettings<'_> {
         };
         let (live, later) = split(&node_view::changed(&self.in_force, &wanted));
         let next = followed(&self.in_force, &wanted);
-        // All of it or nothing: the log is the only part that may be refused here.
-        if let Err(why) = self.log.follow(&next.log) {
-            return error!(
-                error = format!("{why:#}"),
-                "configuration refused, nothing changes"
-            );
-        }
-        if let Err(why) = self.node.follow(&next) {
+        if let Err(why) = self.follow(&wanted, &next) {
             return error!(
                 error = format!("{why:#}"),
                 "configuration refused, nothing changes"
@@ -48,6 +42,18 @@ impl LiveSettings<'_> {
                 "changed, and in force after `nihilo node restart` only"
             );
         }
+    }
+
+    /// All of `next` or nothing: whatever may be refused is, before anything changes. So is what a restart
+    /// with all that is wanted would refuse.
+    fn follow(&self, wanted: &NodeConfig, next: &NodeConfig) -> anyhow::Result<()> {
+        node_check::check(wanted)?;
+        let filter = log::wanted(&next.log)?;
+        self.node.follow(next)?;
+        if let Err(error) = self.log.follow(filter) {
+            warn!(%error, "the log stays as it is");
+        }
+        Ok(())
     }
 }
 

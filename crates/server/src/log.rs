@@ -40,9 +40,9 @@ impl Log {
     }
 
     /// # Errors
-    /// `configured` is no filter; then nothing changes.
-    pub(crate) fn follow(&self, configured: &str) -> anyhow::Result<()> {
-        (self.change)(wanted(configured)?).map_err(anyhow::Error::msg)
+    /// Nothing is logged any more.
+    pub(crate) fn follow(&self, filter: EnvFilter) -> anyhow::Result<()> {
+        (self.change)(filter).map_err(anyhow::Error::msg)
     }
 }
 
@@ -52,7 +52,11 @@ impl std::fmt::Debug for Log {
     }
 }
 
-fn wanted(configured: &str) -> anyhow::Result<EnvFilter> {
+/// What is logged with this in the configuration.
+///
+/// # Errors
+/// `configured` is no filter.
+pub(crate) fn wanted(configured: &str) -> anyhow::Result<EnvFilter> {
     filter(std::env::var(node_env::LOG).ok().as_deref(), configured)
 }
 

@@ -89,6 +89,7 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
     let config = &start.config;
     // As early as can be: either would end a process that does not listen to it.
     let mut wishes = Wishes::listen()?;
+    let mut stop_signal = std::pin::pin!(stop_signal()?);
     let started = Node::start(config.clone(), Ground::default()).await;
     let node = match started {
         Ok(node) => node,
@@ -113,7 +114,7 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
     // same good order.
     let ended = tokio::select! {
         biased;
-        signal = stop_signal() => signal.map(|()| Ended::Stopped),
+        () = &mut stop_signal => Ok(Ended::Stopped),
         words = removal.wait_for(Option::is_some) => {
             let words = words.ok().and_then(|words| words.clone());
             let words = words.unwrap_or_default().to_string();
@@ -129,8 +130,16 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
         if let Some(following) = following {
             following.node_restarts();
         }
-        node.step_aside().await;
-        return ended;
+        let is_told_to_stop = tokio::select! {
+            biased;
+            () = &mut stop_signal => true,
+            () = node.step_aside() => false,
+        };
+        if !is_told_to_stop {
+            return ended;
+        }
+        node.stop().await;
+        return Ok(Ended::Stopped);
     }
     if let Some(following) = following {
         following.node_stops();
@@ -200,16 +209,18 @@ async fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
     }
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// Hears every signal from its call on.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    // Both mean the same.
-    tokio::select! {
-        biased;
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        // Both mean the same.
+        tokio::select! {
+            biased;
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }

@@ -67,12 +67,16 @@ pub(crate) struct Next {
 }
 
 impl Next {
-    /// By the name that this program was started under: an upgrade puts another file there.
+    /// By the name that this program was started under, where that is a whole path, else by its file's:
+    /// an upgrade puts another file there.
     ///
     /// # Errors
     /// The system does not say.
     pub(crate) fn by_own_name(arguments: Vec<OsString>) -> std::io::Result<Self> {
-        let executable = std::env::current_exe()?;
+        let executable = match whole_path(std::env::args_os().next()) {
+            Some(name) => name,
+            None => std::env::current_exe()?,
+        };
         Ok(Self {
             executable,
             arguments,
@@ -129,6 +133,12 @@ impl Next {
     }
 }
 
+/// A link stays one: an upgrade may let it point elsewhere.
+fn whole_path(name: Option<OsString>) -> Option<PathBuf> {
+    let name = PathBuf::from(name?);
+    (name.is_absolute() && name.is_file()).then_some(name)
+}
+
 /// Whether this program was started in place of another one.
 pub(crate) fn is_next() -> bool {
     std::env::var_os(RESTARTED).is_some()
@@ -157,6 +167,18 @@ mod tests {
             executable: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
         }
+    }
+
+    #[test]
+    fn a_name_counts_where_it_is_a_whole_path_that_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("nihilo");
+        assert_eq!(whole_path(Some(link.clone().into())), None);
+        std::os::unix::fs::symlink("/bin/sh", &link).unwrap();
+        assert_eq!(whole_path(Some(link.clone().into())), Some(link));
+        assert_eq!(whole_path(Some("nihilo".into())), None);
+        assert_eq!(whole_path(Some(".".into())), None);
+        assert_eq!(whole_path(None), None);
     }
 
     #[tokio::test]

@@ -72,6 +72,9 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 /// under way here for so long.
 const QUIET: Duration = Duration::from_millis(150);
 const QUIET_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// They are waited for so long: owners hold the places of this node's instances for 3 s, in which its next
+/// program has to open a session.
+const QUIET_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Containers before programs: these lose their files' directories last.
 pub(crate) async fn end_everything(docker: &DockerSettings, agent: &Path) -> std::io::Result<()> {
@@ -480,7 +483,7 @@ impl Node {
     /// Gives up everything but the instances and the listening sockets, so that another program can take
     /// this one's place. Leadership first, as the cluster can do without this node from then on; then
     /// clients, whose requests need the instances; then other nodes, who are told by the session's end.
-    pub(crate) async fn step_aside(self) {
+    pub(crate) async fn step_aside(&self) {
         info!("node makes room for its next program");
         let left = *self.grace.lock() / 3 * 2;
         let begun = Instant::now();
@@ -490,14 +493,14 @@ impl Node {
         self.gateway.drain(left).await;
         self.control.leave_for_a_moment(HANDOVER_LIMIT).await;
         self.agent.set_accepting(false);
-        self.until_quiet(left.saturating_sub(begun.elapsed())).await;
+        self.until_quiet().await;
         self.raft.shutdown().await;
         let took = begun.elapsed();
         info!(?took, "node stepped aside");
     }
 
     /// Waits until no instance here has had a request for a moment.
-    async fn until_quiet(&self, limit: Duration) {
+    async fn until_quiet(&self) {
         let is_busy = || {
             let all = self.agent.instances();
             all.iter().any(|(report, _)| report.in_flight > 0)
@@ -511,10 +514,7 @@ impl Node {
                 }
             }
         };
-        if tokio::time::timeout(limit.max(QUIET * 2), quiet)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(QUIET_LIMIT, quiet).await.is_err() {
             warn!("requests of other nodes are cut");
         }
     }
@@ -691,7 +691,7 @@ fn display(path: &Path) -> String {
 }
 
 /// What `config-autoscaler` begins with must be valid, and hold nothing that nobody reads.
-fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
+pub(crate) fn check_autoscaler(settings: &BTreeMap<String, String>) -> anyhow::Result<()> {
     ScaleConfig::from_known(settings).context("autoscaler settings")?;
     Ok(())
 }

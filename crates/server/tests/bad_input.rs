@@ -6,10 +6,10 @@ mod common;
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use common::{Cluster, get, must, run, text};
+use common::{Cluster, NIHILO, get, must, run, text};
 
 /// Exit codes of the command line.
 const USAGE: i32 = 2;
@@ -287,6 +287,37 @@ fn a_data_directory_that_cannot_be_used_is_left_as_it_is() {
     must(cluster.start_missing());
     let listed = must(cluster.cli(&["service", "list", "-o", "name"]));
     assert!(text(&listed).contains("kept"), "{}", text(&listed));
+}
+
+#[test]
+fn a_check_refuses_what_a_start_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("node.yaml"), dir.path().join("data"));
+    let good = format!(
+        "name: node1\nnode-id: 1\ndata-dir: {}\nmembers:\n  - {{id: 1, name: node1, peer: \
+         '127.0.0.1:7071', admin: '127.0.0.1:7070'}}\n",
+        data.display()
+    );
+    let check = |lines: &str| {
+        std::fs::write(&file, format!("{good}{lines}")).unwrap();
+        let mut command = Command::new(NIHILO);
+        command.env_remove("NIHILO_LOG");
+        command.args(["node", "start", "--check", "--config"]);
+        command.arg(&file).output().unwrap()
+    };
+    must(check(""));
+    let cases = [
+        ("log: nihilo=loud\n", "log = `nihilo=loud`"),
+        ("autoscaler: {no-such-key: '1'}\n", "autoscaler settings"),
+        (
+            "gateway: {trusted-proxies: [10.0.0.0/99]}\n",
+            "trusted-proxies",
+        ),
+    ];
+    for (lines, piece) in cases {
+        fails(&check(lines), USAGE, &["node1", piece]);
+    }
+    assert!(!data.exists(), "a check starts nothing");
 }
 
 #[test]

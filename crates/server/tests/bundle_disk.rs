@@ -184,7 +184,7 @@ fn a_fetch_to_a_full_disk_says_so_and_its_instance_starts_when_there_is_room() {
     let app = cluster.path().join("app");
     std::fs::create_dir_all(&app).unwrap();
     std::fs::write(app.join("weight"), content()).unwrap();
-    let procfile = format!("web: exec {} demo-app hello\n", common::NIHILO);
+    let procfile = format!("web: {} demo-app hello\n", common::NIHILO);
     std::fs::write(app.join("Procfile"), procfile).unwrap();
     let path = app.to_str().unwrap();
     let push = ["bundle", "push", path, "--name", "heavy:v1"];

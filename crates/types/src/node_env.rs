@@ -4,6 +4,7 @@
 //! a cluster that needs other ports per member, or names that are not hosts, uses `node.yaml`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -37,12 +38,12 @@ pub const VARIABLES: [(&str, &str); 26] = [
     ("NIHILO_NODE_NAME", "name"),
     ("NIHILO_DATA_DIR", "data-dir"),
     (MEMBERS, "members"),
+    ("NIHILO_CLUSTER", "cluster"),
     ("NIHILO_LISTEN", "listen"),
     ("NIHILO_ADVERTISE", "advertise"),
     ("NIHILO_GATEWAY_PORT", "gateway-port"),
     ("NIHILO_ADMIN_PORT", "admin-port"),
     ("NIHILO_PEER_PORT", "peer-port"),
-    ("NIHILO_CLUSTER", "cluster"),
     ("NIHILO_DOMAIN", "domain"),
     ("NIHILO_EXTERNAL_PORT", "external-port"),
     ("NIHILO_PROFILE", "profile"),
@@ -62,7 +63,19 @@ pub const VARIABLES: [(&str, &str); 26] = [
     ("NIHILO_SHUTDOWN_GRACE", "shutdown-grace"),
 ];
 /// The first of them say who a node is: beside a file they are the file's.
-const N_IDENTITY: usize = 3;
+const N_IDENTITY: usize = 4;
+
+/// The variables of this process; what is no text is none of ours.
+pub fn of_process() -> BTreeMap<String, String> {
+    texts(std::env::vars_os())
+}
+
+fn texts(variables: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    variables.filter_map(text).collect()
+}
 
 /// The variable for a key of `node.yaml`, where one is set that counts: beside a file, those that say who
 /// the node is do not.
@@ -109,6 +122,7 @@ pub fn read(variables: &BTreeMap<String, String>) -> Result<NodeConfig, ConfigEr
     let mut unset = NodeConfig::of_one(name.clone(), node_id, data_dir.into());
     // Every host of such a cluster has its member's name.
     unset.advertise = name;
+    unset.cluster = variables.or("CLUSTER", unset.cluster)?;
     let mut config = settings(&mut variables, unset)?;
     let (peer_port, admin_port) = (config.peer_port, config.admin_port);
     let member = |(id, host): (u64, String)| Member {
@@ -149,7 +163,6 @@ fn settings(variables: &mut Variables<'_>, unset: NodeConfig) -> Result<NodeConf
         gateway_port: variables.or("GATEWAY_PORT", unset.gateway_port)?,
         admin_port: variables.or("ADMIN_PORT", unset.admin_port)?,
         peer_port: variables.or("PEER_PORT", unset.peer_port)?,
-        cluster: variables.or("CLUSTER", unset.cluster)?,
         domain: variables.or("DOMAIN", unset.domain)?,
         external_port: variables.parsed("EXTERNAL_PORT")?.or(unset.external_port),
         profile: variables.or("PROFILE", unset.profile)?,
@@ -378,6 +391,7 @@ mod tests {
             ("NIHILO_NODE_NAME", "other"),
             ("NIHILO_MEMBERS", "1=x"),
             ("NIHILO_DATA_DIR", "/x"),
+            ("NIHILO_CLUSTER", "other"),
             ("NIHILO_TEST_IMAGE", "x"),
             ("NIHILO_CAPACITY", ""),
         ] {
@@ -418,6 +432,19 @@ mod tests {
             Some("NIHILO_DATA_DIR")
         );
         assert_eq!(variable_for("data-dir", &who, true), None);
+    }
+
+    #[test]
+    fn variables_that_are_no_text_are_skipped() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(vec![0xff]);
+        let all = [
+            ("A".into(), odd()),
+            (odd(), "b".into()),
+            ("C".into(), "c".into()),
+        ];
+        let want = BTreeMap::from([("C".to_owned(), "c".to_owned())]);
+        assert_eq!(texts(all.into_iter()), want);
     }
 
     #[test]

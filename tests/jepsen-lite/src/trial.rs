@@ -85,6 +85,12 @@ impl Drop for Leftovers {
     }
 }
 
+/// For nodes: apps write their ledger there, in spite of their isolation.
+fn open_to_instances(ledger: &Path) -> anyhow::Result<(String, String)> {
+    let ledger = std::path::absolute(ledger)?;
+    Ok(("NIHILO_WRITABLE".to_owned(), ledger.display().to_string()))
+}
+
 impl Trial {
     /// # Errors
     /// The harness cannot make its cluster: the trial is void.
@@ -101,9 +107,10 @@ impl Trial {
         std::fs::write(folder.join("trial.json"), about.to_string())?;
         let recorder = Arc::new(Recorder::create(folder)?);
         let (binary, settings) = (options.binary.clone(), options.settings);
+        let mut variables = options.variables.clone();
+        variables.push(open_to_instances(&ledger)?);
         let cluster =
-            LocalCluster::start(&nodes, binary, settings, options.place, &options.variables)
-                .await?;
+            LocalCluster::start(&nodes, binary, settings, options.place, &variables).await?;
         let adopts =
             settings.on_node_exit == OnNodeExit::Adopt && options.place != Place::Containers;
         let name = format!("{:x}", options.seed & 0xffff_ffff);

@@ -52,7 +52,7 @@ pub(crate) struct ViewArgs {
 /// Usage: there is no configuration, or it is none.
 pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     let ConfigCommand::View(args) = command;
-    let settings = settings(args, std::env::vars().collect())?;
+    let settings = settings(args, node_env::of_process())?;
     let shown: Vec<_> = settings
         .iter()
         .map(|setting| show(setting, args.sources))

@@ -106,7 +106,7 @@ pub(crate) fn run(args: StartArgs, hooks: Hooks) -> Result<()> {
     };
     let config = read()?;
     if check {
-        return Ok(());
+        return (hooks.node_check)(&config).map_err(|error| unusable(&config.name, &error));
     }
     if let Some(parent) = parent {
         die_with(parent)?;
@@ -139,7 +139,17 @@ pub(crate) fn start(config: NodeConfig, hooks: Hooks) -> Result<()> {
     run_it(start, hooks)
 }
 
-/// Its error chain becomes the explanation.
+fn unusable(name: &str, error: &anyhow::Error) -> Failure {
+    let failure = Failure::usage(format!("{name} cannot use its configuration: {error}"));
+    explained(failure, error)
+}
+
+/// What an error says of its causes.
+fn explained(failure: Failure, error: &anyhow::Error) -> Failure {
+    let causes = error.chain().skip(1);
+    causes.fold(failure, |failure, cause| failure.because(cause.to_string()))
+}
+
 fn run_it(start: NodeStart, hooks: Hooks) -> Result<()> {
     let name = start.config.name.clone();
     (hooks.node_start)(start).map_err(|ended| {
@@ -149,17 +159,13 @@ fn run_it(start: NodeStart, hooks: Hooks) -> Result<()> {
             exit::OTHER
         };
         let failure = Failure::new(code, format!("{name} failed: {}", ended.error));
-        ended
-            .error
-            .chain()
-            .skip(1)
-            .fold(failure, |failure, cause| failure.because(cause.to_string()))
+        explained(failure, &ended.error)
     })
 }
 
 /// The configuration in a file with the variables over it, or where none is named.
 pub(crate) fn config_of(file: Option<&Path>) -> Result<NodeConfig> {
-    let variables = std::env::vars().collect();
+    let variables = node_env::of_process();
     match file {
         Some(file) => read_over(file, &variables),
         None => unnamed(&variables),

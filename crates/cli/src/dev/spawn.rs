@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nihilo_types::node_config::NodeConfig;
+use nihilo_types::node_env;
 
 use super::layout;
 use crate::failure::{Failure, Result, exit};
@@ -49,6 +50,10 @@ impl Node {
         command
             .args(["node", "start", "--config"])
             .arg(layout::config_file(&config.data_dir));
+        // They are one node's, and these are several.
+        for (name, _) in node_env::VARIABLES {
+            command.env_remove(name);
+        }
         match lifetime {
             Lifetime::Own => command.arg("--own-session"),
             Lifetime::OfThisProcess => command.arg("--parent").arg(std::process::id().to_string()),

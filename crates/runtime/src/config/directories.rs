@@ -11,20 +11,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
-};
+use std::io::{ErrorKind, Result, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::InstanceSpec;
 use nihilo_types::instance_config::VolumeContent;
 use parking_lot::Mutex;
-use tracing::warn;
 
 use super::keep::Versions;
-use super::removal::remove_tree;
+use super::removal::{is_ours, names_in, remove_below};
 use super::resolve::Files;
 use super::{Mount, MountSource, Reader};
 
@@ -32,6 +29,8 @@ use super::{Mount, MountSource, Reader};
 const IN_MEMORY: &str = "/dev/shm";
 /// What `statfs` says of it, `<linux/magic.h>`.
 const TMPFS: i64 = 0x0102_1994;
+/// What is said of what could not be removed.
+const WHAT: &str = "an instance's volumes";
 /// Of the root and of instances' own directories: the node's alone.
 const OWN_MODE: u32 = 0o700;
 const DATA: &str = "..data";
@@ -200,17 +199,16 @@ impl Directories {
         let _writing = self.writing.lock();
         self.made_of.lock().remove(id);
         for root in [&self.files, &self.empty] {
-            remove(&root.join(id.as_str()));
+            remove_below(root, id.as_str(), WHAT);
         }
     }
 
     /// Leaves nothing of any other instance.
     pub(crate) fn retain(&self, is_known: impl Fn(&InstanceId) -> bool) {
         for root in [&self.files, &self.empty] {
-            for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-                let id = entry.file_name().to_string_lossy().as_ref().into();
-                if !is_known(&id) {
-                    remove(&entry.path());
+            for name in names_in(root) {
+                if !is_known(&name.to_string_lossy().as_ref().into()) {
+                    remove_below(root, name, WHAT);
                 }
             }
             // Only where it is empty.
@@ -236,15 +234,6 @@ fn in_order(mut mounts: Vec<Mount>) -> Vec<Mount> {
     mounts
 }
 
-fn remove(dir: &Path) {
-    match remove_tree(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            warn!(dir = %dir.display(), %error, "an instance's volumes are left");
-        }
-        _ => {}
-    }
-}
-
 /// The instance's own directory below a root that is this node's. Nobody else gets through it: an
 /// instance comes to its volumes by its mounts alone, which are read-only, so that it cannot lead the
 /// node astray by links of its own.
@@ -259,17 +248,6 @@ fn own_dir(root: &Path, id: &InstanceId) -> Result<PathBuf> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(dir),
     }
-}
-
-/// In a directory that everybody may write to, somebody else may have been first.
-fn is_ours(root: &Path) -> Result<()> {
-    let found = fs::symlink_metadata(root)?;
-    let own = rustix::process::geteuid().as_raw();
-    if found.is_dir() && found.uid() == own {
-        return Ok(());
-    }
-    let text = format!("`{}` belongs to somebody else", root.display());
-    Err(Error::new(ErrorKind::PermissionDenied, text))
 }
 
 /// Of files: whoever comes as far may look around, and only the node writes.
@@ -293,7 +271,7 @@ fn swap(dir: &Path, files: &Files, reader: Reader) -> Result<()> {
     let before = before.and_then(|name| name.strip_prefix("..")?.parse::<u64>().ok());
     let fresh = format!("..{}", before.unwrap_or(0) + 1);
     // Of a swap that did not come to its end.
-    remove(&dir.join(&fresh));
+    remove_below(dir, &fresh, WHAT);
     make_dir(&dir.join(&fresh))?;
     for (path, file) in files {
         write(&dir.join(&fresh), path, file, reader)?;
@@ -303,7 +281,7 @@ fn swap(dir: &Path, files: &Files, reader: Reader) -> Result<()> {
     fs::rename(dir.join(DATA_NEW), dir.join(DATA))?;
     link(dir, files)?;
     if let Some(before) = before {
-        remove(&dir.join(format!("..{before}")));
+        remove_below(dir, format!("..{before}"), WHAT);
     }
     Ok(())
 }
@@ -357,6 +335,8 @@ fn link(dir: &Path, files: &Files) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use nihilo_types::instance_config::{FileSource, Holder, MountPoint, MountedVolume};
     use nihilo_types::secret_value::SecretValue;
 

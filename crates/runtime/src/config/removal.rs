@@ -4,16 +4,75 @@
 //! a program makes as many levels as it wants. Here directories move up beside the first ones before they
 //! are emptied themselves.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, Permissions};
-use std::io::{ErrorKind, Result};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Nothing is there afterwards, and nothing outside was touched: links go as links.
+use tracing::warn;
+
+/// Of group and others, in a mode.
+const WRITE_OF_OTHERS: u32 = 0o022;
+/// Everything that its owner may, in a mode.
+const OF_OWNER: u32 = 0o700;
+
+/// Whether `root` is a directory of this process's user that nobody else writes to: only then does a
+/// name below it lead where this process has put it. In `/tmp` somebody else may have been first.
 ///
 /// # Errors
-/// What could not be read, moved or removed; the rest of it is left.
-pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
+/// It is another's, a link, or not there.
+pub(crate) fn is_ours(root: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(root)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.is_dir() && found.uid() == own && found.mode() & WRITE_OF_OTHERS == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "`{}` belongs to somebody else, or others may write to it: remove it",
+        root.display()
+    );
+    Err(Error::new(ErrorKind::PermissionDenied, text))
+}
+
+/// As [`is_ours`]; and an instance of our own user that has shut it, which no rule for files forbids, has
+/// not.
+fn enter(root: &Path) -> Result<()> {
+    is_ours(root)?;
+    let mode = fs::symlink_metadata(root)?.mode();
+    match mode & OF_OWNER {
+        OF_OWNER => Ok(()),
+        _ => fs::set_permissions(root, Permissions::from_mode(mode | OF_OWNER)),
+    }
+}
+
+/// Names in `root`: none where it is not ours.
+pub(crate) fn names_in(root: &Path) -> Vec<OsString> {
+    let entries = enter(root).and_then(|()| fs::read_dir(root));
+    let entries = entries.into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).collect()
+}
+
+/// Leaves nothing of what `root`, where it is ours, has under this name. What stays is said in the log,
+/// as `what`.
+pub(crate) fn remove_below(root: &Path, name: impl AsRef<OsStr>, what: &str) {
+    let dir = root.join(name.as_ref());
+    match enter(root).and_then(|()| remove_tree(&dir)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            warn!(dir = %dir.display(), %error, what, "left behind");
+        }
+        _ => {}
+    }
+}
+
+/// Nothing is there afterwards, and nothing outside was touched: links go as links. Who else can put
+/// something in its place is looked at before ([`is_ours`]).
+fn remove_tree(dir: &Path) -> Result<()> {
+    if !fs::symlink_metadata(dir)?.is_dir() {
+        return fs::remove_file(dir);
+    }
+    // Its user may have shut it, and it is the node's to open where they are the same.
+    drop(fs::set_permissions(dir, Permissions::from_mode(0o700)));
     let mut n_moved = 0;
     loop {
         let entries = fs::read_dir(dir)?.collect::<Result<Vec<DirEntry>>>()?;
@@ -34,7 +93,7 @@ pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
 
 /// Files of `child` go; its directories become children of `top`.
 fn empty_into(top: &Path, child: &Path, n_moved: &mut u64) -> Result<()> {
-    // Its user may have shut it, and it is the node's to open where they are the same.
+    // As the one above it.
     drop(fs::set_permissions(child, Permissions::from_mode(0o700)));
     for entry in fs::read_dir(child)? {
         let entry = entry?;
@@ -78,9 +137,41 @@ mod tests {
         symlink("/nowhere", root.join("a/..1/broken")).unwrap();
         let shut = root.join("a/..1/b/c");
         fs::set_permissions(shut, Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o000)).unwrap();
         remove_tree(&root).unwrap();
         assert!(!root.exists());
         assert!(outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn nothing_is_removed_by_way_of_a_link_or_of_a_root_that_others_write_to() {
+        let outside = tempfile::tempdir().unwrap();
+        let kept = outside.path().join("one");
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        // The root is a link.
+        symlink(outside.path(), &root).unwrap();
+        remove_below(&root, "one", "files");
+        assert_eq!(names_in(&root).len(), 0);
+        assert!(kept.join("file").exists());
+        // What is below it is one.
+        fs::remove_file(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o711)).unwrap();
+        symlink(&kept, root.join("one")).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o000)).unwrap();
+        assert_eq!(names_in(&root), ["one"]);
+        remove_below(&root, "one", "files");
+        assert_eq!(names_in(&root).len(), 0);
+        assert!(kept.join("file").exists());
+        // Anybody could have put it there.
+        fs::create_dir(root.join("one")).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o1777)).unwrap();
+        remove_below(&root, "one", "files");
+        assert!(root.join("one").exists());
+        assert_eq!(names_in(&root).len(), 0);
     }
 
     /// Longer than a path may be, and deeper than a stack.

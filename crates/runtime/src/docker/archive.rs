@@ -45,19 +45,23 @@ pub(super) async fn bring(
     image: Digest,
     output: Output,
 ) -> Result<(), StartError> {
-    // One at a time: who comes second finds it done.
-    let _one_at_a_time = engine.loading.lock().await;
     let ready = engine.ready().await?;
-    if has(&ready.docker, &image)
-        .await
-        .map_err(|f| engine.start_error("image", f))?
-    {
+    let is_there = async || {
+        let has = has(&ready.docker, &image).await;
+        has.map_err(|failed| engine.start_error("image", failed))
+    };
+    if is_there().await? {
         return Ok(());
     }
     let say = |text: &str| output.push(true, text.as_bytes().to_vec());
     let archive = bundles.archive(&bundle, say).await;
     let archive =
         archive.map_err(|error| StartError::not_started(stage::BUNDLE, error.to_string()))?;
+    // One load at a time: who comes second finds it done. What is still fetched holds nobody up.
+    let _one_at_a_time = engine.loading.lock().await;
+    if is_there().await? {
+        return Ok(());
+    }
     say(&format!("loading image `{bundle}`"));
     load(&engine, ready, &bundle, &archive, &image).await?;
     info!(%bundle, %image, "image loaded");

@@ -7,29 +7,22 @@ use crate::driver::FreezeError;
 impl DockerDriver {
     pub(super) async fn pause(&self, handle: &Container) -> Result<(), FreezeError> {
         let ready = self.engine.ready().await;
-        let docker = &ready
-            .map_err(|error| FreezeError::Failed(error.cause))?
-            .docker;
+        let docker = &ready.map_err(|error| FreezeError(error.cause))?.docker;
         match docker.pause_container(&handle.id).await.map_err(Failed::of) {
             Ok(()) => Ok(()),
             Err(_) if self.is_paused(handle).await == Some(true) => Ok(()),
-            Err(failed @ Failed::Refused { .. }) => {
-                Err(FreezeError::Unsupported(failed.to_string()))
-            }
-            Err(failed) => Err(FreezeError::Failed(failed.to_string())),
+            Err(failed) => Err(FreezeError(failed.to_string())),
         }
     }
 
     pub(super) async fn unpause(&self, handle: &Container) -> Result<(), FreezeError> {
         let ready = self.engine.ready().await;
-        let docker = &ready
-            .map_err(|error| FreezeError::Failed(error.cause))?
-            .docker;
+        let docker = &ready.map_err(|error| FreezeError(error.cause))?.docker;
         let unpaused = docker.unpause_container(&handle.id).await;
         match unpaused.map_err(Failed::of) {
             Ok(()) => Ok(()),
             Err(_) if self.is_paused(handle).await == Some(false) => Ok(()),
-            Err(failed) => Err(FreezeError::Failed(failed.to_string())),
+            Err(failed) => Err(FreezeError(failed.to_string())),
         }
     }
 

@@ -173,8 +173,8 @@ async fn read_again(docker: Docker, id: String, output: Output) {
                 again.done();
                 break now;
             }
-            // It has answered, and has nothing more to say of it.
-            Err(Failed::Refused { .. }) => return,
+            // It has nothing more to say of it; anything else may be an engine that starts or stops.
+            Err(failed) if failed.is_gone() => return,
             Err(_) => drop(again),
         }
         tokio::time::sleep(ASK_AGAIN_AFTER).await;

@@ -36,7 +36,8 @@ const OF_FILES: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 /// Rights to files that a version knows: the lowest so many bits.
 const N_FILE_RIGHTS: [u32; 6] = [0, 13, 14, 15, 15, 16];
 const FIRST_WITH_PORTS: u32 = 4;
-const FIRST_WITH_SCOPES: u32 = 6;
+/// The first that keeps signals and abstract sockets, the last of what docs/limits.md speaks of.
+pub(crate) const FIRST_WITH_SCOPES: u32 = 6;
 
 /// `<fcntl.h>`, the same on both architectures.
 const O_PATH: c_int = 0x0020_0000;

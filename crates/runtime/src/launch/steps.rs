@@ -96,6 +96,8 @@ pub(super) fn take(plan: &Plan, program: &Path) -> std::result::Result<(), Strin
     for file in &plan.cgroups {
         step(&format!("joining `{}`", file.display()), join(file))?;
     }
+    // In a tree of its own `/proc` is read-only.
+    raise_oom_score();
     // While it may, and before its descriptors and its user are the program's.
     let of_mounts = match plan.root {
         Some(_) => ISOLATION_MARK,
@@ -109,7 +111,6 @@ pub(super) fn take(plan: &Plan, program: &Path) -> std::result::Result<(), Strin
     if let Some(n) = plan.processes {
         step("limit of processes", limit(RLIMIT_NPROC, n))?;
     }
-    raise_oom_score();
     if plan.socket {
         step("handing the socket over", move_socket())?;
     }

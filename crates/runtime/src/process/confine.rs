@@ -211,7 +211,8 @@ impl Confiner {
         {
             group.remove();
             let cause = format!("no place for its temporary files: {error}");
-            return Err(StartError::not_started(stage::ISOLATION, cause));
+            // No level of isolation: another try may have it, on this node too.
+            return Err(StartError::not_started(stage::CONFIG, cause));
         }
         let dies_with = (!self.adopts).then(std::process::id);
         let mut plan = Plan {

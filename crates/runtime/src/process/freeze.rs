@@ -55,7 +55,7 @@ impl Members {
         match self.group.freeze() {
             Ok(Some(version)) => Ok(Frozen::Group(version)),
             Ok(None) => self.stop().map(Frozen::Signal),
-            Err(cause) => Err(FreezeError::Failed(cause)),
+            Err(cause) => Err(FreezeError(cause)),
         }
     }
 
@@ -63,6 +63,15 @@ impl Members {
         match frozen {
             Frozen::Group(_) => self.group.thaw(),
             Frozen::Signal(stopped) => signal_all(stopped, Signal::CONT),
+        }
+    }
+
+    /// Whatever an earlier process of this node has frozen of it runs again. A signal was to all of it,
+    /// its `leader` too: others are looked for only where that is stopped.
+    pub(super) fn let_run(&self, leader: Option<u32>) {
+        self.group.thaw();
+        if leader.is_some_and(stat::is_stopped) {
+            signal_all(&self.find(), Signal::CONT);
         }
     }
 
@@ -81,7 +90,7 @@ impl Members {
                 signal_all(&found, Signal::CONT);
                 let n = running.len();
                 let cause = format!("{n} of its processes do not stop within {STOP_LIMIT:?}");
-                return Err(FreezeError::Failed(cause));
+                return Err(FreezeError(cause));
             }
             signal_all(&running, Signal::STOP);
             std::thread::sleep(LOOK_EVERY);

@@ -82,6 +82,15 @@ fn one_that_was_frozen_by_an_earlier_process_of_the_node_can_be_thawed_by_this_o
 }
 
 #[test]
+fn what_was_left_frozen_is_let_run_without_knowing_of_it() {
+    let program = Program::start("sleep 300 & wait");
+    let all = program.has(2);
+    drop(program.members.freeze().unwrap());
+    program.members.let_run(Some(program.child.id()));
+    until("all run", || !all.keys().any(|pid| stat::is_stopped(*pid)));
+}
+
+#[test]
 fn what_is_stopped_can_be_killed_and_no_other_process_is_signalled() {
     let mut program = Program::start("while :; do :; done");
     let (pid, ticks) = program.has(1).into_iter().next().unwrap();

@@ -13,7 +13,7 @@ use nihilo_types::node_config::ProcessSettings;
 
 use super::volumes;
 use crate::bundle::Program;
-use crate::launch::{Access, Grant, Plan, PlannedMount, PlannedSource};
+use crate::launch::{Access, FIRST_WITH_SCOPES, Grant, Plan, PlannedMount, PlannedSource};
 
 /// Programs and libraries of a host, wherever its distribution keeps them.
 const PROGRAMS: [&str; 10] = [
@@ -57,8 +57,6 @@ const NOTHING: &str = "/dev/null";
 const EMPTY_BYTES: u64 = 4_096;
 /// Any of those that the kernel gives to who asks for none.
 const ANY_FREE_PORT: u16 = 0;
-/// Rules of this version keep everything that is spoken of in docs/limits.md.
-const FIRST_WITH_SCOPES: u32 = 6;
 
 /// What holds on this host, and what makes it.
 #[derive(Debug)]
@@ -197,7 +195,8 @@ impl Isolating {
     /// The same for a command inside, which sees the mounts of the instance's process `pid`.
     ///
     /// # Errors
-    /// It has none of its own, where it should: what is called as a volume of it is the host's.
+    /// It has none of its own, where it should: what is called as a volume of it is the host's. Or how
+    /// it is isolated cannot be seen.
     pub(super) fn isolate_command(
         &self,
         plan: &mut Plan,
@@ -207,7 +206,7 @@ impl Isolating {
         scratch: &Path,
     ) -> Result<(), String> {
         let pid = pid.ok_or("the instance has ended")?;
-        let found = self.found_of(pid);
+        let found = self.found_of(pid)?;
         plan.mounts = places(spec);
         self.isolate_as(&found, plan, program, ANY_FREE_PORT, scratch);
         plan.mounts.clear();
@@ -222,15 +221,18 @@ impl Isolating {
 
     /// What was given to an instance that runs: an earlier process of this node may have started it
     /// under other settings.
-    fn found_of(&self, pid: u32) -> Found {
-        if !has_own_tree(pid) {
-            return Found {
+    ///
+    /// # Errors
+    /// It cannot be seen: a command would be less isolated than what it is inside of.
+    fn found_of(&self, pid: u32) -> Result<Found, String> {
+        if !has_own_tree(pid)? {
+            return Ok(Found {
                 level: self.found.level.min(Isolation::Landlock),
                 own_users: false,
                 ..self.found.clone()
-            };
+            });
         }
-        Found {
+        Ok(Found {
             level: Isolation::Full,
             own_users: match self.found.level {
                 Isolation::Full => self.found.own_users,
@@ -238,7 +240,7 @@ impl Isolating {
             },
             sealed: true,
             missing: Vec::new(),
-        }
+        })
     }
 
     /// What a program finds as its home, and for its temporary files.
@@ -251,13 +253,12 @@ impl Isolating {
     }
 }
 
-fn has_own_tree(pid: u32) -> bool {
-    let place = |path: &str| {
-        let found = std::fs::metadata(path).ok()?;
-        Some((found.dev(), found.ino()))
+fn has_own_tree(pid: u32) -> Result<bool, String> {
+    let place = |path: String| match std::fs::metadata(&path) {
+        Ok(found) => Ok((found.dev(), found.ino())),
+        Err(error) => Err(format!("how the instance is isolated: `{path}`: {error}")),
     };
-    let own = place(&format!("/proc/{pid}/root/"));
-    own.is_some() && own != place("/")
+    Ok(place(format!("/proc/{pid}/root/"))? != place("/".into())?)
 }
 
 fn has_own_mounts(pid: u32) -> bool {
@@ -294,7 +295,8 @@ fn choose(
             Ok(version) => {
                 if version < FIRST_WITH_SCOPES {
                     found.missing.push(format!(
-                        "the kernel's rules are of version {version}: signals and abstract sockets need 6"
+                        "the kernel's rules are of version {version}: signals and abstract sockets \
+                         need {FIRST_WITH_SCOPES}"
                     ));
                 }
                 return found;
@@ -556,6 +558,14 @@ mod tests {
             let got = chosen(wanted, may_mount, host);
             assert_eq!(got, want, "{wanted} {may_mount}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_no_tree_of_the_hosts() {
+        assert_eq!(has_own_tree(std::process::id()), Ok(false));
+        // Above every number that a kernel gives.
+        let refused = has_own_tree(u32::MAX).unwrap_err();
+        assert!(refused.contains("isolated"), "{refused}");
     }
 
     #[test]

@@ -250,6 +250,11 @@ impl ProcessDriver {
         prepared.map_err(|error| failed(error.to_string()))
     }
 
+    /// Thaws what an earlier process of this node has frozen, where its handle says that it runs.
+    pub(crate) fn let_run(&self, handle: &Process) {
+        self.members(handle).let_run(handle.pid);
+    }
+
     fn members(&self, handle: &Process) -> Members {
         Members {
             id: handle.id.clone(),
@@ -485,7 +490,7 @@ impl Driver for ProcessDriver {
     async fn freeze(&self, handle: &mut Process) -> Result<Freezer, FreezeError> {
         let members = self.members(handle);
         let frozen = tokio::task::spawn_blocking(move || members.freeze()).await;
-        let frozen = frozen.map_err(|error| FreezeError::Failed(error.to_string()))??;
+        let frozen = frozen.map_err(|error| FreezeError(error.to_string()))??;
         let by = frozen.by();
         handle.frozen = Some(frozen);
         Ok(by)

@@ -2,33 +2,48 @@
 //! `/tmp/nihilo-MARK`, gone with the instance.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::io::{ErrorKind, Result};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nihilo_types::id::InstanceId;
-use tracing::warn;
+use parking_lot::Mutex;
 
 use super::mark::Mark;
-use crate::config::remove_tree;
+use crate::config::{is_ours, names_in, remove_below};
 
 /// Where programs look for such a place, and where hosts bound it.
 const TEMPORARY: &str = "/tmp";
 /// Of all of them: whoever one belongs to gets there, and nobody sees which there are.
 const TOP_MODE: u32 = 0o711;
 const OWN_MODE: u32 = 0o700;
+/// What is said of what could not be removed.
+const WHAT: &str = "an instance's temporary files";
 
 #[derive(Debug, Clone)]
-pub(super) struct Scratch(PathBuf);
+pub(super) struct Scratch {
+    top: PathBuf,
+    /// Held while one is made and while the top goes: the end of the last one does not take it from
+    /// under the next.
+    changing: Arc<Mutex<()>>,
+}
 
 impl Scratch {
     /// Makes nothing yet.
     pub(super) fn of(mark: &Mark) -> Self {
-        Self(Path::new(TEMPORARY).join(format!("nihilo-{}", mark.as_str())))
+        Self::at(Path::new(TEMPORARY).join(format!("nihilo-{}", mark.as_str())))
+    }
+
+    fn at(top: PathBuf) -> Self {
+        Self {
+            top,
+            changing: Arc::default(),
+        }
     }
 
     pub(super) fn path(&self, id: &InstanceId) -> PathBuf {
-        self.0.join(id.as_str())
+        self.top.join(id.as_str())
     }
 
     /// An empty one, of user and group where they are not this process's.
@@ -37,13 +52,9 @@ impl Scratch {
     /// Somebody else was first, or there is no room.
     pub(super) fn make(&self, id: &InstanceId, ids: Option<(u32, u32)>) -> Result<()> {
         let dir = self.path(id);
-        remove(&dir);
-        match DirBuilder::new().mode(TOP_MODE).create(&self.0) {
-            // Whatever this process takes away of new directories.
-            Ok(()) => fs::set_permissions(&self.0, Permissions::from_mode(TOP_MODE))?,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => is_ours(&self.0)?,
-            Err(error) => return Err(error),
-        }
+        let _changing = self.changing.lock();
+        self.make_top()?;
+        remove_below(&self.top, id.as_str(), WHAT);
         DirBuilder::new().mode(OWN_MODE).create(&dir)?;
         match ids {
             Some((user, group)) => chown(&dir, Some(user), Some(group)),
@@ -51,11 +62,21 @@ impl Scratch {
         }
     }
 
+    fn make_top(&self) -> Result<()> {
+        match DirBuilder::new().mode(TOP_MODE).create(&self.top) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => is_ours(&self.top)?,
+        }
+        // Whatever this process takes away of new directories.
+        fs::set_permissions(&self.top, Permissions::from_mode(TOP_MODE))
+    }
+
     /// Leaves nothing of an instance's.
     pub(super) fn remove(&self, id: &InstanceId) {
-        remove(&self.path(id));
-        // Only where it is empty.
-        drop(fs::remove_dir(&self.0));
+        remove_below(&self.top, id.as_str(), WHAT);
+        let _changing = self.changing.lock();
+        // Only where it is empty, and no link.
+        drop(fs::remove_dir(&self.top));
     }
 
     /// Leaves nothing of anybody's.
@@ -67,40 +88,22 @@ impl Scratch {
 
     /// Whose there are.
     pub(super) fn instances(&self) -> Vec<InstanceId> {
-        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.file_name().to_string_lossy().as_ref().into())
+        let names = names_in(&self.top).into_iter();
+        names
+            .map(|name| name.to_string_lossy().as_ref().into())
             .collect()
-    }
-}
-
-/// In a directory that everybody may write to, somebody else may have been first.
-fn is_ours(top: &Path) -> Result<()> {
-    let found = fs::symlink_metadata(top)?;
-    let own = rustix::process::geteuid().as_raw();
-    if found.is_dir() && found.uid() == own {
-        return Ok(());
-    }
-    let text = format!("`{}` belongs to somebody else: remove it", top.display());
-    Err(Error::new(ErrorKind::PermissionDenied, text))
-}
-
-fn remove(dir: &Path) {
-    match remove_tree(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            warn!(dir = %dir.display(), %error, "an instance's temporary files are left");
-        }
-        _ => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
     use super::*;
 
     fn scratch() -> (tempfile::TempDir, Scratch) {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch(dir.path().join("nihilo-x"));
+        let scratch = Scratch::at(dir.path().join("nihilo-x"));
         (dir, scratch)
     }
 
@@ -119,14 +122,57 @@ mod tests {
         assert_eq!(scratch.instances().len(), 2);
         scratch.remove(&one);
         scratch.remove_all();
-        assert!(fs::metadata(&scratch.0).is_err());
+        assert!(fs::metadata(&scratch.top).is_err());
     }
 
     #[test]
     fn a_link_in_its_place_is_not_followed() {
         let (dir, scratch) = scratch();
-        std::os::unix::fs::symlink(dir.path(), &scratch.0).unwrap();
-        let refused = scratch.make(&InstanceId::from("one"), None).unwrap_err();
+        let one = InstanceId::from("one");
+        let kept = dir.path().join("elsewhere/one/file");
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        fs::write(&kept, "").unwrap();
+        symlink(dir.path().join("elsewhere"), &scratch.top).unwrap();
+        let refused = scratch.make(&one, None).unwrap_err();
         assert!(refused.to_string().contains("somebody else"), "{refused}");
+        assert!(scratch.instances().is_empty());
+        scratch.remove(&one);
+        scratch.remove_all();
+        assert!(kept.exists());
+    }
+
+    /// As of whoever was first to make it, and let everybody put links there.
+    #[test]
+    fn one_that_others_write_to_is_not_swept() {
+        let (dir, scratch) = scratch();
+        let kept = dir.path().join("file");
+        fs::write(&kept, "").unwrap();
+        fs::create_dir(&scratch.top).unwrap();
+        symlink(dir.path(), scratch.top.join("one")).unwrap();
+        fs::set_permissions(&scratch.top, Permissions::from_mode(0o1777)).unwrap();
+        assert!(scratch.instances().is_empty());
+        scratch.remove_all();
+        scratch.remove(&InstanceId::from("one"));
+        assert!(kept.exists());
+        assert!(fs::symlink_metadata(scratch.top.join("one")).is_ok());
+    }
+
+    #[test]
+    fn the_end_of_one_does_not_take_the_place_of_another() {
+        const ROUNDS: usize = 500;
+        let (_dir, scratch) = scratch();
+        let turn = |id: &str| {
+            let id = InstanceId::from(id);
+            for _ in 0..ROUNDS {
+                scratch.make(&id, None).unwrap();
+                scratch.remove(&id);
+            }
+        };
+        std::thread::scope(|threads| {
+            for id in ["one", "other"] {
+                threads.spawn(move || turn(id));
+            }
+        });
+        assert!(fs::metadata(&scratch.top).is_err());
     }
 }

@@ -434,6 +434,7 @@ fn what_a_torn_handle_was_of_is_ended_and_what_is_not_ours_is_left_alone() {
     kill(pid);
     // Its group goes by the mark that it was made with.
     std::fs::write(mark, own).unwrap();
+    end_everything(node.dir.path()).unwrap();
 }
 
 #[test]

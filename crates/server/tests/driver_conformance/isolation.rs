@@ -10,6 +10,9 @@ use super::*;
 
 const LEVELS: [Isolation; 3] = [Isolation::None, Isolation::Landlock, Isolation::Full];
 
+/// Of programs, at least: they go before the node where the host's memory ends.
+const OOM_SCORE: i32 = 200;
+
 fn config(level: Isolation, adopts: bool) -> DriverConfig {
     DriverConfig::Process {
         first_port: free_ports(),
@@ -45,6 +48,11 @@ fn of_each_level() -> Vec<(Isolation, Harness)> {
         .collect()
 }
 
+fn oom_score(pid: u32) -> i32 {
+    let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    score.trim().parse().unwrap()
+}
+
 fn said(harness: &Harness, id: &InstanceId) -> Vec<String> {
     let lines = harness.output(id).into_iter();
     lines.map(|line| String::from_utf8(line).unwrap()).collect()
@@ -65,6 +73,7 @@ async fn demo_apps_serve_and_stop_and_say_their_level() {
             let address = ready.address.unwrap();
             let served = tokio::task::spawn_blocking(move || answers(address));
             assert!(served.await.unwrap(), "{level}");
+            assert!(oom_score(ready.pid.unwrap()) >= OOM_SCORE, "{level}");
             harness.drain(&spec.id);
             let gone = reached(&mut events, &spec.id, InstanceState::Destroyed).await;
             assert_eq!(gone.exit, Some(Exit::Code(0)), "{level}");

@@ -12,11 +12,12 @@ use crate::run::root;
 const PROGRAM: u32 = 0o755;
 const TEXT: u32 = 0o644;
 /// Files of the project, from its root, and where they go.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "packaging/nihilo.service",
         "usr/lib/systemd/system/nihilo.service",
     ),
+    ("packaging/tmpfiles.conf", "usr/lib/tmpfiles.d/nihilo.conf"),
     (
         "packaging/node.yaml",
         "usr/share/doc/nihilo/examples/node.yaml",

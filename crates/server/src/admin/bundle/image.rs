@@ -68,13 +68,14 @@ impl Push {
         let (sender, receiver) = mpsc::channel(MAX_LAG);
         let push = Self { api, begin, found };
         nihilo_actors::task::spawn("image-push", async move {
-            let _permit = permit;
             let pushed = tokio::select! {
                 biased;
                 // Nobody waits for it any more.
                 () = sender.closed() => return,
                 pushed = push.run(&sender) => pushed,
             };
+            // A client that stops reading holds nobody up.
+            drop(permit);
             let last = pushed.map(|done| progress(Step::Done(done)));
             drop(sender.send(last).await);
         });
