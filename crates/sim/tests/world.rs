@@ -100,7 +100,7 @@ planted! {
     demand_once: DemandOnce within 20 from 0,
     row_after_start: RowAfterStart within 10 from 0,
     fence_ignored: FenceIgnored within 40 from 0,
-    opens_behind: OpensBehind within 120 from 35,
+    opens_behind: OpensBehind within 20 from 300,
     leaves_first: LeavesFirst within 20 from 0,
     snapshot_short: SnapshotShort within 60 from 17,
     index_behind: IndexBehind within 10 from 0,
