@@ -259,6 +259,11 @@ impl Agent {
         self.0.accepting.send_replace(accepting);
     }
 
+    /// Whether orders are taken, for those who wait for it.
+    pub fn accepting(&self) -> watch::Receiver<bool> {
+        self.0.accepting.subscribe()
+    }
+
     pub fn set_floors(&self, floors: &[(ShardId, Epoch)]) {
         let mut table = self.0.table.lock();
         for (shard, epoch) in floors {
@@ -442,6 +447,18 @@ impl Agent {
         let table = self.0.table.lock();
         let each = table.instances.values();
         each.map(|instance| (self.0.refresh(instance), instance.output.clone()))
+            .collect()
+    }
+
+    /// Instances that take requests, with what they were started from.
+    pub fn ready(&self) -> Vec<(InstanceReport, Arc<InstanceSpec>)> {
+        let table = self.0.table.lock();
+        let ready = table
+            .instances
+            .values()
+            .filter(|instance| instance.report.state == InstanceState::Ready);
+        ready
+            .filter_map(|instance| Some((instance.report.clone(), instance.spec.clone()?)))
             .collect()
     }
 
