@@ -1,7 +1,7 @@
 //! The engine behind its socket: asked for the first time when there is a container to run, and
 //! what its failures mean.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
+use nihilo_types::bundle::Digest;
 use nihilo_types::id::InstanceId;
 use nihilo_types::node_config::DockerSettings;
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
@@ -49,6 +51,9 @@ pub(super) struct Engine {
     ready: OnceCell<Ready>,
     /// Archives are loaded one after the other.
     pub(super) loading: tokio::sync::Mutex<()>,
+    /// Images that were being loaded, with their bundles, and have no name of this node's yet: an engine
+    /// that fails may have them all the same.
+    pub(super) unnamed: Mutex<BTreeMap<Digest, Digest>>,
 }
 
 /// What is to be removed.
@@ -82,6 +87,7 @@ impl Engine {
             kept,
             ready: OnceCell::new(),
             loading: tokio::sync::Mutex::default(),
+            unnamed: Mutex::default(),
         }
     }
 
