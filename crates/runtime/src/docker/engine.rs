@@ -212,8 +212,9 @@ impl Engine {
     async fn sweep(&self, docker: &Docker) -> Result<(), Failed> {
         if std::fs::metadata(&self.used).is_err() {
             let noted = std::fs::write(&self.used, "");
-            return noted.map_err(|error| Failed::Unanswered(error.to_string()));
+            noted.map_err(|error| Failed::Unanswered(error.to_string()))?;
         }
+        // Also where nothing was noted: a power cut takes notes, and leaves containers.
         let mut left = list(docker, vec![label("mark", self.mark.as_str())]).await?;
         left.retain(|(_, instance)| !self.kept.contains(instance));
         for (id, _) in &left {
