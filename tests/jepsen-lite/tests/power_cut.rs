@@ -354,6 +354,11 @@ impl Machine {
         });
         remove_groups(&mark);
         self.disk.come_back().unwrap();
+        assert_eq!(
+            self.mark(),
+            mark,
+            "what outlives a power cut is found by it"
+        );
         if left == Left::Torn {
             self.tear();
         }
