@@ -200,10 +200,11 @@ impl World {
     }
 
     pub(crate) fn agent_call(&mut self, n: usize, call: WireBody) -> CallAnswer {
+        let is_of_this_life = |session| {
+            session == self.nodes[n].control.session || self.plant == Some(Plant::SessionIgnored)
+        };
         let answer = match call {
-            WireBody::Start(session, ..) if session != self.nodes[n].control.session => {
-                Err(CallRefusal::NotReady)
-            }
+            WireBody::Start(session, ..) if !is_of_this_life(session) => Err(CallRefusal::NotReady),
             WireBody::Start(_, fence, spec) => self.agent_start(n, fence, *spec),
             WireBody::Stop(fence, id) => self.agent_stop(n, fence, &id),
             WireBody::Reopen(fence, id) | WireBody::Thaw(fence, id) => {
@@ -527,7 +528,8 @@ impl World {
 
     /// Compares what is wanted with the state (`Life::lead`).
     fn follow_orders(&mut self, n: usize, id: &InstanceId) {
-        let cuts = self.plant == Some(Plant::DrainCutsRequests);
+        let plant = self.plant;
+        let cuts = plant == Some(Plant::DrainCutsRequests);
         let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
             return;
         };
@@ -555,6 +557,7 @@ impl World {
             }
             (InstanceState::Draining, false) if instance.freezes && instance.n_taken() == 0 => {
                 self.counters.n_frozen += 1;
+                instance.gate_is_open = plant == Some(Plant::FreezesOpen);
                 self.enter(n, id, InstanceState::Frozen);
             }
             (InstanceState::Frozen, true) => {
@@ -636,7 +639,10 @@ impl World {
             format!("node {}: {id} {state:?}", n + 1)
         });
         self.tell_subscribers(n, &report);
-        if matches!(state, InstanceState::Draining | InstanceState::Stopping) {
+        if matches!(
+            state,
+            InstanceState::Draining | InstanceState::Frozen | InstanceState::Stopping
+        ) {
             self.late_clients(&report.revision);
         }
     }
