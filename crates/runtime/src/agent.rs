@@ -11,7 +11,7 @@ use nihilo_types::bundle::Digest;
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::image::Image;
-use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Waking};
 use nihilo_types::node_config::{DockerSettings, ProcessSettings};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -164,6 +164,8 @@ struct Instance {
     trace: Option<Trace>,
     accepted_ns: u64,
     started: Instant,
+    /// When its thaw was ordered, until it is ready.
+    thawing_since: Option<Instant>,
     /// When its state began.
     since: Instant,
     ended: Option<Instant>,
@@ -393,10 +395,14 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
-        let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
+        let instance = table.instances.get_mut(id);
+        let instance = instance.ok_or(AgentError::Unknown)?;
         let state = instance.report.state;
         if !may_follow(state, instance.report.ready_after_ms > 0, order) {
             return Err(AgentError::TooLate);
+        }
+        if order == Order::Run && state == InstanceState::Frozen {
+            instance.thawing_since.get_or_insert_with(Instant::now);
         }
         let before = instance.orders.send_replace(order);
         if before == order {
@@ -551,6 +557,7 @@ impl Instance {
             trace: None,
             accepted_ns,
             started: Instant::now(),
+            thawing_since: None,
             since: Instant::now(),
             ended: None,
             crashed: false,
@@ -558,6 +565,21 @@ impl Instance {
             output,
         };
         (instance, receiver)
+    }
+
+    /// How long it took, where it has been started or thawed and not just got well again.
+    fn note_ready(&mut self) {
+        let thawed = self.thawing_since.take().map(|since| Waking {
+            spawned_us: 0,
+            ready_us: elapsed_us(since).max(1),
+        });
+        if let Some(waking) = thawed {
+            self.report.waking = waking;
+        }
+        if self.report.ready_after_ms == 0 {
+            self.report.ready_after_ms = elapsed_ms(self.started).max(1);
+            self.report.waking.ready_us = elapsed_us(self.started).max(1);
+        }
     }
 
     /// What the node's next process needs to go on with it.
@@ -741,9 +763,9 @@ impl Inner {
         self.change(id, |instance| {
             instance.report.state = state;
             instance.since = Instant::now();
-            if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
-                instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
-                is_first_ready = true;
+            if state == InstanceState::Ready {
+                is_first_ready = instance.report.ready_after_ms == 0;
+                instance.note_ready();
             }
         });
         match state {
@@ -807,6 +829,7 @@ impl Inner {
             instance.report.isolation = started.isolation.or(instance.report.isolation);
             if instance.report.spawned_after_ms == 0 {
                 instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
+                instance.report.waking.spawned_us = elapsed_us(instance.started);
             }
         });
         self.write_down(id);
@@ -951,6 +974,10 @@ impl Inner {
         self.startstop
             .write(event, id, epoch.unwrap_or_default(), pid);
     }
+}
+
+fn elapsed_us(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn elapsed_ms(since: Instant) -> u64 {

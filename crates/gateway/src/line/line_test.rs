@@ -42,6 +42,7 @@ fn table(seq: u64, ids: &[&str]) -> EndpointTable {
         session: SessionId(9),
         peer_address: "127.0.0.1:1".into(),
         container_concurrency: 1,
+        waking: Default::default(),
     };
     EndpointTable {
         revision: ObjectKey::new("default", "r"),
