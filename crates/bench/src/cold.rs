@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use nihilo_types::meta::keys;
+use nihilo_types::service::Service;
 
 use crate::cluster::{Cluster, host_of, program, service};
 use crate::figures::{Samples, milliseconds};
@@ -32,6 +34,9 @@ pub(crate) struct ColdArgs {
     /// Services that are woken in turn; between two batches of them all go back to zero.
     #[arg(long, default_value_t = 10)]
     services: usize,
+    /// Services keep their last instance frozen, so that a request has it thawed.
+    #[arg(long)]
+    frozen: bool,
 }
 
 /// One pair, in milliseconds.
@@ -50,12 +55,13 @@ pub(crate) async fn run(common: &Common, args: &ColdArgs) -> anyhow::Result<Repo
     let mut report = Report::new("cold");
     report.setting("rounds", args.rounds);
     report.setting("services", args.services);
+    report.setting("frozen", args.frozen);
     let app = built("nihilo-bench-app")?;
     let cluster = Cluster::start(common.plan(3)?).await?;
     let names: Vec<_> = (1..=args.services).map(|n| format!("cold-{n}")).collect();
     let services: Vec<_> = names
         .iter()
-        .map(|name| service(name, &program(&app), &[]))
+        .map(|name| idle(service(name, &program(&app), &[]), args.frozen))
         .collect();
     say(format!("creating {} services", services.len()));
     cluster.deploy(&services).await?;
@@ -70,6 +76,14 @@ pub(crate) async fn run(common: &Common, args: &ColdArgs) -> anyhow::Result<Repo
     }
     fill(&mut report, &pairs);
     Ok(report)
+}
+
+fn idle(mut service: Service, frozen: bool) -> Service {
+    if frozen {
+        let annotations = &mut service.spec.template.metadata.annotations;
+        annotations.insert(keys::IDLE.into(), "freeze".into());
+    }
+    service
 }
 
 fn progress(pairs: &[Pair], rounds: usize) -> String {

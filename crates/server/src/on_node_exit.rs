@@ -12,7 +12,8 @@ const HOSTS_NAMESPACE: &str = "pid:[4026531836]";
 /// Whether the node's next process takes its instances over; otherwise they end with this one.
 pub(crate) fn adopts(config: &NodeConfig) -> bool {
     let by_default = || {
-        if ends_with_us(id(), getppid().map(pid_number), &namespace()) {
+        let parent = getppid().map(pid_number);
+        if !is_of_a_service_manager() && ends_with_us(id(), parent, &namespace()) {
             OnNodeExit::Kill
         } else {
             OnNodeExit::Adopt
@@ -20,6 +21,11 @@ pub(crate) fn adopts(config: &NodeConfig) -> bool {
     };
     let is_process = config.driver == DriverKind::Process;
     is_process && config.on_node_exit.unwrap_or_else(by_default) == OnNodeExit::Adopt
+}
+
+/// systemd, in a container that has one, too (systemd.exec(5), `INVOCATION_ID`): it starts the node again.
+fn is_of_a_service_manager() -> bool {
+    std::env::var_os("INVOCATION_ID").is_some()
 }
 
 /// The kernel ends a container with its first process, which ends when its only child does.
