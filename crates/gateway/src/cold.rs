@@ -7,8 +7,8 @@ use nihilo_types::instance::Waking;
 /// The parts of it, one after the other; they add up to [`Self::total`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ColdStart {
-    /// All of the wait that was not the instance's node's: to the owner, its decision, the order to a node,
-    /// the news of what is ready; and starts before that failed.
+    /// All before the last sending that was not the work of the instance's node: the way to the owner, its
+    /// decision, the order to a node, the news of what is ready; and whatever came to nothing before it.
     placed: Duration,
     /// The node made its process.
     spawned: Duration,

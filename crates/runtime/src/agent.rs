@@ -401,8 +401,12 @@ impl Agent {
         if !may_follow(state, instance.report.ready_after_ms > 0, order) {
             return Err(AgentError::TooLate);
         }
-        if order == Order::Run && state == InstanceState::Frozen {
-            instance.thawing_since.get_or_insert_with(Instant::now);
+        match (order, state) {
+            (Order::Run, InstanceState::Frozen) => {
+                instance.thawing_since.get_or_insert_with(Instant::now);
+            }
+            (Order::Run, _) => {}
+            _ => instance.thawing_since = None,
         }
         let before = instance.orders.send_replace(order);
         if before == order {
@@ -567,18 +571,20 @@ impl Instance {
         (instance, receiver)
     }
 
-    /// How long it took, where it has been started or thawed and not just got well again.
+    /// How long it took, where it has been started or thawed; not where it got well again or was called back.
     fn note_ready(&mut self) {
-        let thawed = self.thawing_since.take().map(|since| Waking {
-            spawned_us: 0,
+        let is_first = self.report.ready_after_ms == 0;
+        let thawing_since = self.thawing_since.take();
+        let (since, spawned_us) = match is_first {
+            true => (Some(self.started), self.report.waking.spawned_us),
+            false => (thawing_since, 0),
+        };
+        self.report.waking = since.map_or_else(Waking::default, |since| Waking {
+            spawned_us,
             ready_us: elapsed_us(since).max(1),
         });
-        if let Some(waking) = thawed {
-            self.report.waking = waking;
-        }
-        if self.report.ready_after_ms == 0 {
+        if is_first {
             self.report.ready_after_ms = elapsed_ms(self.started).max(1);
-            self.report.waking.ready_us = elapsed_us(self.started).max(1);
         }
     }
 

@@ -17,6 +17,10 @@ mount --rbind /usr usr
 mount --rbind /dev dev
 mount -t proc proc proc
 mount -t tmpfs tmpfs run
+# What is the host's is looked at only: systemd would raise the kernel's limits.
+mount -o remount,bind,ro usr
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
 mount -t sysfs sysfs sys
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   mount -t cgroup2 cgroup2 sys/fs/cgroup
