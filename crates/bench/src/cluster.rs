@@ -209,8 +209,8 @@ impl Cluster {
         let deadline = Instant::now() + ZERO_LIMIT;
         loop {
             let answer = self.client.instances(None, "").await?;
-            let gone = ["Exited", "Destroyed"];
-            let is_left = |state: &str| !gone.iter().any(|gone| gone.eq_ignore_ascii_case(state));
+            let at_zero = ["Exited", "Destroyed", "Frozen"];
+            let is_left = |state: &str| !at_zero.iter().any(|of| of.eq_ignore_ascii_case(state));
             let n_left = answer.items.iter().filter(|i| is_left(&i.state)).count();
             // Not to be seen is not the same as not there.
             if n_left == 0 && answer.unreachable.is_empty() {

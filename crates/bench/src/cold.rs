@@ -8,13 +8,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use nihilo_types::meta::keys;
+use nihilo_types::service::Service;
 
 use crate::cluster::{Cluster, host_of, program, service};
 use crate::figures::{Samples, milliseconds};
 use crate::http::{Answer, Connection, get};
 use crate::proc::Running;
 use crate::report::{Report, Table, spread_text};
+use crate::stages::{self, Stages};
 use crate::{Common, built, say};
 
 /// Above a bare spawn, at the median.
@@ -31,6 +34,9 @@ pub(crate) struct ColdArgs {
     /// Services that are woken in turn; between two batches of them all go back to zero.
     #[arg(long, default_value_t = 10)]
     services: usize,
+    /// Services keep their last instance frozen, so that a request has it thawed.
+    #[arg(long)]
+    frozen: bool,
 }
 
 /// One pair, in milliseconds.
@@ -40,10 +46,7 @@ struct Pair {
     cold: f64,
     /// The same request again, on a new connection.
     warm: f64,
-    /// The gateway's own account.
-    queued: f64,
-    first_byte: f64,
-    total: f64,
+    stages: Stages,
     /// The instance ran on the gateway's own node.
     is_local: bool,
 }
@@ -52,12 +55,13 @@ pub(crate) async fn run(common: &Common, args: &ColdArgs) -> anyhow::Result<Repo
     let mut report = Report::new("cold");
     report.setting("rounds", args.rounds);
     report.setting("services", args.services);
+    report.setting("frozen", args.frozen);
     let app = built("nihilo-bench-app")?;
     let cluster = Cluster::start(common.plan(3)?).await?;
     let names: Vec<_> = (1..=args.services).map(|n| format!("cold-{n}")).collect();
     let services: Vec<_> = names
         .iter()
-        .map(|name| service(name, &program(&app), &[]))
+        .map(|name| idle(service(name, &program(&app), &[]), args.frozen))
         .collect();
     say(format!("creating {} services", services.len()));
     cluster.deploy(&services).await?;
@@ -72,6 +76,14 @@ pub(crate) async fn run(common: &Common, args: &ColdArgs) -> anyhow::Result<Repo
     }
     fill(&mut report, &pairs);
     Ok(report)
+}
+
+fn idle(mut service: Service, frozen: bool) -> Service {
+    if frozen {
+        let annotations = &mut service.spec.template.metadata.annotations;
+        annotations.insert(keys::IDLE.into(), "freeze".into());
+    }
+    service
 }
 
 fn progress(pairs: &[Pair], rounds: usize) -> String {
@@ -92,14 +104,11 @@ fn pair(cluster: &Cluster, gateway: usize, service: &str, app: &Path) -> anyhow:
         bail!("{service} was not at zero");
     }
     let (warm, _) = request(address, &host_of(service))?;
-    let phase = |name| phase_in(answer.header("nihilo-cold-start"), name);
     Ok(Pair {
         bare,
         cold: milliseconds(cold),
         warm: milliseconds(warm),
-        queued: phase("queued")?,
-        first_byte: phase("first-byte")?,
-        total: phase("total")?,
+        stages: Stages::of(&answer, milliseconds(cold))?,
         is_local: answer.header("nihilo-node") == cluster.configs[gateway].name,
     })
 }
@@ -113,14 +122,6 @@ pub(crate) fn request(gateway: SocketAddr, host: &str) -> anyhow::Result<(Durati
         bail!("{host} answered {}", answer.status);
     }
     Ok((took, answer))
-}
-
-/// A value of the header `queued=1.0;first-byte=0.2;total=1.3`.
-fn phase_in(header: &str, name: &str) -> anyhow::Result<f64> {
-    let mut phases = header.split(';').filter_map(|phase| phase.split_once('='));
-    let value = phases.find(|(key, _)| *key == name).map(|(_, value)| value);
-    let value = value.with_context(|| format!("`{header}` has no `{name}`"))?;
-    value.parse().with_context(|| header.to_owned())
 }
 
 /// From before the spawn to the last byte of the first answer.
@@ -160,20 +161,13 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 /// What is shown of pairs: its name, its key in the JSON, and where it comes from.
 type Row = (&'static str, &'static str, fn(&Pair) -> f64);
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 4] = [
     ("bare spawn → first 200", "bare_ms", |pair| pair.bare),
     ("cold request", "cold_ms", |pair| pair.cold),
     ("cold − bare, by pair", "difference_ms", |pair| {
         pair.cold - pair.bare
     }),
     ("warm request, new connection", "warm_ms", |pair| pair.warm),
-    ("gateway: waited for an instance", "queued_ms", |pair| {
-        pair.queued
-    }),
-    ("gateway: sent → first byte", "first_byte_ms", |pair| {
-        pair.first_byte
-    }),
-    ("gateway: total", "total_ms", |pair| pair.total),
 ];
 
 fn fill(report: &mut Report, pairs: &[Pair]) {
@@ -195,6 +189,10 @@ fn fill(report: &mut Report, pairs: &[Pair]) {
     }
     report.tables.push(table);
     report.tables.push(by_place(pairs));
+    stages::fill(
+        report,
+        &pairs.iter().map(|pair| pair.stages).collect::<Vec<_>>(),
+    );
     let (bare, cold) = (samples(|pair| pair.bare), samples(|pair| pair.cold));
     let above = cold.quantile(0.5) - bare.quantile(0.5);
     report.figure("p50_above_bare_ms", above);
@@ -221,17 +219,4 @@ fn by_place(pairs: &[Pair]) -> Table {
         }
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn phases_are_read_from_the_gateways_header() {
-        let header = "queued=12.5;first-byte=0.3;total=12.9";
-        assert_eq!(phase_in(header, "first-byte").unwrap(), 0.3);
-        assert!(phase_in(header, "place").is_err());
-        assert!(phase_in("", "queued").is_err());
-    }
 }

@@ -19,6 +19,7 @@ use crate::cold::request;
 use crate::figures::{Samples, milliseconds, ratios};
 use crate::http::{Connection, get};
 use crate::report::{Report, Table, spread_text};
+use crate::stages::{self, Stages};
 use crate::{Common, built, say};
 
 /// Of create and start by hand, at the median of the pairs.
@@ -98,6 +99,7 @@ impl Drop for Image {
 struct Pair {
     by_hand: f64,
     cold: f64,
+    stages: Stages,
 }
 
 async fn measure(
@@ -121,25 +123,30 @@ async fn measure(
                 true => Some(by_hand(engine, image).await?),
                 false => None,
             };
-            let cold = cold(&cluster, name)?;
+            let (cold, stages) = cold(&cluster, name)?;
             let by_hand = match early {
                 Some(early) => early,
                 None => by_hand(engine, image).await?,
             };
-            pairs.push(Pair { by_hand, cold });
+            pairs.push(Pair {
+                by_hand,
+                cold,
+                stages,
+            });
         }
         say(format!("{} of {} rounds", pairs.len(), args.rounds));
     }
     Ok(pairs)
 }
 
-fn cold(cluster: &Cluster, service: &str) -> anyhow::Result<f64> {
+fn cold(cluster: &Cluster, service: &str) -> anyhow::Result<(f64, Stages)> {
     let gateway = cluster.gateway(0)?;
     let (took, answer) = tokio::task::block_in_place(|| request(gateway, &host_of(service)))?;
     if answer.header("nihilo-start") != "cold" {
         bail!("{service} was not at zero");
     }
-    Ok(milliseconds(took))
+    let cold = milliseconds(took);
+    Ok((cold, Stages::of(&answer, cold)?))
 }
 
 /// From before create to the last byte of the first answer.
@@ -207,5 +214,9 @@ fn fill(report: &mut Report, pairs: &[Pair]) {
         "cold ≤ 1.05 × create + start, by pair",
         format!("{} over {} pairs", spread_text(ratio, 2), pairs.len()),
         ratio.median <= GOAL,
+    );
+    stages::fill(
+        report,
+        &pairs.iter().map(|pair| pair.stages).collect::<Vec<_>>(),
     );
 }

@@ -24,6 +24,7 @@ mod report;
 mod restart;
 mod rollout;
 mod rss;
+mod stages;
 mod steady;
 mod store;
 mod trace;

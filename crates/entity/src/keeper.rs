@@ -294,6 +294,7 @@ mod tests {
             exit: None,
             last_output: Vec::new(),
             isolation: None,
+            waking: Default::default(),
         }
     }
 

@@ -28,7 +28,9 @@ use crate::failures::{AVOID_MS, Failures};
 use crate::placement::place;
 use crate::plan::{Goal, Row, plan};
 use crate::reconcile::Proposing;
-use crate::rows::{is_counted, is_foreign, is_frozen, is_leaving, is_ready, is_staying, own_rows};
+use crate::rows::{
+    is_counted, is_foreign, is_frozen, is_leaving, is_ready, is_staying, own_rows, waking,
+};
 use crate::table::{InstanceRow, RowState, View};
 
 /// From SIGTERM to SIGKILL, unless `nihilo.dev/termination-grace-period` says otherwise.
@@ -368,6 +370,7 @@ fn endpoints(view: View<'_>, key: &ObjectKey, revision: &Revision, limit: u32) -
                 session: row.session,
                 peer_address: session.opened.peer_address.as_str().into(),
                 container_concurrency: limit,
+                waking: waking(row),
             })
         })
         .collect()

@@ -1,7 +1,7 @@
 //! What a row of the shard's table counts as, for the revision that it belongs to.
 
 use nihilo_types::id::{InstanceId, ObjectKey};
-use nihilo_types::instance::InstanceState;
+use nihilo_types::instance::{InstanceState, Waking};
 use nihilo_types::revision::Revision;
 
 use crate::table::{InstanceRow, RowState, View};
@@ -37,6 +37,14 @@ pub fn is_counted(row: &InstanceRow) -> bool {
         RowState::Requested | RowState::Stranded { .. } => true,
         RowState::Refused(_) => false,
         RowState::Reported(report) => report.state.is_counted(),
+    }
+}
+
+/// How its node got it ready the last time.
+pub(crate) fn waking(row: &InstanceRow) -> Waking {
+    match &row.state {
+        RowState::Reported(report) => report.waking,
+        _ => Waking::default(),
     }
 }
 

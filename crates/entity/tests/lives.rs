@@ -137,6 +137,7 @@ impl Fixture {
             exit: None,
             last_output: Vec::new(),
             isolation: None,
+            waking: Default::default(),
         };
         let row = InstanceRow {
             revision: revision_key(),

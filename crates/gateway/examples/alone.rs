@@ -65,6 +65,7 @@ fn endpoints(id: InstanceId) -> EndpointTable {
             session: SessionId(1),
             peer_address: "127.0.0.1:1".into(),
             container_concurrency: 0,
+            waking: Default::default(),
         }],
         last_failure: String::new(),
     }

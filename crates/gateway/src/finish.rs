@@ -118,28 +118,15 @@ fn sign(
 
 /// Says whether the request had to wake its revision, and where the time went.
 fn note_start(headers: &mut HeaderMap, record: &Record) {
-    let start = if record.is_cold { "cold" } else { "warm" };
-    headers.insert(START, HeaderValue::from_static(start));
-    let Some(sent) = record.sent_at.filter(|_| record.is_cold) else {
+    let Some(cold) = record.cold_start() else {
+        headers.insert(START, HeaderValue::from_static("warm"));
         return;
     };
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let timing = format!(
-        "cold;dur={:.1}, queue;dur={:.1}, app;dur={:.1}",
-        ms(record.arrived.elapsed()),
-        ms(record.queued),
-        ms(sent.elapsed())
-    );
-    if let Ok(value) = HeaderValue::from_str(&timing) {
+    headers.insert(START, HeaderValue::from_static("cold"));
+    if let Ok(value) = HeaderValue::from_str(&cold.server_timing()) {
         headers.append("server-timing", value);
     }
-    let text = format!(
-        "queued={:.1};first-byte={:.1};total={:.1}",
-        ms(record.queued),
-        ms(sent.elapsed()),
-        ms(record.arrived.elapsed())
-    );
-    if let Ok(value) = HeaderValue::from_str(&text) {
+    if let Ok(value) = HeaderValue::from_str(&cold.header()) {
         headers.insert("nihilo-cold-start", value);
     }
 }

@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod asleep;
 pub mod body;
+mod cold;
 pub mod connection;
 mod finish;
 pub mod gateway;

@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::cold::ColdStart;
+
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
@@ -22,8 +24,6 @@ const BUCKETS: [f64; 14] = [
 const FINE: [f64; 3] = [0.0005, 0.001, 0.0025];
 /// Revisions that keep series of their own; further ones share `other`.
 const MAX_REVISIONS: usize = 20_000;
-/// Stages of a cold start; the first two add up to the third.
-const COLD_STAGES: [&str; 3] = ["queued", "first_byte", "total"];
 
 fn coarse() -> Histogram {
     Histogram::new(BUCKETS)
@@ -279,7 +279,7 @@ impl Families {
         for code in &series.codes {
             self.durations.remove(&labels.with_code(*code));
         }
-        for stage in COLD_STAGES {
+        for stage in crate::cold::STAGES {
             self.cold.remove(&labels.with_stage(stage));
         }
     }
@@ -438,9 +438,8 @@ impl Meters {
     }
 
     /// Where a cold start's time went.
-    pub fn started_cold(&self, queued: Duration, first_byte: Duration) {
-        let spent = [queued, first_byte, queued + first_byte];
-        for (stage, spent) in COLD_STAGES.into_iter().zip(spent) {
+    pub(crate) fn started_cold(&self, cold: ColdStart) {
+        for (stage, spent) in cold.stages() {
             let labels = self.labels.with_stage(stage);
             let histogram = self.metrics.0.cold.get_or_create_owned(&labels);
             histogram.observe(spent.as_secs_f64());
@@ -477,6 +476,8 @@ impl Drop for Meters {
 
 #[cfg(test)]
 mod tests {
+    use nihilo_types::instance::Waking;
+
     use super::*;
     use crate::testkit::target;
 
@@ -493,7 +494,7 @@ mod tests {
         for line in &lines {
             line.answered(200, moment, Some(moment));
             line.waited(moment);
-            line.started_cold(moment, moment);
+            line.started_cold(ColdStart::of(moment, Waking::default(), moment));
         }
         let (new, n_all) = (
             ObjectKey::new("default", "new"),

@@ -255,7 +255,9 @@ impl Plane {
             record.queued += waited;
             exchange.line.meters.waited(waited);
             let taken = taken.map_err(refusal)?;
-            record.is_cold |= taken.is_cold;
+            if taken.is_cold {
+                record.waited_for = Some(taken.endpoint.waking);
+            }
             record.sent_at = Some(Instant::now());
             record.n_sends += 1;
             let endpoint = taken.endpoint.clone();

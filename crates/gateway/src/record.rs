@@ -6,11 +6,13 @@ use std::time::Duration;
 use http::header::{HeaderMap, REFERER, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri, Version};
 use nihilo_types::id::InstanceId;
+use nihilo_types::instance::Waking;
 use nihilo_types::route_table::RevisionTarget;
 use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
 use crate::body::{BodyError, ClientBody};
+use crate::cold::ColdStart;
 use crate::connection::Client;
 use crate::line::{Counted, Line};
 use crate::metrics::Metrics;
@@ -37,7 +39,8 @@ pub struct Record {
     pub queued: Duration,
     pub sent_at: Option<Instant>,
     pub first_byte_at: Option<Instant>,
-    pub is_cold: bool,
+    /// How the instance was woken that it waited for; `None` = one was ready.
+    pub waited_for: Option<Waking>,
     /// Sends, and those of them that may have been executed in vain.
     pub n_sends: u32,
     pub n_failed: u32,
@@ -89,7 +92,7 @@ impl Record {
             queued: Duration::ZERO,
             sent_at: None,
             first_byte_at: None,
-            is_cold: false,
+            waited_for: None,
             n_sends: 0,
             n_failed: 0,
             status: None,
@@ -123,6 +126,15 @@ impl Record {
         self.n_sent += n as u64;
     }
 
+    /// Where its time went up to the first byte, or up to now; `None` where one was ready, or nothing has
+    /// been sent.
+    pub(crate) fn cold_start(&self) -> Option<ColdStart> {
+        let (waking, sent) = (self.waited_for?, self.sent_at?);
+        let first_byte = self.first_byte_at.unwrap_or_else(Instant::now);
+        let waited = sent.duration_since(self.arrived);
+        Some(ColdStart::of(waited, waking, first_byte - sent))
+    }
+
     /// The answer's body could not be brought to its end.
     pub fn cut(&mut self, error: &BodyError) {
         self.reason = match error {
@@ -133,7 +145,7 @@ impl Record {
     }
 
     fn log(&mut self, status: u16, latency: Duration) {
-        let is_notable = status >= 500 || self.is_cold || !self.reason.is_empty();
+        let is_notable = status >= 500 || self.waited_for.is_some() || !self.reason.is_empty();
         if !self.log.admits(is_notable) {
             return;
         }
@@ -155,7 +167,7 @@ impl Record {
             request_id: said.request_id,
             target: self.target.clone(),
             instance: self.instance.clone(),
-            is_cold: self.is_cold,
+            is_cold: self.waited_for.is_some(),
             queued: self.queued,
             upstream: between(self.sent_at),
             n_attempts: self.n_sends,
@@ -176,12 +188,8 @@ impl Drop for Record {
         if let Some(line) = &self.line {
             let upstream = self.sent_at.map(|at| at.elapsed());
             line.meters.answered(status, latency, upstream);
-            if let (true, Some(sent), Some(first)) =
-                (self.is_cold, self.sent_at, self.first_byte_at)
-            {
-                let queued = sent.duration_since(self.arrived);
-                let first_byte = first.duration_since(sent);
-                line.meters.started_cold(queued, first_byte);
+            if let Some(cold) = self.cold_start().filter(|_| self.first_byte_at.is_some()) {
+                line.meters.started_cold(cold);
             }
         }
         self.log(status, latency);

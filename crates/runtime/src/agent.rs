@@ -11,7 +11,7 @@ use nihilo_types::bundle::Digest;
 use nihilo_types::fence::{Floors, Stale};
 use nihilo_types::id::{Epoch, InstanceId, ShardId};
 use nihilo_types::image::Image;
-use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Waking};
 use nihilo_types::node_config::{DockerSettings, ProcessSettings};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -164,6 +164,8 @@ struct Instance {
     trace: Option<Trace>,
     accepted_ns: u64,
     started: Instant,
+    /// When its thaw was ordered, until it is ready.
+    thawing_since: Option<Instant>,
     /// When its state began.
     since: Instant,
     ended: Option<Instant>,
@@ -398,10 +400,18 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let mut table = self.0.table.lock();
         table.admit_order(shard, epoch, seq)?;
-        let instance = table.instances.get(id).ok_or(AgentError::Unknown)?;
+        let instance = table.instances.get_mut(id);
+        let instance = instance.ok_or(AgentError::Unknown)?;
         let state = instance.report.state;
         if !may_follow(state, instance.report.ready_after_ms > 0, order) {
             return Err(AgentError::TooLate);
+        }
+        match (order, state) {
+            (Order::Run, InstanceState::Frozen) => {
+                instance.thawing_since.get_or_insert_with(Instant::now);
+            }
+            (Order::Run, _) => {}
+            _ => instance.thawing_since = None,
         }
         let before = instance.orders.send_replace(order);
         if before == order {
@@ -568,6 +578,7 @@ impl Instance {
             trace: None,
             accepted_ns,
             started: Instant::now(),
+            thawing_since: None,
             since: Instant::now(),
             ended: None,
             crashed: false,
@@ -575,6 +586,23 @@ impl Instance {
             output,
         };
         (instance, receiver)
+    }
+
+    /// How long it took, where it has been started or thawed; not where it got well again or was called back.
+    fn note_ready(&mut self) {
+        let is_first = self.report.ready_after_ms == 0;
+        let thawing_since = self.thawing_since.take();
+        let (since, spawned_us) = match is_first {
+            true => (Some(self.started), self.report.waking.spawned_us),
+            false => (thawing_since, 0),
+        };
+        self.report.waking = since.map_or_else(Waking::default, |since| Waking {
+            spawned_us,
+            ready_us: elapsed_us(since).max(1),
+        });
+        if is_first {
+            self.report.ready_after_ms = elapsed_ms(self.started).max(1);
+        }
     }
 
     /// What the node's next process needs to go on with it.
@@ -758,9 +786,9 @@ impl Inner {
         self.change(id, |instance| {
             instance.report.state = state;
             instance.since = Instant::now();
-            if state == InstanceState::Ready && instance.report.ready_after_ms == 0 {
-                instance.report.ready_after_ms = elapsed_ms(instance.started).max(1);
-                is_first_ready = true;
+            if state == InstanceState::Ready {
+                is_first_ready = instance.report.ready_after_ms == 0;
+                instance.note_ready();
             }
         });
         match state {
@@ -824,6 +852,7 @@ impl Inner {
             instance.report.isolation = started.isolation.or(instance.report.isolation);
             if instance.report.spawned_after_ms == 0 {
                 instance.report.spawned_after_ms = elapsed_ms(instance.started).max(1);
+                instance.report.waking.spawned_us = elapsed_us(instance.started);
             }
         });
         self.write_down(id);
@@ -968,6 +997,10 @@ impl Inner {
         self.startstop
             .write(event, id, epoch.unwrap_or_default(), pid);
     }
+}
+
+fn elapsed_us(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn elapsed_ms(since: Instant) -> u64 {

@@ -167,6 +167,31 @@ fn told(what: &str, mut times: Vec<Duration>) -> (Duration, Duration) {
     (median, p99)
 }
 
+/// All parts of the wait, and that they are no more and no less than the whole.
+fn tells_where_its_time_went(answer: &str, kind: &str) {
+    let told = header(answer, "nihilo-cold-start");
+    let part = |name: &str| -> f64 {
+        let value = told.split(';').find_map(|part| part.strip_prefix(name));
+        let value = value.and_then(|value| value.strip_prefix('='));
+        value
+            .unwrap_or_else(|| panic!("no `{name}` in `{told}`"))
+            .parse()
+            .unwrap()
+    };
+    let parts = ["placed", "spawned", "ready", "first-byte"].map(part);
+    let [_, spawned, ready, _] = parts;
+    assert!(
+        (parts.iter().sum::<f64>() - part("total")).abs() < 0.01,
+        "{told}"
+    );
+    assert_eq!(
+        spawned > 0.0,
+        kind == "stop",
+        "a thaw makes no process: {told}"
+    );
+    assert!(ready > 0.0, "{told}");
+}
+
 #[test]
 fn a_wake_takes_less_than_a_cold_start() {
     let rounds = std::env::var(ROUNDS).map_or(1, |rounds| rounds.parse().unwrap());
@@ -190,6 +215,7 @@ fn a_wake_takes_less_than_a_cold_start() {
                 let answer = house.ask(&service);
                 times.push(begun.elapsed());
                 assert_eq!(header(&answer, "nihilo-start"), "cold");
+                tells_where_its_time_went(&answer, kind);
             }
         }
     }

@@ -109,4 +109,6 @@ planted! {
     resize_drops: ResizeDrops within 10 from 0,
     limit_ignored: LimitIgnored within 10 from 0,
     reservation_leaks: ReservationLeaks within 10 from 0,
+    session_ignored: SessionIgnored within 10 from 480,
+    freezes_open: FreezesOpen within 10 from 75,
 }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::autoscaler::DataPath;
 use crate::id::{Epoch, InstanceId, NodeId, ObjectKey, SessionId};
+use crate::instance::Waking;
+use crate::service::is_default;
 
 /// All routable instances of one revision, versioned by (epoch, seq): a lower version is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,4 +32,7 @@ pub struct Endpoint {
     /// `host:port` of the home node's peer listener (mesh); its gateway dials the instance.
     pub peer_address: Arc<str>,
     pub container_concurrency: u32,
+    /// For requests that waited for it; older owners tell none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub waking: Waking,
 }

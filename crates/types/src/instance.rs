@@ -90,6 +90,19 @@ pub struct InstanceReport {
     /// How far it is isolated; `None` of what is no program of the host, and of older agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
+    /// Older agents tell none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub waking: Waking,
+}
+
+/// How long a node needed to make an instance ready the last time, from its owner's order on: a start, or
+/// a thaw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waking {
+    /// Microseconds from the order to its process being up; 0 of one that was thawed.
+    pub spawned_us: u64,
+    /// Microseconds from the order to ready; 0 = not yet, or not known.
+    pub ready_us: u64,
 }
 
 /// What an owner asks an agent to run. Everything the agent needs, but for what stands in Secrets and
@@ -211,6 +224,7 @@ impl InstanceSpec {
             exit: None,
             last_output: Vec::new(),
             isolation: None,
+            waking: Waking::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use nihilo_machine::command::{
 use nihilo_machine::{Command, State};
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::id::{Epoch, LogIndex, NodeId, ObjectKey, SessionId, ShardId};
-use nihilo_types::instance::{InstanceReport, InstanceState};
+use nihilo_types::instance::{InstanceReport, InstanceState, Waking};
 use nihilo_types::service::Service;
 use nihilo_types::shard::shard_of;
 use nihilo_types::template::Container;
@@ -369,6 +369,7 @@ impl<'a> World<'a> {
                 exit: None,
                 last_output: Vec::new(),
                 isolation: None,
+                waking: Waking::default(),
             });
         let reports = reports.collect();
         self.keeper

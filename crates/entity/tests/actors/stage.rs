@@ -281,6 +281,7 @@ impl Stage {
             exit: None,
             last_output: Vec::new(),
             isolation: None,
+            waking: Default::default(),
         }
     }
 

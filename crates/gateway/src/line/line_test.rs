@@ -35,6 +35,11 @@ fn line() -> (Arc<Line>, Arc<Owner>) {
     (Arc::new(Line::new(Arc::new(target), around)), owner)
 }
 
+const WAKING: Waking = Waking {
+    spawned_us: 1_000,
+    ready_us: 2_000,
+};
+
 fn table(seq: u64, ids: &[&str]) -> EndpointTable {
     let endpoint = |id: &&str| Endpoint {
         id: InstanceId::from(*id),
@@ -42,6 +47,7 @@ fn table(seq: u64, ids: &[&str]) -> EndpointTable {
         session: SessionId(9),
         peer_address: "127.0.0.1:1".into(),
         container_concurrency: 1,
+        waking: WAKING,
     };
     EndpointTable {
         revision: ObjectKey::new("default", "r"),
@@ -104,6 +110,7 @@ async fn waiting_raises_demand_on_edges_and_a_place_wakes_exactly_one() {
         // Each one ends, frees its place, and so wakes the next.
         let taken = task.await.unwrap().unwrap();
         assert!(taken.is_cold);
+        assert_eq!(taken.endpoint.waking, WAKING);
     }
 }
 
@@ -181,6 +188,8 @@ async fn a_drain_that_was_called_off_unseen_does_not_strand_the_line() {
     let taken = line.take(&soon()).await.unwrap();
     assert_eq!(taken.endpoint.id, endpoint.id);
     assert!(taken.is_cold && started.elapsed() >= Duration::from_millis(125));
+    // It was there all the time: nothing was woken.
+    assert_eq!(taken.endpoint.waking, Waking::default());
     assert_eq!(owner.0.lock().len(), 1, "demand goes up meanwhile");
 }
 

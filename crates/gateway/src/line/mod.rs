@@ -18,6 +18,7 @@ use nihilo_failpoint::{Point, hit};
 use nihilo_scale::integrator::Integrator;
 use nihilo_types::endpoint::{Endpoint, EndpointTable};
 use nihilo_types::id::{NodeId, SessionId};
+use nihilo_types::instance::Waking;
 use nihilo_types::route_table::RevisionTarget;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -130,6 +131,8 @@ struct Inner {
 struct Waiter {
     deadline: Instant,
     is_cold: bool,
+    /// No instance was known when it came: the one that it gets has been woken since.
+    is_first: bool,
     wake: oneshot::Sender<Result<Taken, LineError>>,
     share: Share,
 }
@@ -237,6 +240,7 @@ impl Line {
             let waiter = Waiter {
                 deadline: wish.deadline,
                 is_cold: !inner.places.has_service(now),
+                is_first: inner.places.is_empty(),
                 wake,
                 share,
             };
@@ -318,7 +322,7 @@ impl Line {
                 if inner.waiters.is_empty() {
                     return;
                 }
-                let Some(endpoint) = inner.places.take(now) else {
+                let Some(mut endpoint) = inner.places.take(now) else {
                     return;
                 };
                 let p50 = inner.service.p50();
@@ -333,6 +337,9 @@ impl Line {
                     let retry_after = inner.service.retry_after(now, n, rand::random());
                     (waiter.wake, Err(LineError::Overloaded { retry_after }))
                 } else {
+                    if !waiter.is_first {
+                        endpoint.waking = Waking::default();
+                    }
                     let taken = self.taken(endpoint, now, waiter.is_cold);
                     (waiter.wake, Ok(taken))
                 }

@@ -239,6 +239,7 @@ mod tests {
             session: SessionId(*node),
             peer_address: "127.0.0.1:1".into(),
             container_concurrency: limit,
+            waking: Default::default(),
         };
         let mut places = Places::of(HERE);
         places.update(EndpointTable {

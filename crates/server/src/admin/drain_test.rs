@@ -36,6 +36,7 @@ fn instance(id: &str, uid: &str, state: InstanceState) -> InstanceReport {
         exit: None,
         last_output: Vec::new(),
         isolation: None,
+        waking: Default::default(),
     }
 }
 

@@ -67,6 +67,7 @@ mod tests {
             exit: None,
             last_output: Vec::new(),
             isolation: None,
+            waking: Default::default(),
         };
         let all = [
             (Frozen, 3),

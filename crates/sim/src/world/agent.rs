@@ -30,6 +30,8 @@ pub(crate) struct Agent {
     pub(crate) is_accepting: bool,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) subscribers: BTreeSet<(Address, SessionId)>,
+    /// The frozen one that was stopped last to make room.
+    evicted: Option<InstanceId>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Instance {
     pub(crate) report: InstanceReport,
     spec: InstanceSpec,
     started_us: u64,
+    /// In its state since then.
+    since_us: u64,
     wants_run: bool,
     /// Where it is not to run: it is to be frozen and not stopped.
     freezes: bool,
@@ -94,6 +98,15 @@ impl Agent {
             .filter(|(_, instance)| instance.report.state.is_counted())
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    fn is_making_room(&self) -> bool {
+        let evicted = self.evicted.as_ref();
+        let evicted = evicted.and_then(|id| self.instances.get(id));
+        evicted.is_some_and(|instance| {
+            let is_to_end = !instance.wants_run && !instance.freezes;
+            is_to_end && instance.report.state.is_counted()
+        })
     }
 
     fn forget_old(&mut self) {
@@ -187,8 +200,12 @@ impl World {
     }
 
     pub(crate) fn agent_call(&mut self, n: usize, call: WireBody) -> CallAnswer {
+        let is_of_this_life = |session| {
+            session == self.nodes[n].control.session || self.plant == Some(Plant::SessionIgnored)
+        };
         let answer = match call {
-            WireBody::Start(fence, spec) => self.agent_start(n, fence, *spec),
+            WireBody::Start(session, ..) if !is_of_this_life(session) => Err(CallRefusal::NotReady),
+            WireBody::Start(_, fence, spec) => self.agent_start(n, fence, *spec),
             WireBody::Stop(fence, id) => self.agent_stop(n, fence, &id),
             WireBody::Reopen(fence, id) | WireBody::Thaw(fence, id) => {
                 self.agent_reopen(n, fence, &id)
@@ -261,6 +278,7 @@ impl World {
             limit: spec.container_concurrency,
             spec,
             started_us: now_us,
+            since_us: now_us,
             wants_run: true,
             freezes: false,
             gate_is_open: false,
@@ -316,13 +334,18 @@ impl World {
 
     /// `Table::make_room`.
     fn make_room(&mut self, n: usize) {
-        let mut instances = self.nodes[n].agent.instances.iter_mut();
-        let frozen = instances.find(|(_, instance)| {
-            instance.report.state == InstanceState::Frozen && instance.freezes
+        let agent = &mut self.nodes[n].agent;
+        if agent.is_making_room() {
+            return;
+        }
+        let frozen = agent.instances.iter_mut().filter(|(_, instance)| {
+            let is_kept = instance.freezes && !instance.wants_run;
+            is_kept && instance.report.state == InstanceState::Frozen
         });
-        if let Some((id, instance)) = frozen {
+        if let Some((id, instance)) = frozen.min_by_key(|(_, instance)| instance.since_us) {
             instance.freezes = false;
             let id = id.clone();
+            agent.evicted = Some(id.clone());
             self.look_soon(n, &id);
         }
     }
@@ -505,7 +528,8 @@ impl World {
 
     /// Compares what is wanted with the state (`Life::lead`).
     fn follow_orders(&mut self, n: usize, id: &InstanceId) {
-        let cuts = self.plant == Some(Plant::DrainCutsRequests);
+        let plant = self.plant;
+        let cuts = plant == Some(Plant::DrainCutsRequests);
         let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
             return;
         };
@@ -533,6 +557,7 @@ impl World {
             }
             (InstanceState::Draining, false) if instance.freezes && instance.n_taken() == 0 => {
                 self.counters.n_frozen += 1;
+                instance.gate_is_open = plant == Some(Plant::FreezesOpen);
                 self.enter(n, id, InstanceState::Frozen);
             }
             (InstanceState::Frozen, true) => {
@@ -606,7 +631,7 @@ impl World {
         let Some(instance) = self.nodes[n].agent.instances.get_mut(id) else {
             return;
         };
-        instance.report.state = state;
+        (instance.report.state, instance.since_us) = (state, now_us);
         let verdict = crate::invariants::drain::told(id, state, instance.has_term);
         let report = instance.refreshed(now_us);
         self.judge("drain", verdict);
@@ -614,7 +639,10 @@ impl World {
             format!("node {}: {id} {state:?}", n + 1)
         });
         self.tell_subscribers(n, &report);
-        if matches!(state, InstanceState::Draining | InstanceState::Stopping) {
+        if matches!(
+            state,
+            InstanceState::Draining | InstanceState::Frozen | InstanceState::Stopping
+        ) {
             self.late_clients(&report.revision);
         }
     }

@@ -85,7 +85,8 @@ pub(crate) struct WireCall {
 
 #[derive(Debug, Clone)]
 pub(crate) enum WireBody {
-    Start(CallFence, Box<InstanceSpec>),
+    /// For one life of a node: the next one refuses it.
+    Start(SessionId, CallFence, Box<InstanceSpec>),
     Stop(CallFence, InstanceId),
     Reopen(CallFence, InstanceId),
     Freeze(CallFence, InstanceId),
@@ -211,7 +212,7 @@ impl World {
             return self.queue_is_free(n, session);
         }
         let what = Pending::Start(fence, spec.id.clone());
-        self.call(n, session, what, WireBody::Start(fence, spec));
+        self.call(n, session, what, WireBody::Start(session, fence, spec));
     }
 
     /// The fence of a call that leaves now.

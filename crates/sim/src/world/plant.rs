@@ -82,6 +82,10 @@ plants! {
     LimitIgnored = "limit-ignored",
     /// A place that was reserved and not used is never free again.
     ReservationLeaks = "reservation-leaks",
+    /// The agent obeys a start that was sent to an earlier life of its node.
+    SessionIgnored = "session-ignored",
+    /// What is frozen takes requests.
+    FreezesOpen = "freezes-open",
 }
 
 impl fmt::Display for Plant {

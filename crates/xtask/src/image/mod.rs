@@ -30,15 +30,19 @@ pub(crate) struct ImageArgs {
 
 pub(crate) fn run(args: &ImageArgs) -> anyhow::Result<()> {
     let (binary, libraries) = binary::to_pack(args.binary.as_deref())?;
-    let tar = match &args.tar {
-        Some(file) => file.clone(),
-        None => target_dir()?.join("image/rootfs.tar"),
-    };
-    rootfs::write(&tar, &binary, &libraries)?;
-    eprintln!("{}: {} MiB", tar.display(), tar.metadata()?.len() >> 20);
-    if args.tar.is_none() {
-        import(&tar, &args.tag)?;
+    if let Some(tar) = &args.tar {
+        return write(tar, &binary, &libraries);
     }
+    // Two of these commands may run at once: each has a tree of its own.
+    let scratch = tempfile::tempdir_in(target_dir()?)?;
+    let tar = scratch.path().join("rootfs.tar");
+    write(&tar, &binary, &libraries)?;
+    import(&tar, &args.tag)
+}
+
+fn write(tar: &Path, binary: &Path, libraries: &[PathBuf]) -> anyhow::Result<()> {
+    rootfs::write(tar, binary, libraries)?;
+    eprintln!("{}: {} MiB", tar.display(), tar.metadata()?.len() >> 20);
     Ok(())
 }
 

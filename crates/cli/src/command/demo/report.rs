@@ -18,7 +18,7 @@ pub(crate) fn sparkline(counts: &[usize]) -> String {
         .collect()
 }
 
-/// The header `nihilo-cold-start`, `queue=1;place=3;…` in milliseconds, as `queue 1 · place 3`.
+/// The header `nihilo-cold-start`, `placed=1;spawned=3;…` in milliseconds, as `placed 1 · spawned 3`.
 pub(crate) fn phases(header: &str) -> String {
     let parts = header
         .split(';')
@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn phases_are_spelled_out() {
         assert_eq!(
-            phases("queue=1;place=3; ready=26.5"),
-            "queue 1 · place 3 · ready 26.5"
+            phases("placed=1;spawned=3; ready=26.5"),
+            "placed 1 · spawned 3 · ready 26.5"
         );
         assert_eq!(phases(""), "no phases given");
     }
