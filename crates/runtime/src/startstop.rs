@@ -16,8 +16,18 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct StartStopLog {
-    file: Mutex<(PathBuf, Option<File>, u64)>,
+    log: Mutex<Log>,
     clock: BootClock,
+}
+
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    /// `None` = it could not be made.
+    file: Option<File>,
+    n_bytes: u64,
+    /// Whether its last line may have no end, which would take the next line with it.
+    is_torn: bool,
 }
 
 /// What is read back of a [`Line`].
@@ -64,10 +74,14 @@ impl StartStopLog {
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
         let mut file = options.read(true).create(true).append(true).open(&path)?;
-        end_torn_line(&mut file)?;
-        let size = file.metadata()?.len();
+        let log = Log {
+            path,
+            n_bytes: file.metadata()?.len(),
+            is_torn: is_torn(&mut file)?,
+            file: Some(file),
+        };
         Ok(Self {
-            file: Mutex::new((path, Some(file), size)),
+            log: Mutex::new(log),
             clock,
         })
     }
@@ -85,35 +99,51 @@ impl StartStopLog {
             return;
         };
         text.push(b'\n');
-        let mut log = self.file.lock();
-        let (path, file, size) = &mut *log;
-        if *size + text.len() as u64 > MAX_BYTES {
-            *file = std::fs::rename(&*path, path.with_file_name(BEFORE))
-                .and_then(|()| OpenOptions::new().create(true).append(true).open(&*path))
-                .ok();
-            *size = 0;
-        }
-        if let Some(file) = file
-            && let Err(error) = file.write_all(&text)
-        {
-            tracing::warn!(%error, "startstop.log");
-        }
-        *size += text.len() as u64;
+        self.log.lock().append(text);
     }
 }
 
-/// What a power cut or a full disk left without its end would take the next line with it.
-fn end_torn_line(file: &mut File) -> std::io::Result<()> {
+impl Log {
+    fn append(&mut self, mut line: Vec<u8>) {
+        if self.n_bytes + line.len() as u64 > MAX_BYTES {
+            self.begin_anew();
+        }
+        if self.is_torn {
+            line.insert(0, b'\n');
+        }
+        if let Some(file) = &mut self.file {
+            let written = file.write_all(&line);
+            self.is_torn = written.is_err();
+            if let Err(error) = written {
+                tracing::warn!(%error, "startstop.log");
+            }
+        }
+        self.n_bytes += line.len() as u64;
+    }
+
+    fn begin_anew(&mut self) {
+        self.file = std::fs::rename(&self.path, self.path.with_file_name(BEFORE))
+            .and_then(|()| {
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&self.path)
+            })
+            .ok();
+        self.n_bytes = 0;
+        self.is_torn = false;
+    }
+}
+
+/// Whether a power cut or a full disk left its last line without an end.
+fn is_torn(file: &mut File) -> std::io::Result<bool> {
     if file.metadata()?.len() == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let mut last = [0];
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
-    match last {
-        [b'\n'] => Ok(()),
-        _ => file.write_all(b"\n"),
-    }
+    Ok(last != [b'\n'])
 }
 
 #[cfg(test)]
@@ -132,6 +162,24 @@ mod tests {
         assert_eq!(open, [InstanceId::from("a"), InstanceId::from("b")]);
         let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
         assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn a_line_that_is_torn_by_a_full_disk_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = StartStopLog::open(dir.path(), BootClock::default()).unwrap();
+        let spawn = |id| log.write("spawn", &InstanceId::from(id), Epoch(2), None);
+        spawn("a");
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut file = log.log.lock().file.replace(full).unwrap();
+        spawn("b");
+        // As much of it as there was room for.
+        file.write_all(b"{\"boottime_ns\":7,\"inst").unwrap();
+        log.log.lock().file = Some(file);
+        spawn("c");
+        spawn("d");
+        let open: Vec<_> = left_open(dir.path()).into_iter().collect();
+        assert_eq!(open, ["a", "c", "d"].map(InstanceId::from));
     }
 
     #[test]
