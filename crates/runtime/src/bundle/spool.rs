@@ -4,7 +4,7 @@
 //! What was written is not read again here: whoever fetches a copy proves each chunk.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,9 @@ use super::archive;
 use super::error::BundleError;
 use super::partial::BLOB_MODE;
 use super::store::{BundleStore, Receiving};
+
+/// Zeros at the end of every tar; who writes one that is broken off does not come to them.
+const END_BYTES: usize = 1_024;
 
 /// Nothing is left of one that is dropped before its end.
 #[derive(Debug)]
@@ -97,7 +100,12 @@ impl Spool {
     /// # Errors
     /// Why it is not, in words for people.
     pub fn check_archive(&self) -> Result<(), String> {
-        let file = File::open(&self.path).map_err(|error| error.to_string())?;
+        let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
+        // Who reads a tar skips what is in its files, past the end of what there is.
+        if !ends_as_a_tar(&mut file) {
+            return Err("it is no archive of an image: it has not come to its end".into());
+        }
+        file.rewind().map_err(|error| error.to_string())?;
         archive::check(BufReader::new(file))
     }
 
@@ -120,6 +128,14 @@ impl Spool {
         let kept = self.store.take_in(&self.path, blob.digest, blob.size)?;
         Ok((blob, kept))
     }
+}
+
+fn ends_as_a_tar(file: &mut File) -> bool {
+    let mut end = [1; END_BYTES];
+    let read = file
+        .seek(SeekFrom::End(-(END_BYTES as i64)))
+        .and_then(|_| file.read_exact(&mut end));
+    read.is_ok() && end == [0; END_BYTES]
 }
 
 impl Drop for Spool {

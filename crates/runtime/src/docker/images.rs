@@ -231,13 +231,21 @@ mod tests {
         let words =
             Bytes::from_static(b"{\"errorDetail\":{\"message\":\"input/output error\"}}\r\n");
         let behind_the_layer = Bytes::copy_from_slice(&whole[..512 + 100_352]);
-        for begun in [half.clone(), behind_the_layer] {
-            for end in [None, Some(words.clone())] {
-                let pieces = [Some(begun.clone()), end].into_iter().flatten().map(Ok);
-                let refused = saved(&store, pieces.collect()).await.unwrap_err();
-                assert!(matches!(refused, NotSaved::NoArchive(_)), "{refused}");
-                assert_empty(&store, &dir);
-            }
+        let without_its_end = Bytes::copy_from_slice(&whole[..whole.len() - 1_024]);
+        let cases = [
+            (half.clone(), None),
+            (half.clone(), Some(words.clone())),
+            (behind_the_layer.clone(), None),
+            (behind_the_layer, Some(words.clone())),
+            (without_its_end.clone(), None),
+            (without_its_end, Some(words.clone())),
+            (whole.clone().into(), Some(words)),
+        ];
+        for (begun, end) in cases {
+            let pieces = [Some(begun), end].into_iter().flatten().map(Ok);
+            let refused = saved(&store, pieces.collect()).await.unwrap_err();
+            assert!(matches!(refused, NotSaved::NoArchive(_)), "{refused}");
+            assert_empty(&store, &dir);
         }
         let gone = bollard::errors::Error::RequestTimeoutError;
         let broken = saved(&store, vec![Ok(half), Err(gone)]).await.unwrap_err();
