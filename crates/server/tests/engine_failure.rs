@@ -96,6 +96,13 @@ fn is_in_engine(image: &str) -> bool {
     docker(&["image", "inspect", image]).is_ok()
 }
 
+/// Empty where there is no such image, too.
+fn names_of(image: &str) -> String {
+    let format = "{{join .RepoTags \" \"}}";
+    let names = docker(&["image", "inspect", "--format", format, image]);
+    names.unwrap_or_default().trim().to_owned()
+}
+
 /// Containers of any image, by a service of theirs.
 fn containers_of(service: &str) -> String {
     let filter = format!("label=nihilo.dev/service={service}");
@@ -171,14 +178,7 @@ fn an_engine_that_dies_while_it_takes_an_image_in_runs_nothing_and_is_asked_agai
 
     // It has loaded the archive and cannot say so.
     wait_up_to(LONG, "engine without the image", || {
-        let names = docker(&[
-            "image",
-            "inspect",
-            "--format",
-            "{{join .RepoTags \" \"}}",
-            &id,
-        ]);
-        for name in names.unwrap_or_default().split_whitespace() {
+        for name in names_of(&id).split_whitespace() {
             drop(docker(&["image", "rm", name]));
         }
         (!is_in_engine(&id)).then_some(())
@@ -189,8 +189,9 @@ fn an_engine_that_dies_while_it_takes_an_image_in_runs_nothing_and_is_asked_agai
     assert!(is_in_engine(&id));
     setup.proxy.come_back();
     wait_up_to(LONG, "answer", || setup.is_served("whole").then_some(()));
+    // It is named all the same, or nobody would take it out again.
+    wait_up_to(LONG, "name", || (!names_of(&id).is_empty()).then_some(()));
     clean_up(&setup, &["whole"]);
-    // It was named all the same, or nobody would take it out again.
     assert!(!is_in_engine(&id));
 }
 

@@ -16,10 +16,11 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use nihilo_types::bundle::Digest;
 use nihilo_types::instance::stage;
+use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 use tracing::{info, warn};
 
-use super::engine::{Engine, Failed, Ready};
+use super::engine::{Engine, Failed, Ready, Unnamed};
 use crate::bundle::{BundleId, Bundles};
 use crate::driver::StartError;
 use crate::logs::Output;
@@ -51,7 +52,6 @@ pub(super) async fn bring(
         has.map_err(|failed| engine.start_error("image", failed))
     };
     if is_there().await? {
-        name_late(&engine, ready).await;
         return Ok(());
     }
     let say = |text: &str| output.push(true, text.as_bytes().to_vec());
@@ -63,7 +63,11 @@ pub(super) async fn bring(
     if is_there().await? {
         return Ok(());
     }
-    engine.unnamed.lock().insert(image, bundle.digest);
+    let unnamed = Unnamed {
+        bundle: bundle.digest,
+        begun_at: Instant::now(),
+    };
+    engine.unnamed.lock().insert(image, unnamed);
     say(&format!("loading image `{bundle}`"));
     load(&engine, ready, &bundle, &archive, &image).await?;
     info!(%bundle, %image, "image loaded");
@@ -71,20 +75,33 @@ pub(super) async fn bring(
     Ok(())
 }
 
-/// Names what was loaded by an engine that failed before it could say so, unless one is being loaded:
-/// without a name, nobody would ever take it out of the engine again.
+/// Names what was loaded by an engine that failed before it could say so: without a name, nobody would
+/// ever take it out of the engine again.
 pub(super) async fn name_late(engine: &Engine, ready: &Ready) {
-    let Ok(_nobody_loads) = engine.loading.try_lock() else {
-        return;
-    };
     let unnamed = engine.unnamed.lock().clone();
-    for (image, bundle) in unnamed {
+    for (image, of_it) in unnamed {
         match has(&ready.docker, &image).await {
-            Ok(true) => name(engine, ready, &image, &bundle).await,
-            Ok(false) => drop(engine.unnamed.lock().remove(&image)),
+            Ok(true) => name(engine, ready, &image, &of_it.bundle).await,
+            Ok(false) => engine.unnamed.lock().retain(|other, of_it| {
+                // An engine that was not waited for may be at it.
+                *other != image || of_it.begun_at.elapsed() < LOAD_LIMIT
+            }),
             // It is asked again.
             Err(_) => {}
         }
+    }
+}
+
+/// Names an image that a container was made of, where it has no name: as an engine leaves it that failed
+/// before it could say that it has loaded it, maybe to an earlier process.
+pub(super) async fn name_where_none(engine: Arc<Engine>, image: Digest, bundle: Digest) {
+    let Some(ready) = engine.ready_by_now() else {
+        return;
+    };
+    // Where it cannot be said now, the next start asks again.
+    let found = ready.docker.inspect_image(&image.to_string()).await;
+    if found.is_ok_and(|found| found.repo_tags.unwrap_or_default().is_empty()) {
+        name(&engine, ready, &image, &bundle).await;
     }
 }
 
@@ -177,7 +194,7 @@ async fn name(engine: &Engine, ready: &Ready, image: &Digest, bundle: &Digest) {
     match named.map_err(Failed::of) {
         Ok(()) => drop(engine.unnamed.lock().remove(image)),
         Err(failed) => {
-            warn!(%image, %failed, "loaded without a name; it gets one later, or is loaded again");
+            warn!(%image, %failed, "loaded without a name; the next start of it gives it one");
         }
     }
 }

@@ -16,12 +16,13 @@ use nihilo_types::node_config::DockerSettings;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::network;
 use super::request::{instance_of, label};
 use crate::driver::StartError;
-use crate::process::mark::Mark;
+use crate::process::mark::{self, Mark};
 
 /// Seconds until a call is given up that the engine has taken and not answered.
 const CALL_LIMIT_S: u64 = 60;
@@ -33,7 +34,7 @@ const MIN_VERSION: ClientVersion = ClientVersion {
 /// What to do about an engine that is not there.
 const START_IT: &str =
     "start the engine, or name its socket as `docker: {socket: PATH}` in the node's configuration";
-/// Present where this directory's node has ever started a container.
+/// Present, also after a power cut, where this directory's node has ever started a container.
 const USED_FILE: &str = "docker";
 /// Between two tries to reach an engine that may hold containers of ours.
 const SWEEP_PAUSE: Duration = Duration::from_secs(5);
@@ -51,9 +52,17 @@ pub(super) struct Engine {
     ready: OnceCell<Ready>,
     /// Archives are loaded one after the other.
     pub(super) loading: tokio::sync::Mutex<()>,
-    /// Images that were being loaded, with their bundles, and have no name of this node's yet: an engine
-    /// that fails may have them all the same.
-    pub(super) unnamed: Mutex<BTreeMap<Digest, Digest>>,
+    /// Images that were being loaded and have no name of this node's yet: an engine that fails may have
+    /// them all the same, or soon.
+    pub(super) unnamed: Mutex<BTreeMap<Digest, Unnamed>>,
+}
+
+/// What is known of an image that has no name yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unnamed {
+    pub(super) bundle: Digest,
+    /// When its load began.
+    pub(super) begun_at: Instant,
 }
 
 /// What is to be removed.
@@ -210,11 +219,9 @@ impl Engine {
     /// Removes what an earlier process of this node left and nobody goes on with, and notes that there may be something
     /// from now on.
     async fn sweep(&self, docker: &Docker) -> Result<(), Failed> {
-        if std::fs::metadata(&self.used).is_err() {
-            let noted = std::fs::write(&self.used, "");
-            noted.map_err(|error| Failed::Unanswered(error.to_string()))?;
-        }
-        // Also where nothing was noted: a power cut takes notes, and leaves containers.
+        let noted = self.note_use().await;
+        noted.map_err(|error| Failed::Unanswered(error.to_string()))?;
+        // Also where nothing was noted before: it costs one call, and an older program's note was not synced.
         let mut left = list(docker, vec![label("mark", self.mark.as_str())]).await?;
         left.retain(|(_, instance)| !self.kept.contains(instance));
         for (id, _) in &left {
@@ -228,6 +235,15 @@ impl Engine {
             );
         }
         Ok(())
+    }
+
+    /// Once for a directory it waits for the disk: containers outlive a power cut.
+    async fn note_use(&self) -> std::io::Result<()> {
+        if std::fs::metadata(&self.used).is_ok() {
+            return Ok(());
+        }
+        let used = self.used.clone();
+        tokio::task::spawn_blocking(move || mark::write_durably(&used, "")).await?
     }
 
     pub(super) async fn remove(&self, ready: &Ready, id: &str) -> Result<(), Failed> {

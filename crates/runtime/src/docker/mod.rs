@@ -220,7 +220,14 @@ impl DockerDriver {
         let id = image.to_string();
         match self.try_create(ready, spec, provided, &id).await {
             Err(failed) if failed.is_missing_image() => {}
-            created => return created.map_err(|failed| self.engine.start_error("create", failed)),
+            created => {
+                let created =
+                    created.map_err(|failed| self.engine.start_error("create", failed))?;
+                // No start waits for it.
+                let engine = self.engine.clone();
+                tokio::spawn(archive::name_where_none(engine, image, bundle.digest));
+                return Ok(created);
+            }
         }
         let (engine, output) = (self.engine.clone(), output.clone());
         // Not given up in the middle when it is called off: the engine would go on with it.

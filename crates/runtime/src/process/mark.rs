@@ -91,8 +91,8 @@ impl Mark {
     }
 }
 
-/// Once for a directory, never when something is started.
-fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+/// Waits for the disk: once for a directory, never when a program is started.
+pub(crate) fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
     let temporary = file.with_extension("new");
     let mut new = File::create(&temporary)?;
     new.write_all(text.as_bytes())?;
