@@ -314,7 +314,9 @@ impl Node {
             node: NodeId(self.raft.identity().node_id),
             peer_address: peer_address.into(),
         };
-        let telling = own_endpoints::tell(self.gateway.clone(), self.agent.clone(), here);
+        let gateway = self.gateway.clone();
+        let say = move |table| gateway.update_endpoints(table);
+        let telling = own_endpoints::tell(say, self.agent.clone(), here);
         nihilo_actors::task::spawn("own-endpoints", telling);
     }
 

@@ -4,8 +4,8 @@
 //! What was written is not read again here: whoever fetches a copy proves each chunk.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufReader, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -100,13 +100,19 @@ impl Spool {
     /// # Errors
     /// Why it is not, in words for people.
     pub fn check_archive(&self) -> Result<(), String> {
-        let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
+        let file = File::open(&self.path).map_err(|error| error.to_string())?;
         // Who reads a tar skips what is in its files, past the end of what there is.
-        if !ends_as_a_tar(&mut file) {
+        if !self.ends_as_a_tar(&file) {
             return Err("it is no archive of an image: it has not come to its end".into());
         }
-        file.rewind().map_err(|error| error.to_string())?;
         archive::check(BufReader::new(file))
+    }
+
+    fn ends_as_a_tar(&self, file: &File) -> bool {
+        let mut end = [0; END_BYTES];
+        let begin = self.size.checked_sub(END_BYTES as u64);
+        let read = begin.map(|begin| file.read_exact_at(&mut end, begin));
+        matches!(read, Some(Ok(()))) && end == [0; END_BYTES]
     }
 
     /// Brings it to the disk and gives it its name; it is kept while the second answer lives.
@@ -128,14 +134,6 @@ impl Spool {
         let kept = self.store.take_in(&self.path, blob.digest, blob.size)?;
         Ok((blob, kept))
     }
-}
-
-fn ends_as_a_tar(file: &mut File) -> bool {
-    let mut end = [1; END_BYTES];
-    let read = file
-        .seek(SeekFrom::End(-(END_BYTES as i64)))
-        .and_then(|_| file.read_exact(&mut end));
-    read.is_ok() && end == [0; END_BYTES]
 }
 
 impl Drop for Spool {
