@@ -82,7 +82,7 @@ fn frozen(cluster: &mut Cluster) {
         life.agent.set_accepting(true);
         let (found, _) = life.report(&spec.id).unwrap();
         assert_eq!(found.state, InstanceState::Frozen);
-        life.agent.thaw(SHARD, EPOCH, 3, &spec.id).unwrap();
+        life.agent.reopen(SHARD, EPOCH, 3, &spec.id).unwrap();
         let ready = life.becomes(&spec.id, InstanceState::Ready).await;
         assert_eq!((ready.pid, ready.address), (before.pid, before.address));
         let address = ready.address.unwrap();
