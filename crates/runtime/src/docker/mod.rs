@@ -276,7 +276,7 @@ impl DockerDriver {
         let inspected = ready.docker.inspect_container(id, None).await;
         inspected.map_err(|error| {
             // It runs, as far as anybody knows.
-            StartError::maybe_started("engine", Failed::of(error).to_string())
+            StartError::maybe_started(stage::ENGINE, Failed::of(error).to_string())
         })
     }
 
@@ -472,7 +472,7 @@ async fn may_mount(ready: &Ready, provided: &Provided) -> Result<(), StartError>
 }
 
 fn wanted(spec: &InstanceSpec) -> Result<Wanted, StartError> {
-    let failed = |why: String| StartError::not_started("image", why);
+    let failed = |why: String| StartError::not_started(stage::IMAGE, why);
     match Image::parse(&spec.image).map_err(failed)? {
         Image::Container(image) => Ok(Wanted::Named(image)),
         Image::Bundle(bundle) if bundle.is_image() => BundleId::of(spec, &bundle)
