@@ -1073,7 +1073,7 @@ async fn a_node_without_an_engine_says_so_and_runs_programs() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let docker = DockerSettings {
         socket: dir.path().join("none.sock"),
-        network: None,
+        ..DockerSettings::default()
     };
     let harness = Harness::new_in(dir, Harness::real(docker, false));
     let report = harness.run(&spec("nginx", 1)).await;
