@@ -342,7 +342,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Calls a drain off; one that has been frozen meanwhile is thawed.
+    /// Calls a drain off, also one before a freeze. One that is frozen is thawed, and ready after one good
+    /// look.
     ///
     /// # Errors
     /// `TooLate` once SIGTERM was sent.
@@ -368,21 +369,6 @@ impl Agent {
         id: &InstanceId,
     ) -> Result<(), AgentError> {
         self.order(shard, epoch, seq, id, Order::Freeze)
-    }
-
-    /// Lets a frozen one run again; it is ready after one good look. One that was only about to be
-    /// frozen is called back.
-    ///
-    /// # Errors
-    /// `TooLate` once SIGTERM was sent.
-    pub fn thaw(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        seq: u64,
-        id: &InstanceId,
-    ) -> Result<(), AgentError> {
-        self.order(shard, epoch, seq, id, Order::Run)
     }
 
     fn order(

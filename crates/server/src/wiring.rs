@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,8 @@ pub struct Node {
     gateway: Gateway,
     agent: Agent,
     bundles: Bundles,
+    /// As bundles see it too.
+    shares_images: Arc<AtomicBool>,
     /// Its instances outlive its process.
     pub(crate) adopts: bool,
     grace: Mutex<Duration>,
@@ -170,6 +173,7 @@ impl Node {
             raft: raft.clone(),
             agent: agent.clone(),
             bundles: bundles.clone(),
+            shares_images: Arc::new(AtomicBool::new(config.docker.share_images)),
         };
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -213,13 +217,13 @@ impl Node {
             gateway,
             agent,
             bundles,
+            shares_images: collector.shares_images.clone(),
             adopts,
             grace: Mutex::new(grace_of(&config)),
             pid_file: config.data_dir.join("nihilo.pid"),
             restarts: tokio::sync::Mutex::new(restarts),
         };
         node.obey_no_owner_without_store();
-        node.serve_peers(peer, &config, cluster_id, relays, collector.clone());
         nihilo_actors::task::spawn("bundle-gc", collector.clone().run());
         let bundles = BundleApi {
             collector,
@@ -227,6 +231,7 @@ impl Node {
             node_name: config.name.clone(),
             peer_address: config.peer_address(),
         };
+        node.serve_peers(peer, &config, cluster_id, relays, bundles.clone());
         let known = Known {
             channels: remote.channels,
             secrets_key,
@@ -310,7 +315,7 @@ impl Node {
         config: &NodeConfig,
         cluster_id: Arc<str>,
         relays: Relays,
-        collector: Collector,
+        bundles: BundleApi,
     ) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
@@ -332,7 +337,7 @@ impl Node {
             .add_service(pb::liveness_server::LivenessServer::new(liveness))
             .add_service(pb::agent_server::AgentServer::new(agent))
             .add_service(pb::bundles_server::BundlesServer::new(BundleService::new(
-                collector,
+                bundles,
             )))
             .add_service(pb::owner_server::OwnerServer::new(OwnerService {
                 control: self.control.clone(),
@@ -476,6 +481,8 @@ impl Node {
     pub(crate) fn follow(&self, config: &NodeConfig) -> anyhow::Result<()> {
         data_plane::follow(&self.gateway, config)?;
         self.bundles.store().set_max_bytes(config.bundles.max_bytes);
+        let shares_images = config.docker.share_images;
+        self.shares_images.store(shares_images, Ordering::Relaxed);
         *self.grace.lock() = grace_of(config);
         Ok(())
     }

@@ -204,7 +204,7 @@ impl ProcessDriver {
     }
 
     async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
-        let failed = |cause: String| StartError::not_started("image", cause);
+        let failed = |cause: String| StartError::not_started(stage::IMAGE, cause);
         let program = match Image::parse(&spec.image).map_err(failed)? {
             Image::Demo(name) => {
                 let own = self.executable.to_string_lossy().into_owned();

@@ -135,7 +135,7 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let fence = convert::fence_from(request.fence)?;
         let id = InstanceId::from(request.instance.as_str());
-        Ok(answered(self.agent.thaw(
+        Ok(answered(self.agent.reopen(
             fence.shard,
             fence.epoch,
             fence.seq,
