@@ -128,7 +128,7 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
     }
     if let Ok(Ended::Restarts) = ended {
         if let Some(following) = following {
-            following.node_restarts();
+            following.node_restarts(node.answers_within());
         }
         let is_told_to_stop = tokio::select! {
             biased;
@@ -190,7 +190,7 @@ impl Wishes {
             let restarts = checked.is_ok();
             if let Some(asked) = asked {
                 // Who has gone has not taken the wish back.
-                let _heard = asked.send(checked);
+                let _heard = asked.send(checked.map(|()| node.answers_within()));
             }
             if restarts {
                 return Ended::Restarts;

@@ -5,9 +5,10 @@
 //! asked ─ the next program takes the command line? ─ no ──> said, and nothing else happens
 //!           │ yes
 //!           v
-//!         clients of this gateway are answered, who dials from here on waits in the kernel's queue
+//!         clients and other nodes' gateways are answered; who dials from here on waits in the kernel's
+//!         queue, and what others send here for its instances waits with them or goes elsewhere
 //!         the session is closed: shards go, instances run on, nobody sends here any more
-//!         what others have sent here is answered; the store is closed
+//!         the store is closed
 //!         execve ──> starts as ever, finds sockets and instances, opens its session
 //! ```
 
@@ -30,8 +31,8 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// One at a time: whoever comes meanwhile is refused.
 const QUEUE: usize = 1;
 
-/// Is told whether the node restarts, or why not.
-pub(crate) type Asked = oneshot::Sender<Result<(), String>>;
+/// Is told within what time a node that restarts answers what is under way, or why it does not restart.
+pub(crate) type Asked = oneshot::Sender<Result<Duration, String>>;
 
 /// Where a restart is asked for.
 #[derive(Debug, Clone)]
@@ -43,11 +44,11 @@ pub(crate) fn requests() -> (Requests, mpsc::Receiver<Asked>) {
 }
 
 impl Requests {
-    /// Returns once the node has begun to restart.
+    /// Returns once the node has begun to restart: within what time it answers what is under way first.
     ///
     /// # Errors
     /// It does not, and goes on as it is; why, in words for people.
-    pub(crate) async fn ask(&self) -> Result<(), String> {
+    pub(crate) async fn ask(&self) -> Result<Duration, String> {
         let (answer, answered) = oneshot::channel();
         let refused = |_| "it is about to restart already, or to stop".to_owned();
         self.0.try_send(answer).map_err(refused)?;

@@ -4,11 +4,15 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use common::adopting::Adopting;
 use common::load::Load;
-use common::{Cluster, NIHILO, get, is_alive, kill, must, text, wait_for};
+use common::{Cluster, LIMIT, NIHILO, get, is_alive, kill, must, text, wait_for};
 use rustix::process::Signal;
 
 /// Admin, peers' and gateway's.
@@ -181,4 +185,122 @@ fn a_node_that_cannot_go_on_as_another_program_goes_on_as_it_is() {
     });
     assert!(get(port, "kept.default.localhost").is_err());
     assert_eq!(listeners_of(pid), N_LISTENERS);
+}
+
+/// How long the app takes for what [`ask_for_long`] asks.
+const LONG: Duration = Duration::from_secs(4);
+
+/// A request by a gateway, with a body if it has a word to send.
+fn ask_for_long(gateway: u16, host: &'static str, word: &'static str) -> JoinHandle<String> {
+    let method = if word.is_empty() { "GET" } else { "POST" };
+    let (ms, n) = (LONG.as_millis(), word.len());
+    std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(
+            stream,
+            "{method} /?ms={ms} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {n}\r\n\
+             x-demo-nonce: long\r\nConnection: close\r\n\r\n{word}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+}
+
+/// Requests that instances of these nodes are answering.
+fn n_in_flight(nodes: &Cluster) -> u64 {
+    let output = must(nodes.cli(&["ps", "-o", "json"]));
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = listed["items"].as_array().unwrap().iter();
+    lines.map(|line| line["inFlight"].as_u64().unwrap()).sum()
+}
+
+/// What an app of one request at a time has noted: how often it began one, and those that it began while
+/// another one ran.
+fn noted(ledger: &Path) -> (usize, Vec<String>) {
+    let files = std::fs::read_dir(ledger).unwrap();
+    let text: String = files
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let (mut n_long, mut overlapping) = (0, Vec::new());
+    for line in text.lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        n_long += usize::from(entry["rid"] == "long" && entry["ph"] == "started");
+        if entry["in_flight"].as_u64().unwrap() > 1 {
+            overlapping.push(line.to_owned());
+        }
+    }
+    (n_long, overlapping)
+}
+
+#[test]
+fn what_other_nodes_have_sent_is_answered_however_long_that_takes() {
+    let nodes = Adopting::start(Cluster::start(73), 3);
+    let ledger = tempfile::tempdir().unwrap();
+    let env = format!("NIHILO_DEMO_LEDGER={}", ledger.path().display());
+    for node in ["node2", "node3"] {
+        must(nodes.0.cli(&["node", "cordon", node]));
+    }
+    create(&nodes.0, "many", "1..1");
+    must(nodes.0.cli(&[
+        "service",
+        "create",
+        "one",
+        "--image",
+        "demo/hello",
+        "--scale",
+        "1..1",
+        "--concurrency-limit",
+        "1",
+        "--env",
+        &env,
+    ]));
+    for node in ["node2", "node3"] {
+        must(nodes.0.cli(&["node", "uncordon", node]));
+    }
+    let before = nodes.processes();
+    assert!(before.iter().all(|(i, _)| *i == 0), "{before:?}");
+    let (many, one) = ("many.default.localhost", "one.default.localhost");
+    let (second, third) = (nodes.0.gateway(1), nodes.0.gateway(2));
+    // Each by a gateway that has to send it on; of those with a body, the place is reserved first.
+    let begun = Instant::now();
+    let long = [
+        ask_for_long(second, many, ""),
+        ask_for_long(third, many, "word"),
+        ask_for_long(second, one, "word"),
+    ];
+    wait_for("long requests", || {
+        (n_in_flight(&nodes.0) == 3).then_some(())
+    });
+    // Short ones come all the time, by every gateway; those to the second service wait for the long one.
+    let ports = (0..3).map(|i| nodes.0.gateway(i)).collect();
+    let mut load = Load::start(&["many.default.localhost", "one.default.localhost"], ports);
+
+    let restarted = must(
+        nodes
+            .0
+            .cli_at(&nodes.0.admin(1), &["node", "restart", "node1"]),
+    );
+    let took = begun.elapsed();
+    assert!(took >= LONG, "{took:?}");
+    let told = text(&restarted);
+    assert!(
+        told.contains("node1 first answers what is under way, for 30 s at most"),
+        "{told}"
+    );
+    for long in long {
+        let answer = long.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    load.goes_on();
+    let failed = load.stop();
+    assert_eq!(failed, [""; 0]);
+    assert_eq!(nodes.processes(), before);
+    // None was sent a second time, and none beside another.
+    let (n_long, overlapping) = noted(ledger.path());
+    assert_eq!((n_long, overlapping), (1, Vec::new()));
+    let log = nodes.0.log(0);
+    assert!(!log.contains("and cut"), "{log}");
 }
