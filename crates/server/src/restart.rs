@@ -60,6 +60,18 @@ impl Requests {
     }
 }
 
+/// Value of [`RESTARTED`] with which the next program is asked what it understands.
+const ASKED: &str = "?";
+/// Its word that it hears signals that were held back; one that is older says nothing, and would never be
+/// told to stop again.
+const HEARS_HELD_SIGNALS: &str = "hears held signals";
+
+/// What the next program understands of what this one leaves to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Understands {
+    pub(crate) held_signals: bool,
+}
+
 /// What takes this program's place.
 #[derive(Debug)]
 pub(crate) struct Next {
@@ -88,7 +100,7 @@ impl Next {
     ///
     /// # Errors
     /// Why the node stays what it is, in words for people.
-    pub(crate) async fn check(&self, adopts: bool) -> Result<(), String> {
+    pub(crate) async fn check(&self, adopts: bool) -> Result<Understands, String> {
         if !adopts {
             return Err(
                 "its instances end with its process (`on-node-exit: kill`): drain it, then stop and \
@@ -100,14 +112,18 @@ impl Next {
         let checked = tokio::process::Command::new(&self.executable)
             .args(&self.arguments)
             .arg("--check")
+            .env(RESTARTED, ASKED)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(CHECK_LIMIT, checked).await;
         let output = output.map_err(|_| format!("`{shown}` does not answer"))?;
         let output = output.map_err(|error| format!("`{shown}` does not run: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
         match output.status.success() {
-            true => Ok(()),
+            true => Ok(Understands {
+                held_signals: said.lines().any(|line| line == HEARS_HELD_SIGNALS),
+            }),
             false => Err(format!(
                 "`{shown}` would not start: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
@@ -143,6 +159,15 @@ fn whole_path(name: Option<OsString>) -> Option<PathBuf> {
 /// Whether this program was started in place of another one.
 pub(crate) fn is_next() -> bool {
     std::env::var_os(RESTARTED).is_some()
+}
+
+/// Tells the program that asks what this one understands; nobody else.
+pub(crate) fn answer_asker() {
+    use std::io::Write;
+    if std::env::var_os(RESTARTED).is_some_and(|value| value == ASKED) {
+        // One that has gone needs no answer.
+        drop(writeln!(std::io::stdout(), "{HEARS_HELD_SIGNALS}"));
+    }
 }
 
 /// Takes over what the program before has left.
@@ -186,7 +211,13 @@ mod tests {
     async fn only_a_program_that_takes_the_command_line_is_next() {
         let check = async |script: &str, adopts| next(script).check(adopts).await;
         // The shell's script is given the question as its name.
-        assert_eq!(check("[ \"$0\" = --check ]", true).await, Ok(()));
+        let older = Understands {
+            held_signals: false,
+        };
+        assert_eq!(check("[ \"$0\" = --check ]", true).await, Ok(older));
+        let answers = format!("[ $NIHILO_RESTARTED = '{ASKED}' ] && echo {HEARS_HELD_SIGNALS}");
+        let same = Understands { held_signals: true };
+        assert_eq!(check(&answers, true).await, Ok(same));
         let refused = check("echo no such key >&2; exit 2", true)
             .await
             .unwrap_err();
