@@ -164,7 +164,13 @@ impl Node {
             bundles: bundles.clone(),
             applied,
         };
+        // Before any of this program's own.
+        let inherited = match restart::is_next() {
+            true => nihilo_runtime::process::children(),
+            false => Vec::new(),
+        };
         let agent = start_agent(&config, adopts, &host, (requests, orders), local, means)?;
+        agent.reap_others(inherited);
         let collector = Collector {
             raft: raft.clone(),
             agent: agent.clone(),
