@@ -30,8 +30,8 @@ use crate::life::{self, Order};
 use crate::logs::{Output, wall_ms};
 use crate::ports::Admission;
 use crate::probe::look::Looks;
-use crate::process::ProcessDriver;
 use crate::process::mark::Mark;
+use crate::process::{self, ProcessDriver};
 use crate::startstop::{self, StartStopLog};
 use crate::{recovery, sweep};
 
@@ -439,6 +439,19 @@ impl Agent {
         let each = table.instances.values();
         each.map(|instance| (self.0.refresh(instance), instance.output.clone()))
             .collect()
+    }
+
+    /// Sees to the end of `children` that an earlier program of this process has left: a probe's command, an
+    /// instance that was not taken in. How an instance ended is asked for by its own life, and stays to be told.
+    pub fn reap_others(&self, children: Vec<u32>) {
+        let own: BTreeSet<u32> = {
+            let table = self.0.table.lock();
+            let traces = table.instances.values().filter_map(|one| one.trace);
+            traces.map(|trace| trace.pid).collect()
+        };
+        for pid in children.into_iter().filter(|pid| !own.contains(pid)) {
+            tokio::spawn(process::reap(pid));
+        }
     }
 
     /// Digests of the bundles that instances run which have not ended.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
-use nihilo_gateway::{Gateway, LocalInstances};
+use nihilo_gateway::{Gateway, LocalInstances, Unanswered};
 use nihilo_host::{Host, Listener, sockets};
 use nihilo_machine::Command;
 use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
@@ -69,12 +69,11 @@ const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
 /// Handing shards and leadership over may take this much of the shutdown's grace.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 const INIT_LIMIT: Duration = Duration::from_secs(30);
-/// Other nodes have heard of a closed session, and what they sent before is answered, once nothing was
-/// under way here for so long.
+/// Other nodes have heard of a closed session once nothing has come from them for so long.
 const QUIET: Duration = Duration::from_millis(150);
 const QUIET_LOOK_EVERY: Duration = Duration::from_millis(10);
-/// They are waited for so long: owners hold the places of this node's instances for 3 s, in which its next
-/// program has to open a session.
+/// That is waited for so long: owners hold the places of this node's instances for 3 s, in which its next
+/// program has to open a session. What comes meanwhile is refused, and sent again by the others.
 const QUIET_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Containers before programs: these lose their files' directories last.
@@ -168,7 +167,13 @@ impl Node {
             bundles: bundles.clone(),
             applied,
         };
+        // Before any of this program's own.
+        let inherited = match restart::is_next() {
+            true => nihilo_runtime::process::children(),
+            false => Vec::new(),
+        };
         let agent = start_agent(&config, adopts, &host, (requests, orders), local, means)?;
+        agent.reap_others(inherited);
         let collector = Collector {
             raft: raft.clone(),
             agent: agent.clone(),
@@ -487,17 +492,37 @@ impl Node {
         Ok(())
     }
 
+    /// What is under way is answered within this before another program takes this one's place.
+    pub(crate) fn answers_within(&self) -> Duration {
+        *self.grace.lock()
+    }
+
     /// Gives up everything but the instances and the listening sockets, so that another program can take
     /// this one's place. Leadership first, as the cluster can do without this node from then on; then
-    /// clients, whose requests need the instances; then other nodes, who are told by the session's end.
+    /// clients, then other nodes' requests, while the session is open: owners see what becomes of the
+    /// instances, and wait 3 s and no longer once it is closed.
     pub(crate) async fn step_aside(&self) {
-        info!("node makes room for its next program");
-        let left = *self.grace.lock() / 3 * 2;
+        let limit = self.answers_within();
+        info!(
+            ?limit,
+            "node makes room for its next program, and answers what it has"
+        );
         let begun = Instant::now();
         if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
             warn!(%error, "leadership not handed over");
         }
-        self.gateway.drain(left).await;
+        let Unanswered {
+            n_clients,
+            n_requests,
+        } = self.gateway.step_aside(limit).await;
+        if n_clients > 0 || n_requests > 0 {
+            warn!(
+                n_clients,
+                n_requests,
+                ?limit,
+                "not answered in time, and cut"
+            );
+        }
         self.control.leave_for_a_moment(HANDOVER_LIMIT).await;
         self.agent.set_accepting(false);
         self.until_quiet().await;
@@ -506,23 +531,20 @@ impl Node {
         info!(?took, "node stepped aside");
     }
 
-    /// Waits until no instance here has had a request for a moment.
+    /// Waits until no other node has sent anything here for a moment.
     async fn until_quiet(&self) {
-        let is_busy = || {
-            let all = self.agent.instances();
-            all.iter().any(|(report, _)| report.in_flight > 0)
-        };
         let quiet = async {
-            let mut since = Instant::now();
+            let (mut since, mut n_refused) = (Instant::now(), self.gateway.n_refused());
             while since.elapsed() < QUIET {
                 tokio::time::sleep(QUIET_LOOK_EVERY).await;
-                if is_busy() {
-                    since = Instant::now();
+                let now = self.gateway.n_refused();
+                if now != n_refused {
+                    (since, n_refused) = (Instant::now(), now);
                 }
             }
         };
         if tokio::time::timeout(QUIET_LIMIT, quiet).await.is_err() {
-            warn!("requests of other nodes are cut");
+            warn!("other nodes still send requests here: those of now may be cut");
         }
     }
 }

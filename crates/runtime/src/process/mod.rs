@@ -114,6 +114,13 @@ pub struct Inside {
     pid: Option<u32>,
 }
 
+/// Children of this process: before it has started any, those of the program whose place it has taken.
+pub fn children() -> Vec<u32> {
+    stat::children_of_ours()
+}
+
+pub(crate) use leader::reap;
+
 /// Kills whatever was started from this directory, without an agent.
 ///
 /// # Errors
