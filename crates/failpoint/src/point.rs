@@ -66,6 +66,11 @@ points! {
     SessionCloses = "session-closes",
 
     // The agent.
+    /// A handle is written under a temporary name. By passing: the first is that of the intent, the
+    /// second that of the spawned instance.
+    HandleWritten = "handle-written",
+    /// A handle has its name. After the first one, nothing is spawned yet.
+    HandleNamed = "handle-named",
     /// The drain is over, SIGTERM is about to be sent.
     InstanceStops = "instance-stops",
     /// The instance has ended, nobody was told.

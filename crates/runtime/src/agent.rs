@@ -261,6 +261,11 @@ impl Agent {
         self.0.accepting.send_replace(accepting);
     }
 
+    /// Whether orders are taken, for those who wait for it.
+    pub fn accepting(&self) -> watch::Receiver<bool> {
+        self.0.accepting.subscribe()
+    }
+
     pub fn set_floors(&self, floors: &[(ShardId, Epoch)]) {
         let mut table = self.0.table.lock();
         for (shard, epoch) in floors {
@@ -452,6 +457,18 @@ impl Agent {
         for pid in children.into_iter().filter(|pid| !own.contains(pid)) {
             tokio::spawn(process::reap(pid));
         }
+    }
+
+    /// Instances that take requests, with what they were started from.
+    pub fn ready(&self) -> Vec<(InstanceReport, Arc<InstanceSpec>)> {
+        let table = self.0.table.lock();
+        let ready = table
+            .instances
+            .values()
+            .filter(|instance| instance.report.state == InstanceState::Ready);
+        ready
+            .filter_map(|instance| Some((instance.report.clone(), instance.spec.clone()?)))
+            .collect()
     }
 
     /// Digests of the bundles that instances run which have not ended.

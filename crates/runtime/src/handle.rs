@@ -13,6 +13,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nihilo_failpoint::{Point, hit};
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::{InstanceReport, InstanceSpec};
 use serde::{Deserialize, Serialize};
@@ -93,8 +94,7 @@ impl Handles {
             let end = id.and_then(|id| read_end(&path, id));
             if let Some(end) = end.as_ref().filter(|end| !end.is_of_the_nodes_end()) {
                 // An earlier process came as far as writing it, and no further.
-                drop(fs::remove_file(handle));
-                remove_pipes(&path);
+                remove_what_ran(&path);
                 ended.push(end.clone());
             } else if let Some(id) = id.filter(|_| handle.is_file()) {
                 left.push(Left {
@@ -140,18 +140,22 @@ impl Handles {
         let written = encode(record)
             .map_err(std::io::Error::other)
             .and_then(|bytes| fs::write(&temporary, bytes))
-            .and_then(|()| fs::rename(&temporary, dir.join(FILE)));
-        if let Err(error) = &written {
-            warn!(instance = %id, %error, "no handle, so a restart of this node will not adopt it");
+            .and_then(|()| {
+                hit(Point::HandleWritten);
+                fs::rename(&temporary, dir.join(FILE))
+            });
+        match &written {
+            Ok(()) => hit(Point::HandleNamed),
+            Err(error) => {
+                warn!(instance = %id, %error, "no handle, so a restart of this node will not adopt it");
+            }
         }
         written.is_ok()
     }
 
     /// The instance has ended: there is nothing to go on with, and nothing more to be read.
     pub(crate) fn ended(&self, id: &InstanceId) {
-        // Where none was written there is none.
-        drop(fs::remove_file(self.dir_of(id).join(FILE)));
-        remove_pipes(&self.dir_of(id));
+        remove_what_ran(&self.dir_of(id));
     }
 
     /// Leaves word of what its output is of, for this node's next process. Without it, that process
@@ -173,6 +177,15 @@ impl Handles {
     pub(crate) fn forget(&self, id: &InstanceId) {
         drop(fs::remove_dir_all(self.dir_of(id)));
     }
+}
+
+/// Leaves the output and the word of the end, where there are any.
+fn remove_what_ran(dir: &Path) {
+    // Under its temporary name too: an earlier process may have come no further.
+    for file in [FILE, TEMPORARY] {
+        drop(fs::remove_file(dir.join(file)));
+    }
+    remove_pipes(dir);
 }
 
 /// `None`: there is none of this instance, or it cannot be used.
@@ -321,7 +334,10 @@ mod tests {
         handles.write_end(&end);
         let (_, left, ended) = open();
         assert_eq!((left.len(), ended.len()), (1, 0), "the handle says more");
+        // As a process leaves it that has come no further.
+        fs::write(own.join(TEMPORARY), "{").unwrap();
         handles.ended(&record.report.id);
+        assert!(!own.join(TEMPORARY).exists());
         let (_, left, ended) = open();
         assert!(left.is_empty());
         assert!(ended[0].at_ms > 0, "when it last said something");

@@ -196,10 +196,11 @@ async fn gone(
     inner.enter(&id, InstanceState::Destroyed);
 }
 
-/// As [`gone`], where not even the handle says what it was.
+/// As [`gone`], where not even the handle says what it was: nobody can ask for its output.
 async fn end_unknown(inner: Arc<Inner>, driver: Arc<ProcessDriver>, id: InstanceId, is_left: bool) {
     if is_left {
         driver.destroy_unknown(&id).await;
     }
+    inner.handles().forget(&id);
     inner.log_end(&id);
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use nihilo_host::BootClock;
@@ -62,7 +62,9 @@ pub(crate) fn left_open(dir: &Path) -> BTreeSet<InstanceId> {
 impl StartStopLog {
     pub(crate) fn open(dir: &Path, clock: BootClock) -> std::io::Result<Self> {
         let path = dir.join(FILE);
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).create(true).append(true).open(&path)?;
+        end_torn_line(&mut file)?;
         let size = file.metadata()?.len();
         Ok(Self {
             file: Mutex::new((path, Some(file), size)),
@@ -100,9 +102,37 @@ impl StartStopLog {
     }
 }
 
+/// What a power cut or a full disk left without its end would take the next line with it.
+fn end_torn_line(file: &mut File) -> std::io::Result<()> {
+    if file.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    match last {
+        [b'\n'] => Ok(()),
+        _ => file.write_all(b"\n"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_torn_line_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "{\"boottime_ns\":7,\"inst").unwrap();
+        for id in ["a", "b"] {
+            let log = StartStopLog::open(dir.path(), BootClock::default()).unwrap();
+            log.write("spawn", &InstanceId::from(id), Epoch(2), None);
+        }
+        let open: Vec<_> = left_open(dir.path()).into_iter().collect();
+        assert_eq!(open, [InstanceId::from("a"), InstanceId::from("b")]);
+        let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
 
     #[test]
     fn what_began_and_has_no_end_is_open_across_both_files_and_a_torn_line() {

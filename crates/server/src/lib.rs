@@ -13,6 +13,7 @@ mod log;
 mod node_check;
 pub mod offline;
 mod on_node_exit;
+mod own_endpoints;
 pub mod peer;
 pub mod ports;
 mod process;

@@ -45,6 +45,7 @@ use crate::admin::observe::ObserveApi;
 use crate::admin::serving::ServingApi;
 use crate::bundle_gc::Collector;
 use crate::config_source::AppliedConfig;
+use crate::own_endpoints::{self, Here};
 use crate::peer::accepted::incoming;
 use crate::peer::agent_service::AgentService;
 use crate::peer::bundle_service::BundleService;
@@ -229,6 +230,9 @@ impl Node {
             restarts: tokio::sync::Mutex::new(restarts),
         };
         node.obey_no_owner_without_store();
+        if adopts {
+            node.serve_what_was_adopted(config.peer_address());
+        }
         nihilo_actors::task::spawn("bundle-gc", collector.clone().run());
         let bundles = BundleApi {
             collector,
@@ -312,6 +316,16 @@ impl Node {
                 agent.set_accepting(false);
             }
         });
+    }
+
+    /// Also where no owner is left to speak of it.
+    fn serve_what_was_adopted(&self, peer_address: String) {
+        let here = Here {
+            node: NodeId(self.raft.identity().node_id),
+            peer_address: peer_address.into(),
+        };
+        let telling = own_endpoints::tell(self.gateway.clone(), self.agent.clone(), here);
+        nihilo_actors::task::spawn("own-endpoints", telling);
     }
 
     fn serve_peers(

@@ -163,3 +163,53 @@ fn takes_part(nodes: &Adopting, i: usize) -> bool {
     let session = status["nodes"][i]["session"].as_u64();
     session.is_some_and(|session| session != 0)
 }
+
+/// Without a quorum a node serves its last table after so long (05-gateway §7.2).
+const STALE_AFTER: Duration = Duration::from_secs(3);
+/// On top: the start of a process in a debug build, and a good look at the instance.
+const START_MARGIN: Duration = Duration::from_secs(4);
+
+#[test]
+fn without_a_quorum_an_adopted_instance_serves_again_once_its_node_is_back() {
+    let nodes = Adopting::start(Cluster::start(72), 3);
+    nodes.create_service();
+    let (home, before) = nodes.only_instance();
+    let gateway = nodes.0.gateway(u16::try_from(home).unwrap());
+    assert!(serves(gateway));
+    for other in (0..3).filter(|i| *i != home) {
+        nodes.kill_node(other);
+    }
+    // It goes on where it is, with nobody left to ask.
+    assert!(serves(gateway));
+    nodes.kill_node(home);
+    assert!(is_alive(before) && !serves(gateway));
+
+    let started_at = Instant::now();
+    let mut alone = nodes.0.start_node(&format!("node{}", home + 1));
+    // Whoever has ended is not to be taken for one that runs.
+    let reaped = std::thread::spawn(move || alone.wait());
+    wait_for("answer", || serves(gateway).then_some(()));
+    let took = started_at.elapsed();
+    eprintln!("without a quorum, answered {took:?} after the start of the process");
+    assert!(took < STALE_AFTER + START_MARGIN, "{took:?}");
+    assert_eq!(nodes.only_instance(), (home, before));
+    assert_eq!((nodes.events("spawn"), nodes.events("exit")), (1, 0));
+    let admin = nodes.0.admin(u16::try_from(home).unwrap());
+    let status = nodes.0.status_at(&admin);
+    assert_eq!(status["quorum"], false, "{status}");
+
+    // With the others it is its owner's again, and the only one.
+    must(nodes.0.start_missing());
+    wait_for("the node's place", || {
+        takes_part(&nodes, home).then_some(())
+    });
+    for i in 0..3 {
+        let port = nodes.0.gateway(i);
+        wait_for("answer", || serves(port).then_some(()));
+    }
+    must(nodes.0.cli(&["service", "delete", "kept"]));
+    nodes.until_no_process_is_left();
+    assert_eq!((nodes.events("spawn"), nodes.events("exit")), (1, 1));
+    must(nodes.0.stop());
+    drop(reaped.join().unwrap());
+}

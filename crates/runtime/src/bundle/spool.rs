@@ -4,13 +4,14 @@
 //! What was written is not read again here: whoever fetches a copy proves each chunk.
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use nihilo_types::bundle::{Blob, CHUNK_BYTES, Digest, Hasher, MAX_BLOB_BYTES};
 
+use super::archive;
 use super::error::BundleError;
 use super::partial::BLOB_MODE;
 use super::store::{BundleStore, Receiving};
@@ -88,6 +89,16 @@ impl Spool {
     fn end_chunk(&mut self) {
         let chunk = std::mem::take(&mut self.chunk);
         self.chunks.push(chunk.finish());
+    }
+
+    /// Whether it is a whole archive of one image that an engine may be given: an engine that fails in the
+    /// middle may end its answer as if that were all.
+    ///
+    /// # Errors
+    /// Why it is not, in words for people.
+    pub fn check_archive(&self) -> Result<(), String> {
+        let file = File::open(&self.path).map_err(|error| error.to_string())?;
+        archive::check(BufReader::new(file))
     }
 
     /// Brings it to the disk and gives it its name; it is kept while the second answer lives.

@@ -51,6 +51,7 @@ pub(super) async fn bring(
         has.map_err(|failed| engine.start_error(stage::IMAGE, failed))
     };
     if is_there().await? {
+        name_late(&engine, ready).await;
         return Ok(());
     }
     let say = |text: &str| output.push(true, text.as_bytes().to_vec());
@@ -62,11 +63,29 @@ pub(super) async fn bring(
     if is_there().await? {
         return Ok(());
     }
+    engine.unnamed.lock().insert(image, bundle.digest);
     say(&format!("loading image `{bundle}`"));
     load(&engine, ready, &bundle, &archive, &image).await?;
     info!(%bundle, %image, "image loaded");
-    keep(&ready.docker, &engine.mark, &bundle.digest, &image).await;
+    name(&engine, ready, &image, &bundle.digest).await;
     Ok(())
+}
+
+/// Names what was loaded by an engine that failed before it could say so, unless one is being loaded:
+/// without a name, nobody would ever take it out of the engine again.
+pub(super) async fn name_late(engine: &Engine, ready: &Ready) {
+    let Ok(_nobody_loads) = engine.loading.try_lock() else {
+        return;
+    };
+    let unnamed = engine.unnamed.lock().clone();
+    for (image, bundle) in unnamed {
+        match has(&ready.docker, &image).await {
+            Ok(true) => name(engine, ready, &image, &bundle).await,
+            Ok(false) => drop(engine.unnamed.lock().remove(&image)),
+            // It is asked again.
+            Err(_) => {}
+        }
+    }
 }
 
 /// Whether the engine has an image of this id.
@@ -146,14 +165,20 @@ async fn ids(docker: &Docker) -> Result<BTreeSet<String>, Failed> {
 }
 
 /// Gives a loaded image a name of this node's own: one without any goes with `docker image prune`.
-async fn keep(docker: &Docker, mark: &Mark, bundle: &Digest, image: &Digest) {
+async fn name(engine: &Engine, ready: &Ready, image: &Digest, bundle: &Digest) {
     let options = TagImageOptionsBuilder::new()
-        .repo(&repository(mark))
+        .repo(&repository(&engine.mark))
         .tag(&bundle.hex())
         .build();
-    let named = docker.tag_image(&image.to_string(), Some(options)).await;
-    if let Err(failed) = named.map_err(Failed::of) {
-        warn!(%image, %failed, "loaded without a name; it is loaded again should the engine drop it");
+    let named = ready
+        .docker
+        .tag_image(&image.to_string(), Some(options))
+        .await;
+    match named.map_err(Failed::of) {
+        Ok(()) => drop(engine.unnamed.lock().remove(image)),
+        Err(failed) => {
+            warn!(%image, %failed, "loaded without a name; it gets one later, or is loaded again");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine behind its socket: asked for the first time when there is a container to run, and
 //! what its failures mean.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,11 @@ use bollard::query_parameters::{
     RemoveVolumeOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
+use nihilo_types::bundle::Digest;
 use nihilo_types::id::InstanceId;
 use nihilo_types::instance::stage;
 use nihilo_types::node_config::DockerSettings;
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
@@ -53,6 +55,9 @@ pub(super) struct Engine {
     ready: OnceCell<Ready>,
     /// Archives are loaded one after the other.
     pub(super) loading: tokio::sync::Mutex<()>,
+    /// Images that were being loaded, with their bundles, and have no name of this node's yet: an engine
+    /// that fails may have them all the same.
+    pub(super) unnamed: Mutex<BTreeMap<Digest, Digest>>,
 }
 
 /// What is to be removed.
@@ -86,6 +91,7 @@ impl Engine {
             kept,
             ready: OnceCell::new(),
             loading: tokio::sync::Mutex::default(),
+            unnamed: Mutex::default(),
         }
     }
 
@@ -212,8 +218,9 @@ impl Engine {
     async fn sweep(&self, docker: &Docker) -> Result<(), Failed> {
         if std::fs::metadata(&self.used).is_err() {
             let noted = std::fs::write(&self.used, "");
-            return noted.map_err(|error| Failed::Unanswered(error.to_string()));
+            noted.map_err(|error| Failed::Unanswered(error.to_string()))?;
         }
+        // Also where nothing was noted: a power cut takes notes, and leaves containers.
         let mut left = list(docker, vec![label("mark", self.mark.as_str())]).await?;
         left.retain(|(_, instance)| !self.kept.contains(instance));
         for (id, _) in &left {

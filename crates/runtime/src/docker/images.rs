@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use nihilo_types::bundle::{
-    BundleKind, CHUNK_BYTES, Digest, MAX_BLOB_BYTES, Manifest, Platform, SCHEMA,
+    Blob, BundleKind, CHUNK_BYTES, Digest, MAX_BLOB_BYTES, Manifest, Platform, SCHEMA,
 };
 use nihilo_types::image::Reference;
 
@@ -67,6 +67,8 @@ pub enum NotSaved {
     NoEngine(String),
     #[error("the engine stops giving it out: {0}")]
     Broken(String),
+    #[error("what the engine gave out is refused: {0}")]
+    NoArchive(String),
     #[error("{0}")]
     Store(#[from] BundleError),
     #[error("the node is shutting down")]
@@ -88,7 +90,7 @@ impl Images {
         let found = ready.docker.inspect_image(&image.to_string()).await;
         let found = found.map_err(|error| match Failed::of(error) {
             Failed::Refused { status: 404, .. } => NoImage::Missing,
-            failed => NoImage::NoEngine(failed.to_string()),
+            failed => NoImage::NoEngine(self.0.start_error("image", failed).cause),
         })?;
         let id = found.id.unwrap_or_default();
         let n_bytes = found
@@ -127,8 +129,7 @@ impl Images {
         let pieces = docker.export_image(&found.id.to_string());
         let spool = store.spool()?;
         let spool = spooled(spool, pieces, came).await?;
-        let done = blocking(move || spool.finish()).await?;
-        let (blob, kept) = done;
+        let (blob, kept) = blocking(move || finished(spool)).await?;
         let manifest = Manifest {
             schema: SCHEMA,
             kind: BundleKind::DockerArchive,
@@ -144,6 +145,7 @@ impl Images {
     /// anything.
     pub async fn forget(&self, kept: &BTreeSet<Digest>) {
         if let Some(ready) = self.0.ready_by_now() {
+            archive::name_late(&self.0, ready).await;
             archive::forget(&ready.docker, &self.0.mark, kept).await;
         }
     }
@@ -177,7 +179,11 @@ async fn spooled(
         is_first = false;
         if chunk.len() >= chunk_bytes || is_last {
             let bytes = chunk.split();
-            spool = blocking(move || spool.write(&bytes).map(|()| spool)).await?;
+            spool = blocking(move || {
+                spool.write(&bytes)?;
+                Ok(spool)
+            })
+            .await?;
             came(spool.size());
         }
         if is_last {
@@ -186,11 +192,80 @@ async fn spooled(
     }
 }
 
+/// Whoever gave the image would hear of what is wrong with its archive; who loads it later would not.
+fn finished(spool: Spool) -> Result<(Blob, Receiving), NotSaved> {
+    spool.check_archive().map_err(NotSaved::NoArchive)?;
+    Ok(spool.finish()?)
+}
+
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, NotSaved> + Send + 'static,
 ) -> Result<T, NotSaved> {
     let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|_| NotSaved::Ending)??)
+    done.map_err(|_| NotSaved::Ending)?
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    const ROOM: u64 = 64 * CHUNK_BYTES;
+    const SAVED: &[u8] = br#"[{"Config":"c.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
+
+    fn archive() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let layer = vec![7; 100_000];
+        for (path, bytes) in [("layer.tar", &layer[..]), ("manifest.json", SAVED)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, path, bytes).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    async fn saved(
+        store: &Arc<BundleStore>,
+        pieces: Vec<Result<Bytes, bollard::errors::Error>>,
+    ) -> Result<Blob, NotSaved> {
+        let spool = store.spool()?;
+        let spool = spooled(spool, stream::iter(pieces), |_| {}).await?;
+        Ok(blocking(move || finished(spool)).await?.0)
+    }
+
+    /// Nothing of it counts or lies anywhere.
+    fn assert_empty(store: &BundleStore, dir: &tempfile::TempDir) {
+        assert_eq!(store.usage().n_bytes, 0);
+        let spools = std::fs::read_dir(dir.path().join("bundles/tmp"));
+        assert_eq!(spools.unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_engine_breaks_off_or_ends_too_early_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BundleStore::open(dir.path().join("bundles"), ROOM).unwrap();
+        let whole = archive();
+        let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
+        // As Docker does once it has begun to answer: its words are the end of the answer.
+        let words =
+            Bytes::from_static(b"{\"errorDetail\":{\"message\":\"input/output error\"}}\r\n");
+        let behind_the_layer = Bytes::copy_from_slice(&whole[..512 + 100_352]);
+        for begun in [half.clone(), behind_the_layer] {
+            for end in [None, Some(words.clone())] {
+                let pieces = [Some(begun.clone()), end].into_iter().flatten().map(Ok);
+                let refused = saved(&store, pieces.collect()).await.unwrap_err();
+                assert!(matches!(refused, NotSaved::NoArchive(_)), "{refused}");
+                assert_empty(&store, &dir);
+            }
+        }
+        let gone = bollard::errors::Error::RequestTimeoutError;
+        let broken = saved(&store, vec![Ok(half), Err(gone)]).await.unwrap_err();
+        assert!(matches!(broken, NotSaved::Broken(_)), "{broken}");
+        assert_empty(&store, &dir);
+        let blob = saved(&store, vec![Ok(whole.clone().into())]).await.unwrap();
+        assert_eq!(blob.digest, Digest::of(&whole));
+    }
 }
 
 #[cfg(test)]

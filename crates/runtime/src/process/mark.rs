@@ -3,6 +3,8 @@
 //! A process group is left by `setsid`; the environment that a program was started with is not.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,7 +25,8 @@ const MARK_FILE: &str = "mark";
 pub(crate) struct Mark(String);
 
 impl Mark {
-    /// Reads the mark of `dir`, or makes one.
+    /// Reads the mark of `dir`, or makes one. It is on the disk before anything can carry it: containers and
+    /// temporary files outlive a power cut, and are found by it alone.
     pub(crate) fn of(dir: &Path) -> std::io::Result<Self> {
         let file = dir.join(MARK_FILE);
         if let Ok(text) = std::fs::read_to_string(&file)
@@ -33,9 +36,7 @@ impl Mark {
         }
         // The kernel's own random id: no generator is needed for one word.
         let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let temporary = file.with_extension("new");
-        std::fs::write(&temporary, random.trim())?;
-        std::fs::rename(temporary, file)?;
+        write_durably(&file, random.trim())?;
         Ok(Self(random.trim().into()))
     }
 
@@ -88,6 +89,21 @@ impl Mark {
     pub(super) fn kill_everything(&self) -> usize {
         kill_all(&format!("{MARK_ENV}={}.", self.0), Match::Prefix)
     }
+}
+
+/// Once for a directory, never when something is started.
+fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = file.with_extension("new");
+    let mut new = File::create(&temporary)?;
+    new.write_all(text.as_bytes())?;
+    new.sync_all()?;
+    std::fs::rename(&temporary, file)?;
+    // The directory may be as new as the file.
+    let above = file.ancestors().skip(1).take(2);
+    let above = above.filter(|dir| !dir.as_os_str().is_empty());
+    above
+        .into_iter()
+        .try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,12 +62,33 @@ fn containers_outlive_their_node_and_are_adopted() {
         ("an engine that breaks off", an_engine_that_breaks_off),
         ("ended without an agent", ended_without_an_agent),
         ("not wanted any more", not_wanted_any_more),
+        ("what a power cut leaves", what_a_power_cut_leaves),
     ] {
         eprintln!("{what}");
         cluster.node = Node::new();
         check(&mut cluster);
         cluster.wait_none_left(what);
     }
+}
+
+/// The engine remembers a container of which the node does not.
+fn what_a_power_cut_leaves(cluster: &mut Cluster) {
+    cluster.leave_running(&cluster.spec("demo/hello", 1), InstanceState::Ready);
+    let dir = cluster.node.dir.path();
+    std::fs::remove_dir_all(dir.join("instances")).unwrap();
+    for note in ["docker", "startstop.log"] {
+        std::fs::remove_file(dir.join(note)).unwrap();
+    }
+    assert_eq!(cluster.image.containers().len(), 1);
+    let spec = cluster.spec("demo/hello", 2);
+    cluster.node.live(async |life| {
+        life.agent.set_accepting(true);
+        life.agent.start(SHARD, EPOCH, 1, spec.clone()).unwrap();
+        life.becomes(&spec.id, InstanceState::Ready).await;
+        assert_eq!(cluster.image.containers().len(), 1);
+        life.agent.stop(SHARD, EPOCH, 2, &spec.id, "test").unwrap();
+        life.becomes(&spec.id, InstanceState::Destroyed).await;
+    });
 }
 
 fn frozen(cluster: &mut Cluster) {

@@ -8,6 +8,7 @@ mod adoption;
 mod called_off;
 mod config;
 mod container_adoption;
+mod disk_waits;
 #[path = "../common/engine.rs"]
 mod engine;
 mod freeze;

@@ -280,6 +280,10 @@ fn not_saved(failure: &NotSaved) -> Status {
         NotSaved::Broken(_) => {
             error::unavailable("ENGINE_FAILED", format!("{failure}; repeat the command"))
         }
+        NotSaved::NoArchive(_) => error::unavailable(
+            "ENGINE_FAILED",
+            format!("{failure}; look at what the engine says of it, and repeat the command"),
+        ),
         NotSaved::Ending => error::unavailable("STOPPING", failure.to_string()),
     }
 }
