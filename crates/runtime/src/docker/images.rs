@@ -266,11 +266,6 @@ mod tests {
         let blob = saved(&store, vec![Ok(whole.clone().into())]).await.unwrap();
         assert_eq!(blob.digest, Digest::of(&whole));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_registry_has_what_it_was_pulled_under_this_name() {
