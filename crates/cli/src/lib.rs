@@ -12,6 +12,7 @@ mod flags;
 mod http;
 mod output;
 mod pack;
+mod sharing;
 mod traffic_spec;
 mod wait;
 

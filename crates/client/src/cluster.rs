@@ -1,5 +1,7 @@
 //! The cluster itself.
 
+use std::time::Duration;
+
 use nihilo_types::join_token::{self, ID_BYTES, JoinToken, SECRET_BYTES};
 use nihilo_wire::cluster as pb;
 use pb::cluster_service_client::ClusterServiceClient;
@@ -236,14 +238,15 @@ impl Client {
         Ok(unary!(self, ClusterServiceClient, uncordon_node, request)?.index)
     }
 
-    /// Has a node replace its program in place; returns once it has begun to.
+    /// Has a node replace its program in place; returns once it has begun to: within what time it answers
+    /// what is under way first, or zero where it does not say.
     ///
     /// # Errors
     /// It does not, and goes on as it is; or no server answered.
-    pub async fn restart_node(&self, node: u64) -> Result<(), Error> {
+    pub async fn restart_node(&self, node: u64) -> Result<Duration, Error> {
         let request = pb::RestartNodeRequest { node };
-        unary!(self, ClusterServiceClient, restart_node, request)?;
-        Ok(())
+        let answer = unary!(self, ClusterServiceClient, restart_node, request)?;
+        Ok(Duration::from_millis(answer.answers_within_ms))
     }
 
     /// A node with what it runs, and what keeps that there while the node is drained.

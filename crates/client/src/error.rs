@@ -77,6 +77,11 @@ impl Error {
         self.reason == "UNREACHABLE"
     }
 
+    /// Whether the server is of a build that does not know the call.
+    pub fn is_unknown_call(&self) -> bool {
+        self.code == Code::Unimplemented
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }

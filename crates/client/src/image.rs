@@ -4,6 +4,7 @@ use nihilo_types::bundle::Digest;
 use nihilo_wire::serving as pb;
 use pb::bundle_service_client::BundleServiceClient;
 use pb::push_image_progress::Step;
+use pb::share_image_progress::Step as Sharing;
 use tonic::Request;
 
 use crate::call::{Client, request_id, unary};
@@ -18,6 +19,27 @@ pub struct PushedImage {
     pub index: u64,
     /// Nodes that have its archive.
     pub nodes: Vec<String>,
+}
+
+/// What came of an image that a service is about to name.
+#[derive(Debug, Clone)]
+pub enum SharedImage {
+    /// It is the cluster's now.
+    Pushed(PushedImage),
+    /// Every node can have it already, or nobody is to give it; why.
+    NotNeeded(String),
+    /// The service will run only where it is; why.
+    NotShared(String),
+}
+
+impl PushedImage {
+    fn of(done: pb::UploadResponse) -> Result<Self, Error> {
+        Ok(Self {
+            digest: done.digest.parse().map_err(Error::bad_answer)?,
+            index: done.index,
+            nodes: done.nodes,
+        })
+    }
 }
 
 impl Client {
@@ -64,13 +86,58 @@ impl Client {
         while let Some(progress) = steps.message().await.map_err(|status| failed(&status))? {
             match progress.step {
                 Some(Step::Saving(saving)) => hear(&saving),
-                Some(Step::Done(done)) => {
-                    return Ok(PushedImage {
-                        digest: done.digest.parse().map_err(Error::bad_answer)?,
-                        index: done.index,
-                        nodes: done.nodes,
-                    });
-                }
+                Some(Step::Done(done)) => return PushedImage::of(done),
+                None => {}
+            }
+        }
+        Err(Error::bad_answer("it ended without saying how"))
+    }
+
+    /// Has the cluster see to it that every node can have an image that a service is about to name: to be
+    /// asked before the service is written. `hear` is told how far it is, where anything is to be done.
+    ///
+    /// # Errors
+    /// Malformed, or no server answered.
+    pub async fn share_image(
+        &self,
+        namespace: &str,
+        image: &str,
+        mut hear: impl FnMut(&Saving),
+    ) -> Result<SharedImage, Error> {
+        let mut n_left = self.servers().count();
+        loop {
+            let server = self.current();
+            let shared = self.share_by(server, namespace, image, &mut hear).await;
+            n_left -= 1;
+            match shared {
+                Err(error) if n_left > 0 && error.is_retriable() => self.leave(server),
+                shared => return shared,
+            }
+        }
+    }
+
+    async fn share_by(
+        &self,
+        server: usize,
+        namespace: &str,
+        image: &str,
+        hear: &mut impl FnMut(&Saving),
+    ) -> Result<SharedImage, Error> {
+        let failed = |status: tonic::Status| Error::from_status(&status, self.address(server));
+        let request = pb::ShareImageRequest {
+            namespace: namespace.into(),
+            image: image.into(),
+            request_id: request_id(),
+        };
+        let mut client = BundleServiceClient::new(self.channel(server));
+        let answer = client.share_image(Request::new(request)).await;
+        let mut steps = answer.map_err(failed)?.into_inner();
+        while let Some(progress) = steps.message().await.map_err(failed)? {
+            match progress.step {
+                Some(Sharing::Saving(saving)) => hear(&saving),
+                Some(Sharing::Done(done)) => return PushedImage::of(done).map(SharedImage::Pushed),
+                Some(Sharing::NotNeeded(why)) => return Ok(SharedImage::NotNeeded(why)),
+                Some(Sharing::NotShared(why)) => return Ok(SharedImage::NotShared(why)),
                 None => {}
             }
         }

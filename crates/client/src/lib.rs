@@ -19,7 +19,7 @@ pub use call::{Client, DEFAULT_TIMEOUT};
 pub use config::WrittenConfig;
 pub use domain::WrittenObject;
 pub use error::Error;
-pub use image::{PushedImage, Saving};
+pub use image::{PushedImage, Saving, SharedImage};
 pub use serving::{Listed, LogStream, Stored, Written};
 pub use watch::Watch;
 

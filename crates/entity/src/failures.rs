@@ -18,6 +18,8 @@ pub(crate) const AVOID_MS: u64 = 1_000;
 /// One that cannot isolate as it is to be can after it was started anew, which is another session;
 /// it is asked again all the same.
 const UNABLE_MS: u64 = 60_000;
+/// One that lacks the image, or an engine for it, is asked last for so long: it may have it by then.
+const LACKING_MS: u64 = 60_000;
 /// Pauses after failures in a row: none, then 1 s doubling to a minute (06-runtime §5.3).
 const BACKOFF_MIN_MS: u64 = 1_000;
 const BACKOFF_MAX_MS: u64 = 60_000;
@@ -42,6 +44,8 @@ pub(crate) struct Failures {
     away: BTreeSet<InstanceId>,
     /// Nodes that isolate too little, until when, and their words.
     unable: BTreeMap<SessionId, (u64, String)>,
+    /// Nodes that had no image of it or no engine, until when.
+    lacking: BTreeMap<SessionId, u64>,
     /// Nodes that refused, until when.
     avoid: BTreeMap<SessionId, u64>,
     /// Nodes that refused and have not taken a start since: one at a time shows whether they do.
@@ -96,6 +100,7 @@ impl Failures {
         }
         self.avoid.retain(|_, until| *until > now_ms);
         self.unable.retain(|_, (until, _)| *until > now_ms);
+        self.lacking.retain(|_, until| *until > now_ms);
         self.forget(rows, now_ms);
     }
 
@@ -136,6 +141,9 @@ impl Failures {
             let mut failure = failure_of_exit(exit, report, image);
             if failure.reason == ISOLATION_REASON {
                 failure.message = self.unable(row, failure.message);
+            }
+            if is_lacking(exit) {
+                self.lacking.insert(row.session, row.since_ms + LACKING_MS);
             }
             self.failed(failure, row.since_ms);
         }
@@ -197,6 +205,11 @@ impl Failures {
         refused.chain(self.unable.keys()).copied().collect()
     }
 
+    /// Nodes that get a start only where no other one can have it.
+    pub(crate) fn lacking(&self) -> impl Iterator<Item = SessionId> + use<'_> {
+        self.lacking.keys().copied()
+    }
+
     /// Whether the node gets one start at a time.
     pub(crate) fn is_on_probation(&self, session: SessionId) -> bool {
         self.on_probation.contains_key(&session)
@@ -220,6 +233,14 @@ fn gave_up(exit: &Exit) -> bool {
         exit,
         Exit::NeverReady { .. } | Exit::StartFailed { .. } | Exit::Unhealthy { .. }
     )
+}
+
+/// Another node may have what this one neither has nor can get.
+fn is_lacking(exit: &Exit) -> bool {
+    let Exit::StartFailed { stage: of, .. } = exit else {
+        return false;
+    };
+    [stage::IMAGE, stage::ENGINE].contains(&of.as_str())
 }
 
 fn ended_well(exit: &Exit, report: &InstanceReport) -> bool {

@@ -149,7 +149,7 @@ impl RevisionActor {
         let is_drained = |row: &InstanceRow| view.state.duty_of(row.node) == Duty::Drained;
         let has_place = || {
             let avoid = self.avoided(view, revision);
-            place(view, &key, &BTreeMap::new(), &avoid, self.near).is_some()
+            self.place(view, &BTreeMap::new(), &avoid).is_some()
         };
         let plan = plan(goal, &rows, is_drained, has_place);
         for (row, reason) in plan.stops {
@@ -206,7 +206,7 @@ impl RevisionActor {
         let mut avoid = self.avoided(view, revision);
         let mut planned = BTreeMap::new();
         for k in 0..n {
-            let Some(session) = place(view, &self.key, &planned, &avoid, self.near) else {
+            let Some(session) = self.place(view, &planned, &avoid) else {
                 // All full or refusing: look again when that may have changed.
                 outputs.timer(BACKOFF, AVOID_MS);
                 return;
@@ -220,6 +220,19 @@ impl RevisionActor {
             spec.config.min_index = min_index(&spec.config, view.state, revision);
             outputs.effect(Effect::Start { session, spec });
         }
+    }
+
+    /// Elsewhere than where its image was missing, if anywhere.
+    fn place(
+        &self,
+        view: View<'_>,
+        planned: &BTreeMap<SessionId, u32>,
+        avoid: &BTreeSet<SessionId>,
+    ) -> Option<SessionId> {
+        let mut first_avoid = avoid.clone();
+        first_avoid.extend(self.failures.lacking());
+        let first = place(view, &self.key, planned, &first_avoid, self.near);
+        first.or_else(|| place(view, &self.key, planned, avoid, self.near))
     }
 
     /// Stops what belongs to another life of the name; with an empty uid, everything.

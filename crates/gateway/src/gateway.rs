@@ -32,6 +32,7 @@ use crate::limiter::LocalInstances;
 use crate::line::{HeldBytes, OutOfReach, Surroundings};
 use crate::listener::{self, Door, Kind, Trust};
 use crate::mesh::Mesh;
+use crate::mesh_door::MeshDoor;
 use crate::metrics::Metrics;
 use crate::ports::{RevisionStat, ScaleUp};
 use crate::proxy::Plane;
@@ -323,6 +324,38 @@ impl Gateway {
         drop(tokio::time::timeout(grace - farewell, all_gone).await);
     }
 
+    /// Stops accepting and answers what it has, as [`Self::drain`], for a node that is about to be back and
+    /// whose instances stay; then what other nodes' gateways send to them is refused too, so that they let it
+    /// wait or send it elsewhere, and what they have sent before is answered. In this order, as two nodes at once
+    /// would otherwise each wait for what the other refuses. Nobody is let in meanwhile, so WebSockets are told
+    /// to go at once. Clients have two thirds of `grace`, all together have it whole; returns what is cut then.
+    pub async fn step_aside(&self, grace: Duration) -> Unanswered {
+        let end = Instant::now() + grace;
+        self.phase.send_replace(Phase::Draining);
+        self.plane.mesh_door.close_to_tunnels();
+        self.leaving.send_replace(true);
+        let clients = tokio::time::timeout(grace / 3 * 2, self.plane.alive.closed());
+        let clients_gone = clients.await.is_ok();
+        self.plane.mesh_door.close();
+        let answered = async {
+            self.plane.local.all_drained().await;
+            // What was answered may not have been sent to its end.
+            self.plane.mesh_door.say_goodbye().await;
+        };
+        if tokio::time::timeout_at(end, answered).await.is_ok() && clients_gone {
+            return Unanswered::default();
+        }
+        Unanswered {
+            n_clients: self.plane.alive.receiver_count(),
+            n_requests: self.plane.local.n_in_flight(),
+        }
+    }
+
+    /// Requests of other nodes' gateways that were refused since this one stepped aside.
+    pub fn n_refused(&self) -> u64 {
+        self.plane.mesh_door.n_refused()
+    }
+
     /// Serves another node's gateway on a connection past its preamble.
     pub fn serve_mesh(&self, socket: Stream) {
         let plane = self.plane.clone();
@@ -330,20 +363,48 @@ impl Gateway {
             return;
         };
         self.runtime.spawn(async move {
-            let reservations = Reservations::default();
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = plane.clone().serve_mesh(request, reservations.clone());
-                async move { Ok::<_, std::convert::Infallible>(answer.await) }
-            });
-            let served = http2::Builder::new(TokioExecutor::new())
-                .max_concurrent_streams(MESH_STREAMS)
-                .enable_connect_protocol()
-                .serve_connection(TokioIo::new(socket), service);
-            if let Err(error) = served.await {
+            if let Err(error) = serve_mesh(plane, socket).await {
                 debug!(%error, "mesh connection");
             }
         });
     }
+}
+
+/// What a gateway had not answered when it stepped aside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Connections of clients, and WebSockets.
+    pub n_clients: usize,
+    /// At instances of this node, whoever asked.
+    pub n_requests: u32,
+}
+
+/// A connection of another node's gateway, past its preamble; told to go, it ends with what runs by it.
+async fn serve_mesh(plane: Arc<Plane>, socket: Stream) -> hyper::Result<()> {
+    let inside = plane.mesh_door.enter();
+    let reservations = Reservations::default();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = plane.clone().serve_mesh(request, reservations.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let served = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(MESH_STREAMS)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(socket), service);
+    let mut served = std::pin::pin!(served);
+    let Some(mut inside) = inside else {
+        return served.await;
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = served.as_mut() => ended,
+        () = inside.told_to_go() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    inside.leave();
+    ended
 }
 
 /// What runs behind the handle.
@@ -414,6 +475,7 @@ fn plane(
         },
         local,
         mesh: Mesh::new(net.clone()),
+        mesh_door: MeshDoor::default(),
         log: Arc::new(log),
         limits: config.client_limits,
         probe_agents: ArcSwap::from_pointee(config.probe_agents.clone()),

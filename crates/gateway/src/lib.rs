@@ -17,6 +17,7 @@ pub mod limiter;
 pub mod line;
 pub mod listener;
 pub mod mesh;
+mod mesh_door;
 mod mesh_server;
 pub mod metrics;
 pub mod pool;
@@ -36,6 +37,6 @@ pub mod tls;
 pub mod tunnel;
 pub mod upstream;
 
-pub use gateway::{Gateway, GatewayConfig, StartError};
+pub use gateway::{Gateway, GatewayConfig, StartError, Unanswered};
 pub use limiter::LocalInstances;
 pub use ports::{DemandSignal, RevisionStat, ScaleUp};

@@ -121,6 +121,21 @@ impl LocalInstances {
         }
     }
 
+    /// Resolves once nothing is in flight at any instance that is there now.
+    pub async fn all_drained(&self) {
+        let ids: Vec<InstanceId> = self.0.lock().keys().cloned().collect();
+        for id in ids {
+            self.drained(&id).await;
+        }
+    }
+
+    /// Requests in flight at all instances.
+    pub fn n_in_flight(&self) -> u32 {
+        let instances: Vec<_> = self.0.lock().values().cloned().collect();
+        let in_flight = instances.iter().map(|one| one.gate.lock().in_flight);
+        in_flight.sum()
+    }
+
     /// Admits one request, atomically with [`Self::close`] and with every other.
     pub fn admit(&self, id: &InstanceId) -> Result<Admitted, Refusal> {
         let instance = self.get(id).ok_or(Refusal::Gone)?;
@@ -211,6 +226,23 @@ mod tests {
         instances.reopen(&id);
         let _first = instances.admit(&id).unwrap();
         assert_eq!(instances.admit(&id).unwrap_err(), Refusal::Busy);
+    }
+
+    #[tokio::test]
+    async fn all_are_drained_when_the_last_request_of_any_has_ended() {
+        let (instances, first) = one(0);
+        let second = InstanceId::from("j");
+        instances.open(&second, SocketAddr::from(([127, 0, 0, 1], 2)), 0, false);
+        let running = [&first, &second].map(|id| instances.admit(id).unwrap());
+        let all = instances.clone();
+        let drained = tokio::spawn(async move { all.all_drained().await });
+        for (n_left, one) in [2, 1].into_iter().zip(running) {
+            tokio::task::yield_now().await;
+            assert!(!drained.is_finished());
+            assert_eq!(instances.n_in_flight(), n_left);
+            drop(one);
+        }
+        drained.await.unwrap();
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use crate::connection::ClientLimits;
 use crate::finish::clean_answer;
 use crate::h2_form::from_h2;
 use crate::limiter::{Admitted, LocalInstance, Refusal};
+use crate::mesh_door::LetIn;
 use crate::proxy::Plane;
 use crate::rescue::{Cause, Tongue};
 use crate::reservations::Reservations;
@@ -41,7 +42,11 @@ impl Plane {
             Some(place) => reservations.take(place),
             None => None,
         };
-        let admitted = match admitted.map_or_else(|| self.local.admit(&id), Ok) {
+        let what = match *request.method() == Method::CONNECT {
+            true => LetIn::Tunnels,
+            false => LetIn::Requests,
+        };
+        let admitted = match admitted.map_or_else(|| self.admit_from_afar(&id, what), Ok) {
             Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(refusal),
         };
@@ -118,8 +123,12 @@ impl Plane {
         Response::from_parts(parts, ResponseBody::upstream(upstream))
     }
 
+    fn admit_from_afar(&self, id: &InstanceId, what: LetIn) -> Result<Admitted, Refusal> {
+        self.mesh_door.pass(what, || self.local.admit(id))
+    }
+
     fn reserve(&self, id: &InstanceId, reservations: &Reservations) -> Response<ResponseBody> {
-        let admitted = match self.local.admit(id) {
+        let admitted = match self.admit_from_afar(id, LetIn::Requests) {
             Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(refusal),
         };

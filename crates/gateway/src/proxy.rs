@@ -25,6 +25,7 @@ use crate::health::Watched;
 use crate::limiter::{LocalInstances, Refusal};
 use crate::line::{Line, LineError, Surroundings, Trouble, Wish};
 use crate::mesh::Mesh;
+use crate::mesh_door::MeshDoor;
 use crate::prepare::{head_bytes, own_answer, target_for};
 use crate::record::Record;
 use crate::rescue::{Cause, Tongue};
@@ -55,6 +56,7 @@ pub struct Plane {
     pub around: Surroundings,
     pub local: LocalInstances,
     pub mesh: Mesh,
+    pub(crate) mesh_door: MeshDoor,
     pub log: Arc<AccessLog>,
     pub limits: ClientLimits,
     pub probe_agents: ArcSwap<ProbeAgents>,

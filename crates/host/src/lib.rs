@@ -7,6 +7,7 @@
 mod clock;
 pub mod net;
 pub mod planted;
+pub mod signals;
 pub mod sockets;
 mod threads;
 

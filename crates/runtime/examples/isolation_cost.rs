@@ -4,14 +4,16 @@
 //! `cargo run --release -p nihilo-runtime --example isolation_cost [N]`
 #![allow(clippy::unwrap_used, reason = "a measurement that fails is none")]
 
+#[path = "../tests/common/tenant.rs"]
+mod tenant;
+
 use std::time::{Duration, Instant};
 
 use nihilo_runtime::config::Provided;
 use nihilo_runtime::driver::{CallOff, Driver};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::ProcessDriver;
-use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
-use nihilo_types::instance::{DEFAULT_PORT, InstanceSpec};
+use nihilo_types::instance::InstanceSpec;
 use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::ProcessSettings;
 
@@ -77,28 +79,8 @@ fn shown(mut times: Vec<Duration>) -> [String; 2] {
 
 fn spec(counter: u64) -> InstanceSpec {
     InstanceSpec {
-        id: InstanceId::new("cost-00001", Epoch(1), counter),
-        revision: ObjectKey::new("default", "cost-00001"),
-        revision_uid: "uid".into(),
-        service: "cost".into(),
-        configuration: "cost".into(),
         image: "file:///bin/true".into(),
-        command: Vec::new(),
         args: Vec::new(),
-        env: Vec::new(),
-        working_dir: String::new(),
-        h2c: false,
-        container_concurrency: 0,
-        boot_deadline_ms: 20_000,
-        drain_deadline_ms: 20_000,
-        termination_grace_ms: 1_000,
-        pull_policy: Default::default(),
-        container_port: DEFAULT_PORT,
-        limits: Default::default(),
-        run_as: Default::default(),
-        probes: Default::default(),
-        socket_activation: false,
-        min_isolation: Isolation::None,
-        config: Default::default(),
+        ..tenant::shell(counter, "")
     }
 }

@@ -30,8 +30,8 @@ use crate::life::{self, Order};
 use crate::logs::{Output, wall_ms};
 use crate::ports::Admission;
 use crate::probe::look::Looks;
-use crate::process::ProcessDriver;
 use crate::process::mark::Mark;
+use crate::process::{self, ProcessDriver};
 use crate::startstop::{self, StartStopLog};
 use crate::{recovery, sweep};
 
@@ -347,7 +347,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Calls a drain off; one that has been frozen meanwhile is thawed.
+    /// Calls a drain off, also one before a freeze. One that is frozen is thawed, and ready after one good
+    /// look.
     ///
     /// # Errors
     /// `TooLate` once SIGTERM was sent.
@@ -373,21 +374,6 @@ impl Agent {
         id: &InstanceId,
     ) -> Result<(), AgentError> {
         self.order(shard, epoch, seq, id, Order::Freeze)
-    }
-
-    /// Lets a frozen one run again; it is ready after one good look. One that was only about to be
-    /// frozen is called back.
-    ///
-    /// # Errors
-    /// `TooLate` once SIGTERM was sent.
-    pub fn thaw(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        seq: u64,
-        id: &InstanceId,
-    ) -> Result<(), AgentError> {
-        self.order(shard, epoch, seq, id, Order::Run)
     }
 
     fn order(
@@ -458,6 +444,19 @@ impl Agent {
         let each = table.instances.values();
         each.map(|instance| (self.0.refresh(instance), instance.output.clone()))
             .collect()
+    }
+
+    /// Sees to the end of `children` that an earlier program of this process has left: a probe's command, an
+    /// instance that was not taken in. How an instance ended is asked for by its own life, and stays to be told.
+    pub fn reap_others(&self, children: Vec<u32>) {
+        let own: BTreeSet<u32> = {
+            let table = self.0.table.lock();
+            let traces = table.instances.values().filter_map(|one| one.trace);
+            traces.map(|trace| trace.pid).collect()
+        };
+        for pid in children.into_iter().filter(|pid| !own.contains(pid)) {
+            tokio::spawn(process::reap(pid));
+        }
     }
 
     /// Instances that take requests, with what they were started from.

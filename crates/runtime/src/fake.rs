@@ -23,7 +23,7 @@ use nihilo_host::net::Reserved;
 use nihilo_host::{Listener, Net};
 use nihilo_types::id::InstanceId;
 use nihilo_types::image::Image;
-use nihilo_types::instance::{Exit, InstanceSpec};
+use nihilo_types::instance::{Exit, InstanceSpec, stage};
 use nihilo_types::node_config::BootDelay;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -230,7 +230,7 @@ impl Driver for FakeDriver {
 }
 
 fn behaviour(spec: &InstanceSpec) -> Result<Behaviour, StartError> {
-    let failed = |cause: String| StartError::not_started("image", cause);
+    let failed = |cause: String| StartError::not_started(stage::IMAGE, cause);
     match Image::parse(&spec.image).map_err(failed)? {
         Image::Demo(name) => Ok(match name.as_str() {
             "crash" => Behaviour::Crash,

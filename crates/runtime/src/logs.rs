@@ -39,6 +39,9 @@ pub struct LogLine {
     pub at_ms: u64,
     /// `false` of a line out of a file, whatever it was.
     pub stderr: bool,
+    /// Its place among the lines that this process has read of the instance, from 1; 0 = said before, and
+    /// kept by somebody else meanwhile.
+    pub number: u64,
     pub line: Vec<u8>,
 }
 
@@ -50,6 +53,8 @@ pub struct Output(Arc<Mutex<Inner>>);
 struct Inner {
     ring: VecDeque<LogLine>,
     n_bytes: usize,
+    /// Lines that this process has read.
+    n_lines: u64,
     dir: PathBuf,
     file: Option<File>,
     file_bytes: u64,
@@ -63,11 +68,19 @@ struct Inner {
 }
 
 impl Output {
-    /// `dir` is the instance's own; a file of it that is there is gone on with.
+    /// `dir` is the instance's own; a file of it that is there is gone on with, and its last lines are in
+    /// memory as they were before.
     pub fn new(dir: PathBuf) -> Self {
         put_back(&dir);
+        let last = last_lines_in(&dir);
         let file = open(&dir).ok();
-        Self::of(dir, file)
+        let output = Self::of(dir, file);
+        let mut inner = output.0.lock();
+        for line in last {
+            inner.remember(line);
+        }
+        drop(inner);
+        output
     }
 
     /// Of an instance that has ended: nothing is added any more.
@@ -82,6 +95,7 @@ impl Output {
         Self(Arc::new(Mutex::new(Inner {
             ring: VecDeque::new(),
             n_bytes: 0,
+            n_lines: 0,
             dir,
             file,
             file_bytes,
@@ -342,7 +356,7 @@ impl Lines {
     fn offer(&self, line: Vec<u8>) {
         match self.is_bounded {
             true => self.output.offer(self.stderr, line),
-            false => self.output.push(self.stderr, line),
+            false => self.output.0.lock().keep_again(self.stderr, line),
         }
     }
 
@@ -377,22 +391,39 @@ impl Inner {
     }
 
     fn keep(&mut self, stderr: bool, line: Vec<u8>) {
-        self.write(&line);
+        self.n_lines += 1;
         let line = LogLine {
             at_ms: wall_ms(),
             stderr,
+            number: self.n_lines,
             line,
         };
+        self.write(&line.line);
+        self.remember(line.clone());
+        // Nobody following is the usual state.
+        drop(self.followers.send(line));
+    }
+
+    /// One that was said before: followers have seen it, or were not there.
+    fn keep_again(&mut self, stderr: bool, line: Vec<u8>) {
+        self.write(&line);
+        self.remember(LogLine {
+            at_ms: wall_ms(),
+            stderr,
+            number: 0,
+            line,
+        });
+    }
+
+    fn remember(&mut self, line: LogLine) {
         self.n_bytes += line.line.len() + LINE_COST;
-        self.ring.push_back(line.clone());
+        self.ring.push_back(line);
         while self.n_bytes > RING_BYTES {
             let Some(oldest) = self.ring.pop_front() else {
                 break;
             };
             self.n_bytes -= oldest.line.len() + LINE_COST;
         }
-        // Nobody following is the usual state.
-        drop(self.followers.send(line));
     }
 
     /// The file is a convenience: a full disk costs output, never the instance.
@@ -450,9 +481,41 @@ impl Iterator for FileLines {
         (n_read > 0).then_some(LogLine {
             at_ms: 0,
             stderr: false,
+            number: 0,
             line,
         })
     }
+}
+
+/// Whole lines at the end of an instance's file, no more than memory keeps. None where the file does not end
+/// with a whole one: what it would take from the file could not be told from the rest.
+fn last_lines_in(dir: &Path) -> Vec<LogLine> {
+    use io::{Read, Seek, SeekFrom};
+    let tail = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(dir.join(FILE))?;
+        let length = file.metadata()?.len();
+        // One byte more, which says whether the first line is whole.
+        let begin = length.saturating_sub(RING_BYTES as u64 + 1);
+        file.seek(SeekFrom::Start(begin))?;
+        let mut bytes = Vec::new();
+        file.take(length - begin).read_to_end(&mut bytes)?;
+        if begin > 0 {
+            let first = bytes.iter().position(|byte| *byte == b'\n');
+            bytes.drain(..=first.unwrap_or(bytes.len() - 1));
+        }
+        Ok(bytes)
+    };
+    let bytes = tail().unwrap_or_default();
+    let Some(lines) = bytes.strip_suffix(b"\n") else {
+        return Vec::new();
+    };
+    let line = |line: &[u8]| LogLine {
+        at_ms: 0,
+        stderr: false,
+        number: 0,
+        line: line.to_vec(),
+    };
+    lines.split(|byte| *byte == b'\n').map(line).collect()
 }
 
 fn open(dir: &Path) -> std::io::Result<File> {
@@ -523,6 +586,56 @@ mod tests {
         assert_eq!(numbers(&Output::ended(dir.path().into())), all);
         let nothing = Output::ended(dir.path().join("none"));
         assert_eq!(nothing.everything().count(), 0);
+    }
+
+    #[test]
+    fn the_last_lines_are_in_memory_again_after_a_restart_and_are_told_from_new_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let shown = |output: &Output| {
+            let (kept, _) = output.follow();
+            let shown = |line: LogLine| (line.number, String::from_utf8(line.line).unwrap());
+            kept.into_iter().map(shown).collect::<Vec<_>>()
+        };
+        let output = Output::new(dir.path().into());
+        assert!(shown(&output).is_empty());
+        for line in ["one", "", "three"] {
+            output.push(false, line.into());
+        }
+        let next = Output::new(dir.path().into());
+        next.push(false, b"four".to_vec());
+        let line = |number, line: &str| (number, line.to_owned());
+        let all = [
+            line(0, "one"),
+            line(0, ""),
+            line(0, "three"),
+            line(1, "four"),
+        ];
+        assert_eq!(shown(&next), all);
+        assert_eq!(all_of(&next), ["one", "", "three", "four"]);
+        // Memory's bound holds, and the first line is a whole one.
+        for _ in 0..100 {
+            next.push(false, vec![b'x'; 1_500]);
+        }
+        let kept = shown(&Output::new(dir.path().into()));
+        assert!(kept.len() > RING_BYTES / 1_600 && kept.len() < RING_BYTES / 1_500 + 1);
+        assert!(kept.iter().all(|(_, line)| line.len() == 1_500));
+        // A write that a crash has cut: what follows is one line with it, and none is in memory twice.
+        std::fs::write(dir.path().join(FILE), "whole\ncut").unwrap();
+        let next = Output::new(dir.path().into());
+        next.push(false, b" off".to_vec());
+        assert_eq!(shown(&next), [line(1, " off")]);
+    }
+
+    #[test]
+    fn what_comes_again_is_not_told_to_followers() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().into());
+        let (_, mut later) = output.follow();
+        let mut again = output.lines_again(false);
+        again.feed(b"before\n");
+        output.push(false, b"new".to_vec());
+        assert_eq!(later.try_recv().unwrap().line, b"new");
+        assert_eq!(all_of(&output), ["before", "new"]);
     }
 
     fn all_of(output: &Output) -> Vec<String> {

@@ -156,6 +156,9 @@ fn take_in_container(inner: &Arc<Inner>, mut record: Record) {
             return inner.enter(&spec.id, InstanceState::Destroyed);
         };
         info!(instance = %spec.id, pid = started.pid, "container adopted");
+        if how != Found::Frozen {
+            driver.let_run(&started.handle).await;
+        }
         match how {
             Found::Stopping => {}
             Found::Frozen => inner.found(&spec.id, &started),

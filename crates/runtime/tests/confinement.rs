@@ -4,6 +4,8 @@
 
 #[path = "common/leftovers.rs"]
 mod leftovers;
+#[path = "common/tenant.rs"]
+mod tenant;
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -14,12 +16,8 @@ use nihilo_runtime::config::Provided;
 use nihilo_runtime::driver::{CallOff, Driver, StartError, Started};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::{Process, ProcessDriver};
-use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
-use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, Probes, RunAs};
-use nihilo_types::instance_config::InstanceConfig;
-use nihilo_types::isolation::Isolation;
+use nihilo_types::instance::{Exit, InstanceSpec, Limits, RunAs};
 use nihilo_types::node_config::{ProcessSettings, RunAsSetting};
-use nihilo_types::template::PullPolicy;
 
 /// Far above what any step takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -147,32 +145,7 @@ fn driver(settings: ProcessSettings, dir: &Path, adopts: bool) -> std::io::Resul
 
 fn shell(script: &str) -> InstanceSpec {
     static COUNTER: AtomicU64 = AtomicU64::new(1);
-    let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
-    InstanceSpec {
-        id: InstanceId::new("tenant-00001", Epoch(11), counter),
-        revision: ObjectKey::new("default", "tenant-00001"),
-        revision_uid: "uid".into(),
-        service: "tenant".into(),
-        configuration: "tenant".into(),
-        image: "file:///bin/sh".into(),
-        command: Vec::new(),
-        args: vec!["-c".into(), script.into()],
-        env: Vec::new(),
-        working_dir: String::new(),
-        h2c: false,
-        container_concurrency: 0,
-        boot_deadline_ms: 20_000,
-        drain_deadline_ms: 20_000,
-        termination_grace_ms: 1_000,
-        pull_policy: PullPolicy::default(),
-        container_port: DEFAULT_PORT,
-        limits: Limits::default(),
-        run_as: RunAs::default(),
-        probes: Probes::default(),
-        socket_activation: false,
-        min_isolation: Isolation::None,
-        config: InstanceConfig::default(),
-    }
+    tenant::shell(COUNTER.fetch_add(1, Ordering::Relaxed), script)
 }
 
 fn with_memory(bytes: u64, script: &str) -> InstanceSpec {

@@ -5,6 +5,9 @@
 //! It runs as the node's own user, which is the worst that there is: root's, where the test is root's.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/tenant.rs"]
+mod tenant;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -16,12 +19,10 @@ use nihilo_runtime::config::Provided;
 use nihilo_runtime::driver::{CallOff, Driver, StartError, Started};
 use nihilo_runtime::logs::Output;
 use nihilo_runtime::process::{Process, ProcessDriver};
-use nihilo_types::id::{Epoch, InstanceId, ObjectKey};
-use nihilo_types::instance::{DEFAULT_PORT, Exit, InstanceSpec, Limits, Probes, RunAs, stage};
-use nihilo_types::instance_config::InstanceConfig;
+use nihilo_types::instance::{Exit, InstanceSpec, stage};
 use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::ProcessSettings;
-use nihilo_types::template::PullPolicy;
+use tenant::shell;
 
 const DOCUMENT: &str = include_str!("../../../docs/limits.md");
 const ATTEMPTS: &str = include_str!("hostile/attempts.py");
@@ -151,34 +152,6 @@ impl House {
     }
 }
 
-fn shell(counter: u64, script: &str) -> InstanceSpec {
-    InstanceSpec {
-        id: InstanceId::new("tenant-00001", Epoch(11), counter),
-        revision: ObjectKey::new("default", "tenant-00001"),
-        revision_uid: "uid".into(),
-        service: "tenant".into(),
-        configuration: "tenant".into(),
-        image: "file:///bin/sh".into(),
-        command: Vec::new(),
-        args: vec!["-c".into(), script.into()],
-        env: Vec::new(),
-        working_dir: String::new(),
-        h2c: false,
-        container_concurrency: 0,
-        boot_deadline_ms: 20_000,
-        drain_deadline_ms: 20_000,
-        termination_grace_ms: 1_000,
-        pull_policy: PullPolicy::default(),
-        container_port: DEFAULT_PORT,
-        limits: Limits::default(),
-        run_as: RunAs::default(),
-        probes: Probes::default(),
-        socket_activation: false,
-        min_isolation: Isolation::None,
-        config: InstanceConfig::default(),
-    }
-}
-
 /// What the document says that an attempt comes to at a level; `None` = it is the host's to say.
 fn documented(level: Isolation) -> BTreeMap<String, Option<bool>> {
     let column = 2 + level as usize;
@@ -235,10 +208,7 @@ async fn an_instance_begins_with_a_home_of_its_own_and_leaves_nothing() {
         assert_eq!(exit, Exit::Code(0), "{lines:?}");
         let mark = std::fs::read_to_string(house.data.path().join("mark")).unwrap();
         let scratch = format!("/tmp/nihilo-{}", mark.trim());
-        let own = format!(
-            "{scratch}/{}",
-            InstanceId::new("tenant-00001", Epoch(11), 3)
-        );
+        let own = format!("{scratch}/{}", shell(3, "").id);
         let home = match level {
             Isolation::None => {
                 assert_eq!(lines[0], "/tmp none");

@@ -1,6 +1,8 @@
 //! When this node's bundles are collected, and what the cluster says must stay.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nihilo_raft::RaftNode;
@@ -22,6 +24,8 @@ pub struct Collector {
     pub raft: RaftNode,
     pub agent: Agent,
     pub bundles: Bundles,
+    /// `docker.share-images`, as it is in force.
+    pub shares_images: Arc<AtomicBool>,
 }
 
 impl Collector {
@@ -74,10 +78,15 @@ impl Collector {
         })
     }
 
-    /// The image that a name means to this node's engine.
+    /// Whether images of this node's engine go into the cluster when services name them.
+    pub fn shares_images(&self) -> bool {
+        self.shares_images.load(Ordering::Relaxed)
+    }
+
+    /// The image that a name means to this node's engine, whatever its size.
     ///
     /// # Errors
-    /// There is none to give to others.
+    /// There is none.
     pub async fn find_image(&self, image: &Reference) -> Result<Found, NoImage> {
         self.images()?.find(image).await
     }

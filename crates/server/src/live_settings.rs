@@ -68,6 +68,7 @@ fn followed(in_force: &NodeConfig, wanted: &NodeConfig) -> NodeConfig {
     next.log.clone_from(&wanted.log);
     next.shutdown_grace = wanted.shutdown_grace;
     next.bundles = wanted.bundles;
+    next.docker.share_images = wanted.docker.share_images;
     let (theirs, ours) = (&wanted.gateway, &mut next.gateway);
     ours.trusted_proxies.clone_from(&theirs.trusted_proxies);
     ours.proxy_protocol_from
@@ -87,6 +88,7 @@ mod tests {
         wanted.log = "debug".into();
         wanted.shutdown_grace = 7;
         wanted.bundles.max_bytes = 1 << 30;
+        wanted.docker.share_images = false;
         wanted.gateway.trusted_proxies = vec!["10.0.0.0/8".into()];
         wanted.gateway.proxy_protocol_from = vec!["10.0.0.7".into()];
         wanted.gateway.probe_user_agents = Some(vec!["x".into()]);

@@ -2,14 +2,16 @@
 
 use nihilo_types::node_config::NodeConfig;
 
-use crate::{data_plane, log, wiring};
+use crate::{data_plane, log, restart, wiring};
 
 /// # Errors
 /// A setting, or a certificate, cannot be used.
 pub(crate) fn check(config: &NodeConfig) -> anyhow::Result<()> {
     drop(log::wanted(&config.log)?);
     wiring::check_autoscaler(&config.autoscaler)?;
-    data_plane::check(config)
+    data_plane::check(config)?;
+    restart::answer_asker();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -164,22 +164,38 @@ impl AgentsPort {
         })
     }
 
-    async fn order_by_relay(&self, to: &Session, call: Call) -> Result<(), CallError> {
-        match self.relays.send(to, call).await? {
-            Answer::Ordered(answer) => accepted(answer),
-            Answer::Listed(_) => Err(CallError::Unanswered("the answer to a list".into())),
-        }
-    }
-
-    async fn list_by_relay(
-        &self,
-        to: &Session,
+    /// An order for an instance: obeyed `here` where that is this node's, else sent by both ways.
+    fn order<'a>(
+        &'a self,
+        to: Arc<Session>,
+        fence: CallFence,
         call: Call,
-    ) -> Result<Vec<InstanceReport>, CallError> {
-        match self.relays.send(to, call).await? {
-            Answer::Listed(answer) => reports(answer),
-            Answer::Ordered(_) => Err(CallError::Unanswered("the answer to an order".into())),
+        here: impl FnOnce(&Agent) -> Result<(), AgentError> + Send + 'a,
+    ) -> BoxFuture<'a, Result<(), CallError>> {
+        self.ledger.note(fence.shard, fence.epoch);
+        async move {
+            if self.is_local(&to) {
+                return here(&self.local).map_err(refusal);
+            }
+            let relayed = async { ordered(self.relays.send(&to, call.clone()).await?) };
+            let direct = async { ordered(self.relays.remote.pass_on(&to, call.clone()).await?) };
+            direct_or_relayed(direct, relayed).await.map(|_| ())
         }
+        .boxed()
+    }
+}
+
+fn ordered(answer: Answer) -> Result<(), CallError> {
+    match answer {
+        Answer::Ordered(answer) => accepted(answer),
+        Answer::Listed(_) => Err(CallError::Unanswered("the answer to a list".into())),
+    }
+}
+
+fn listed(answer: Answer) -> Result<Vec<InstanceReport>, CallError> {
+    match answer {
+        Answer::Listed(answer) => reports(answer),
+        Answer::Ordered(_) => Err(CallError::Unanswered("the answer to an order".into())),
     }
 }
 
@@ -223,25 +239,16 @@ impl Agents for AgentsPort {
         instance: InstanceId,
         reason: &'static str,
     ) -> BoxFuture<'_, Result<(), CallError>> {
-        self.ledger.note(fence.shard, fence.epoch);
-        async move {
-            if self.is_local(&to) {
-                let stopped =
-                    self.local
-                        .stop(fence.shard, fence.epoch, fence.seq, &instance, reason);
-                return stopped.map_err(refusal);
-            }
-            let request = pb::StopRequest {
-                fence: Some(convert::fence_to(fence)),
-                instance: instance.to_string(),
-                reason: reason.to_owned(),
-                deadline_ms: 0,
-            };
-            let relayed = self.order_by_relay(&to, Call::Stop(request.clone()));
-            let direct = self.relays.remote.stop(&to, request);
-            direct_or_relayed(direct, relayed).await.map(|_| ())
-        }
-        .boxed()
+        let call = Call::Stop(pb::StopRequest {
+            fence: Some(convert::fence_to(fence)),
+            instance: instance.to_string(),
+            reason: reason.to_owned(),
+            deadline_ms: 0,
+        });
+        let (shard, epoch, seq) = (fence.shard, fence.epoch, fence.seq);
+        self.order(to, fence, call, move |agent| {
+            agent.stop(shard, epoch, seq, &instance, reason)
+        })
     }
 
     fn reopen(
@@ -250,23 +257,14 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
-        self.ledger.note(fence.shard, fence.epoch);
-        async move {
-            if self.is_local(&to) {
-                let reopened = self
-                    .local
-                    .reopen(fence.shard, fence.epoch, fence.seq, &instance);
-                return reopened.map_err(refusal);
-            }
-            let request = pb::ReopenRequest {
-                fence: Some(convert::fence_to(fence)),
-                instance: instance.to_string(),
-            };
-            let relayed = self.order_by_relay(&to, Call::Reopen(request.clone()));
-            let direct = self.relays.remote.reopen(&to, request);
-            direct_or_relayed(direct, relayed).await.map(|_| ())
-        }
-        .boxed()
+        let call = Call::Reopen(pb::ReopenRequest {
+            fence: Some(convert::fence_to(fence)),
+            instance: instance.to_string(),
+        });
+        let (shard, epoch, seq) = (fence.shard, fence.epoch, fence.seq);
+        self.order(to, fence, call, move |agent| {
+            agent.reopen(shard, epoch, seq, &instance)
+        })
     }
 
     fn freeze(
@@ -275,23 +273,14 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
-        self.ledger.note(fence.shard, fence.epoch);
-        async move {
-            if self.is_local(&to) {
-                let frozen = self
-                    .local
-                    .freeze(fence.shard, fence.epoch, fence.seq, &instance);
-                return frozen.map_err(refusal);
-            }
-            let request = pb::FreezeRequest {
-                fence: Some(convert::fence_to(fence)),
-                instance: instance.to_string(),
-            };
-            let relayed = self.order_by_relay(&to, Call::Freeze(request.clone()));
-            let direct = self.relays.remote.freeze(&to, request);
-            direct_or_relayed(direct, relayed).await.map(|_| ())
-        }
-        .boxed()
+        let call = Call::Freeze(pb::FreezeRequest {
+            fence: Some(convert::fence_to(fence)),
+            instance: instance.to_string(),
+        });
+        let (shard, epoch, seq) = (fence.shard, fence.epoch, fence.seq);
+        self.order(to, fence, call, move |agent| {
+            agent.freeze(shard, epoch, seq, &instance)
+        })
     }
 
     fn thaw(
@@ -300,23 +289,14 @@ impl Agents for AgentsPort {
         fence: CallFence,
         instance: InstanceId,
     ) -> BoxFuture<'_, Result<(), CallError>> {
-        self.ledger.note(fence.shard, fence.epoch);
-        async move {
-            if self.is_local(&to) {
-                let thawed = self
-                    .local
-                    .thaw(fence.shard, fence.epoch, fence.seq, &instance);
-                return thawed.map_err(refusal);
-            }
-            let request = pb::ThawRequest {
-                fence: Some(convert::fence_to(fence)),
-                instance: instance.to_string(),
-            };
-            let relayed = self.order_by_relay(&to, Call::Thaw(request.clone()));
-            let direct = self.relays.remote.thaw(&to, request);
-            direct_or_relayed(direct, relayed).await.map(|_| ())
-        }
-        .boxed()
+        let call = Call::Thaw(pb::ThawRequest {
+            fence: Some(convert::fence_to(fence)),
+            instance: instance.to_string(),
+        });
+        let (shard, epoch, seq) = (fence.shard, fence.epoch, fence.seq);
+        self.order(to, fence, call, move |agent| {
+            agent.reopen(shard, epoch, seq, &instance)
+        })
     }
 
     fn list(
@@ -332,9 +312,9 @@ impl Agents for AgentsPort {
                 return self.list_here(&fences);
             }
             let shards = fences.into_iter().map(convert::fence_to).collect();
-            let request = pb::ListRequest { shards };
-            let relayed = self.list_by_relay(&to, Call::List(request.clone()));
-            let direct = self.relays.remote.list(&to, request);
+            let call = Call::List(pb::ListRequest { shards });
+            let relayed = async { listed(self.relays.send(&to, call.clone()).await?) };
+            let direct = async { listed(self.relays.remote.pass_on(&to, call.clone()).await?) };
             let (reports, is_relayed) = direct_or_relayed(direct, relayed).await?;
             Ok(Listed {
                 reports,

@@ -3,8 +3,9 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use nihilo_cli::{NodeFailure, NodeStart};
-use nihilo_host::sockets;
+use nihilo_host::{signals, sockets};
 use nihilo_raft::{OpenError, StartError, StoreReplaced};
 use nihilo_types::node_config::NodeConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::live_settings::LiveSettings;
 use crate::log::Log;
 use crate::on_node_exit;
-use crate::restart::{self, Next};
+use crate::restart::{self, Next, Understands};
 use crate::service_manager::ServiceManager;
 use crate::wiring::{Ground, Node, agent_dir, end_everything};
 
@@ -47,7 +48,7 @@ fn is_store_refused(error: &anyhow::Error) -> bool {
 enum Ended {
     Stopped,
     /// Another program takes the place of this one.
-    Restarts,
+    Restarts(Understands),
 }
 
 fn run(start: NodeStart) -> anyhow::Result<()> {
@@ -58,16 +59,110 @@ fn run(start: NodeStart) -> anyhow::Result<()> {
     if on_node_exit::adopts(&start.config) {
         sockets::keep_from_now_on();
     }
+    let mut heard = Heard::listen()?;
+    // Before there is another thread, or a child, which would hold them back too.
+    signals::let_through(&OBEYED);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(live(&start, &log, &next));
+    let ended = runtime.block_on(live(&start, &log, &next, &mut heard));
     runtime.shutdown_timeout(TASKS_LIMIT);
     match ended? {
         Ended::Stopped => Ok(()),
-        Ended::Restarts => Err(next.become_it()),
+        Ended::Restarts(next_one) => {
+            if next_one.held_signals {
+                signals::gather(&OBEYED);
+                heard.put_back();
+            }
+            Err(next.become_it())
+        }
+    }
+}
+
+/// Signals that a node obeys.
+const OBEYED: [rustix::process::Signal; 4] = {
+    use rustix::process::Signal;
+    [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR2]
+};
+/// Turns of a runtime in which it sees what signals have left for it.
+const TURNS: usize = 4;
+
+/// What a node is told by signals, from its first moment to its last.
+struct Heard {
+    /// Hears them where the node's own runtime is not there yet, or not any more.
+    runtime: tokio::runtime::Runtime,
+    stop: Stop,
+    wishes: Wishes,
+}
+
+impl Heard {
+    /// Hears every signal from its call on: any of them would end a process that does not listen to it.
+    fn listen() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let within = runtime.enter();
+        let (stop, wishes) = (Stop::listen()?, Wishes::listen()?);
+        drop(within);
+        Ok(Self {
+            runtime,
+            stop,
+            wishes,
+        })
+    }
+
+    /// Gives back what came when nobody listened any more, for the next program.
+    fn put_back(&mut self) {
+        let Self {
+            runtime,
+            stop,
+            wishes,
+        } = self;
+        let each = [
+            &mut stop.term,
+            &mut stop.int,
+            &mut wishes.read_again,
+            &mut wishes.restart,
+        ];
+        let late = runtime.block_on(async move {
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+            let late = each.map(|signal| signal.recv().now_or_never().is_some());
+            OBEYED.into_iter().zip(late)
+        });
+        for (signal, came) in late {
+            if came {
+                info!(?signal, "came late: it is for the next program to hear");
+                signals::put_back(signal);
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Stop {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when the node is to stop; may be dropped and called again.
+    async fn told(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 }
 
@@ -85,11 +180,14 @@ fn leave_no_core_files() {
 }
 
 /// A node from its start to its end, which the service manager hears of.
-async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended> {
+async fn live(
+    start: &NodeStart,
+    log: &Log,
+    next: &Next,
+    heard: &mut Heard,
+) -> anyhow::Result<Ended> {
     let config = &start.config;
-    // As early as can be: either would end a process that does not listen to it.
-    let mut wishes = Wishes::listen()?;
-    let mut stop_signal = std::pin::pin!(stop_signal()?);
+    let Heard { stop, wishes, .. } = heard;
     let started = Node::start(config.clone(), Ground::default()).await;
     let node = match started {
         Ok(node) => node,
@@ -114,7 +212,7 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
     // same good order.
     let ended = tokio::select! {
         biased;
-        () = &mut stop_signal => Ok(Ended::Stopped),
+        () = stop.told() => Ok(Ended::Stopped),
         words = removal.wait_for(Option::is_some) => {
             let words = words.ok().and_then(|words| words.clone());
             let words = words.unwrap_or_default().to_string();
@@ -126,13 +224,13 @@ async fn live(start: &NodeStart, log: &Log, next: &Next) -> anyhow::Result<Ended
     if let Err(why) = &ended {
         error!("{why}");
     }
-    if let Ok(Ended::Restarts) = ended {
+    if let Ok(Ended::Restarts(_)) = ended {
         if let Some(following) = following {
-            following.node_restarts();
+            following.node_restarts(node.answers_within());
         }
         let is_told_to_stop = tokio::select! {
             biased;
-            () = &mut stop_signal => true,
+            () = stop.told() => true,
             () = node.step_aside() => false,
         };
         if !is_told_to_stop {
@@ -187,13 +285,13 @@ impl Wishes {
             if let Err(why) = &checked {
                 warn!(why, "not restarted");
             }
-            let restarts = checked.is_ok();
+            let understands = checked.as_ref().ok().copied();
             if let Some(asked) = asked {
                 // Who has gone has not taken the wish back.
-                let _heard = asked.send(checked);
+                let _heard = asked.send(checked.map(|_| node.answers_within()));
             }
-            if restarts {
-                return Ended::Restarts;
+            if let Some(understands) = understands {
+                return Ended::Restarts(understands);
             }
         }
     }
@@ -207,20 +305,4 @@ async fn end_what_nobody_owns(error: &anyhow::Error, config: &NodeConfig) {
     if let Err(error) = end_everything(&config.docker, &agent_dir(&config.data_dir)).await {
         warn!(%error, "instances of this removed node may still run");
     }
-}
-
-/// Hears every signal from its call on.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    Ok(async move {
-        // Both mean the same.
-        tokio::select! {
-            biased;
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    })
 }

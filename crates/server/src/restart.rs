@@ -5,9 +5,10 @@
 //! asked ─ the next program takes the command line? ─ no ──> said, and nothing else happens
 //!           │ yes
 //!           v
-//!         clients of this gateway are answered, who dials from here on waits in the kernel's queue
+//!         clients and other nodes' gateways are answered; who dials from here on waits in the kernel's
+//!         queue, and what others send here for its instances waits with them or goes elsewhere
 //!         the session is closed: shards go, instances run on, nobody sends here any more
-//!         what others have sent here is answered; the store is closed
+//!         the store is closed
 //!         execve ──> starts as ever, finds sockets and instances, opens its session
 //! ```
 
@@ -30,8 +31,8 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// One at a time: whoever comes meanwhile is refused.
 const QUEUE: usize = 1;
 
-/// Is told whether the node restarts, or why not.
-pub(crate) type Asked = oneshot::Sender<Result<(), String>>;
+/// Is told within what time a node that restarts answers what is under way, or why it does not restart.
+pub(crate) type Asked = oneshot::Sender<Result<Duration, String>>;
 
 /// Where a restart is asked for.
 #[derive(Debug, Clone)]
@@ -43,11 +44,11 @@ pub(crate) fn requests() -> (Requests, mpsc::Receiver<Asked>) {
 }
 
 impl Requests {
-    /// Returns once the node has begun to restart.
+    /// Returns once the node has begun to restart: within what time it answers what is under way first.
     ///
     /// # Errors
     /// It does not, and goes on as it is; why, in words for people.
-    pub(crate) async fn ask(&self) -> Result<(), String> {
+    pub(crate) async fn ask(&self) -> Result<Duration, String> {
         let (answer, answered) = oneshot::channel();
         let refused = |_| "it is about to restart already, or to stop".to_owned();
         self.0.try_send(answer).map_err(refused)?;
@@ -57,6 +58,18 @@ impl Requests {
             .map_err(|_| nobody.to_owned())?
             .map_err(|_| "it stops".to_owned())?
     }
+}
+
+/// Value of [`RESTARTED`] with which the next program is asked what it understands.
+const ASKED: &str = "?";
+/// Its word that it hears signals that were held back; one that is older says nothing, and would never be
+/// told to stop again.
+const HEARS_HELD_SIGNALS: &str = "hears held signals";
+
+/// What the next program understands of what this one leaves to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Understands {
+    pub(crate) held_signals: bool,
 }
 
 /// What takes this program's place.
@@ -87,7 +100,7 @@ impl Next {
     ///
     /// # Errors
     /// Why the node stays what it is, in words for people.
-    pub(crate) async fn check(&self, adopts: bool) -> Result<(), String> {
+    pub(crate) async fn check(&self, adopts: bool) -> Result<Understands, String> {
         if !adopts {
             return Err(
                 "its instances end with its process (`on-node-exit: kill`): drain it, then stop and \
@@ -99,14 +112,18 @@ impl Next {
         let checked = tokio::process::Command::new(&self.executable)
             .args(&self.arguments)
             .arg("--check")
+            .env(RESTARTED, ASKED)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(CHECK_LIMIT, checked).await;
         let output = output.map_err(|_| format!("`{shown}` does not answer"))?;
         let output = output.map_err(|error| format!("`{shown}` does not run: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
         match output.status.success() {
-            true => Ok(()),
+            true => Ok(Understands {
+                held_signals: said.lines().any(|line| line == HEARS_HELD_SIGNALS),
+            }),
             false => Err(format!(
                 "`{shown}` would not start: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
@@ -142,6 +159,15 @@ fn whole_path(name: Option<OsString>) -> Option<PathBuf> {
 /// Whether this program was started in place of another one.
 pub(crate) fn is_next() -> bool {
     std::env::var_os(RESTARTED).is_some()
+}
+
+/// Tells the program that asks what this one understands; nobody else.
+pub(crate) fn answer_asker() {
+    use std::io::Write;
+    if std::env::var_os(RESTARTED).is_some_and(|value| value == ASKED) {
+        // One that has gone needs no answer.
+        drop(writeln!(std::io::stdout(), "{HEARS_HELD_SIGNALS}"));
+    }
 }
 
 /// Takes over what the program before has left.
@@ -185,7 +211,13 @@ mod tests {
     async fn only_a_program_that_takes_the_command_line_is_next() {
         let check = async |script: &str, adopts| next(script).check(adopts).await;
         // The shell's script is given the question as its name.
-        assert_eq!(check("[ \"$0\" = --check ]", true).await, Ok(()));
+        let older = Understands {
+            held_signals: false,
+        };
+        assert_eq!(check("[ \"$0\" = --check ]", true).await, Ok(older));
+        let answers = format!("[ $NIHILO_RESTARTED = '{ASKED}' ] && echo {HEARS_HELD_SIGNALS}");
+        let same = Understands { held_signals: true };
+        assert_eq!(check(&answers, true).await, Ok(same));
         let refused = check("echo no such key >&2; exit 2", true)
             .await
             .unwrap_err();

@@ -124,7 +124,7 @@ impl Following {
 
     /// The same process goes on with another program, which tells when it is ready. A large store is read
     /// before that: the watchdog waits for it.
-    pub(crate) fn node_restarts(self) {
+    pub(crate) fn node_restarts(self, answers_within: Duration) {
         self.task.abort();
         let watchdog = match self.manager.watchdog {
             Some(_) => format!("\nWATCHDOG=1\nWATCHDOG_USEC={}", PATIENCE.as_micros()),
@@ -132,8 +132,10 @@ impl Following {
         };
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        let limit_s = answers_within.as_secs();
         self.manager.tell(&format!(
-            "RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place{watchdog}"
+            "RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=restarting in place, once what is under way is \
+             answered, or {limit_s} s have passed{watchdog}"
         ));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use anyhow::Context;
 use nihilo_control::session::SessionTemplate;
 use nihilo_control::{Control, ControlConfig, ControlPorts};
 use nihilo_failpoint::{Bug, planted};
-use nihilo_gateway::{Gateway, LocalInstances};
+use nihilo_gateway::{Gateway, LocalInstances, Unanswered};
 use nihilo_host::{Host, Listener, sockets};
 use nihilo_machine::Command;
 use nihilo_machine::command::{Founder, InitCluster, RequestKey, Roles};
@@ -69,12 +70,11 @@ const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
 /// Handing shards and leadership over may take this much of the shutdown's grace.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 const INIT_LIMIT: Duration = Duration::from_secs(30);
-/// Other nodes have heard of a closed session, and what they sent before is answered, once nothing was
-/// under way here for so long.
+/// Other nodes have heard of a closed session once nothing has come from them for so long.
 const QUIET: Duration = Duration::from_millis(150);
 const QUIET_LOOK_EVERY: Duration = Duration::from_millis(10);
-/// They are waited for so long: owners hold the places of this node's instances for 3 s, in which its next
-/// program has to open a session.
+/// That is waited for so long: owners hold the places of this node's instances for 3 s, in which its next
+/// program has to open a session. What comes meanwhile is refused, and sent again by the others.
 const QUIET_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Containers before programs: these lose their files' directories last.
@@ -110,6 +110,8 @@ pub struct Node {
     gateway: Gateway,
     agent: Agent,
     bundles: Bundles,
+    /// As bundles see it too.
+    shares_images: Arc<AtomicBool>,
     /// Its instances outlive its process.
     pub(crate) adopts: bool,
     grace: Mutex<Duration>,
@@ -166,11 +168,18 @@ impl Node {
             bundles: bundles.clone(),
             applied,
         };
+        // Before any of this program's own.
+        let inherited = match restart::is_next() {
+            true => nihilo_runtime::process::children(),
+            false => Vec::new(),
+        };
         let agent = start_agent(&config, adopts, &host, (requests, orders), local, means)?;
+        agent.reap_others(inherited);
         let collector = Collector {
             raft: raft.clone(),
             agent: agent.clone(),
             bundles: bundles.clone(),
+            shares_images: Arc::new(AtomicBool::new(config.docker.share_images)),
         };
         let cluster_id: Arc<str> = raft.identity().cluster_id.as_str().into();
         let remote = Remote {
@@ -214,6 +223,7 @@ impl Node {
             gateway,
             agent,
             bundles,
+            shares_images: collector.shares_images.clone(),
             adopts,
             grace: Mutex::new(grace_of(&config)),
             pid_file: config.data_dir.join("nihilo.pid"),
@@ -223,7 +233,6 @@ impl Node {
         if adopts {
             node.serve_what_was_adopted(config.peer_address());
         }
-        node.serve_peers(peer, &config, cluster_id, relays, collector.clone());
         nihilo_actors::task::spawn("bundle-gc", collector.clone().run());
         let bundles = BundleApi {
             collector,
@@ -231,6 +240,7 @@ impl Node {
             node_name: config.name.clone(),
             peer_address: config.peer_address(),
         };
+        node.serve_peers(peer, &config, cluster_id, relays, bundles.clone());
         let known = Known {
             channels: remote.channels,
             secrets_key,
@@ -326,7 +336,7 @@ impl Node {
         config: &NodeConfig,
         cluster_id: Arc<str>,
         relays: Relays,
-        collector: Collector,
+        bundles: BundleApi,
     ) {
         let gateway = self.gateway.clone();
         let connections = sniff::split(listener, move |socket| gateway.serve_mesh(socket));
@@ -348,7 +358,7 @@ impl Node {
             .add_service(pb::liveness_server::LivenessServer::new(liveness))
             .add_service(pb::agent_server::AgentServer::new(agent))
             .add_service(pb::bundles_server::BundlesServer::new(BundleService::new(
-                collector,
+                bundles,
             )))
             .add_service(pb::owner_server::OwnerServer::new(OwnerService {
                 control: self.control.clone(),
@@ -492,21 +502,43 @@ impl Node {
     pub(crate) fn follow(&self, config: &NodeConfig) -> anyhow::Result<()> {
         data_plane::follow(&self.gateway, config)?;
         self.bundles.store().set_max_bytes(config.bundles.max_bytes);
+        let shares_images = config.docker.share_images;
+        self.shares_images.store(shares_images, Ordering::Relaxed);
         *self.grace.lock() = grace_of(config);
         Ok(())
     }
 
+    /// What is under way is answered within this before another program takes this one's place.
+    pub(crate) fn answers_within(&self) -> Duration {
+        *self.grace.lock()
+    }
+
     /// Gives up everything but the instances and the listening sockets, so that another program can take
     /// this one's place. Leadership first, as the cluster can do without this node from then on; then
-    /// clients, whose requests need the instances; then other nodes, who are told by the session's end.
+    /// clients, then other nodes' requests, while the session is open: owners see what becomes of the
+    /// instances, and wait 3 s and no longer once it is closed.
     pub(crate) async fn step_aside(&self) {
-        info!("node makes room for its next program");
-        let left = *self.grace.lock() / 3 * 2;
+        let limit = self.answers_within();
+        info!(
+            ?limit,
+            "node makes room for its next program, and answers what it has"
+        );
         let begun = Instant::now();
         if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
             warn!(%error, "leadership not handed over");
         }
-        self.gateway.drain(left).await;
+        let Unanswered {
+            n_clients,
+            n_requests,
+        } = self.gateway.step_aside(limit).await;
+        if n_clients > 0 || n_requests > 0 {
+            warn!(
+                n_clients,
+                n_requests,
+                ?limit,
+                "not answered in time, and cut"
+            );
+        }
         self.control.leave_for_a_moment(HANDOVER_LIMIT).await;
         self.agent.set_accepting(false);
         self.until_quiet().await;
@@ -515,23 +547,20 @@ impl Node {
         info!(?took, "node stepped aside");
     }
 
-    /// Waits until no instance here has had a request for a moment.
+    /// Waits until no other node has sent anything here for a moment.
     async fn until_quiet(&self) {
-        let is_busy = || {
-            let all = self.agent.instances();
-            all.iter().any(|(report, _)| report.in_flight > 0)
-        };
         let quiet = async {
-            let mut since = Instant::now();
+            let (mut since, mut n_refused) = (Instant::now(), self.gateway.n_refused());
             while since.elapsed() < QUIET {
                 tokio::time::sleep(QUIET_LOOK_EVERY).await;
-                if is_busy() {
-                    since = Instant::now();
+                let now = self.gateway.n_refused();
+                if now != n_refused {
+                    (since, n_refused) = (Instant::now(), now);
                 }
             }
         };
         if tokio::time::timeout(QUIET_LIMIT, quiet).await.is_err() {
-            warn!("requests of other nodes are cut");
+            warn!("other nodes still send requests here: those of now may be cut");
         }
     }
 }

@@ -17,6 +17,9 @@ fn a_container_image_serves_from_zero_and_leaves_nothing_at_zero() {
     };
     let cluster = Cluster::start_one(7);
     must(cluster.cli(&create("boxed", image.name())));
+    // Its only node has it: nothing is kept beside.
+    let kept = text(&must(cluster.cli(&["image", "list", "-o", "name"])));
+    assert_eq!(kept.trim(), "");
     wait_for("a service at zero", || {
         image.containers().is_empty().then_some(())
     });

@@ -12,10 +12,11 @@ mod second_engine;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use common::{Cluster, get, must, text, wait_for, wait_up_to};
+use common::{Cluster, get, kill, must, text, wait_for, wait_up_to};
 use engine::{TestImage, docker};
 use nihilo_client::{Client, Push, Upload};
 use nihilo_types::bundle::{Blob, BundleKind, CHUNK_BYTES, Digest, Manifest, Platform, SCHEMA};
+use rustix::process::Signal;
 use second_engine::SecondEngine;
 
 /// An image of the binary is saved, copied and loaded by each node.
@@ -76,15 +77,7 @@ fn an_image_of_one_engine_runs_on_nodes_of_another() {
     let Some(second) = SecondEngine::start() else {
         return;
     };
-    let cluster = Cluster::start(64);
-    must(cluster.stop());
-    // The first node has the host's engine, the others the second one.
-    for i in [1, 2] {
-        let config = std::fs::read_to_string(cluster.config(i)).unwrap();
-        let config = format!("{config}{}", second.settings());
-        std::fs::write(cluster.config(i), config).unwrap();
-    }
-    must(cluster.start_missing());
+    let cluster = two_engines(64, &second);
     let name = image.name();
 
     // A node whose engine lacks it says who has it.
@@ -162,6 +155,120 @@ fn an_image_of_one_engine_runs_on_nodes_of_another() {
     });
     // What the first engine had before is its own.
     assert!(docker(&["image", "inspect", name]).is_ok());
+}
+
+/// A cluster whose first node has the host's engine, and the others the second one.
+fn two_engines(slot: u16, second: &SecondEngine) -> Cluster {
+    let cluster = Cluster::start(slot);
+    must(cluster.stop());
+    configure(&cluster, second, "");
+    must(cluster.start_missing());
+    cluster
+}
+
+/// Writes what the nodes are to know of their engines: `more` on each, where there is any.
+fn configure(cluster: &Cluster, second: &SecondEngine, more: &str) {
+    for i in 0..3 {
+        let config = std::fs::read_to_string(cluster.config(i)).unwrap();
+        let without = config.split("docker:\n").next().unwrap();
+        let docker = match (i, more) {
+            (0, "") => String::new(),
+            (0, more) => format!("docker:\n{more}"),
+            (_, more) => second.settings() + more,
+        };
+        std::fs::write(cluster.config(i), format!("{without}{docker}")).unwrap();
+    }
+}
+
+/// Has every node follow what was written since.
+fn follow(cluster: &Cluster) {
+    for i in 0..3 {
+        let said_before = cluster.log(i).len();
+        kill(cluster.pid(i), Signal::HUP);
+        wait_for("a node that has read its configuration again", || {
+            let log = cluster.log(i);
+            let said = log.get(said_before..)?;
+            said.contains("\"docker.share-images\"").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_service_brings_the_image_of_one_engine_to_the_others_unless_that_is_off() {
+    let Some(image) = TestImage::make("unasked") else {
+        return;
+    };
+    let Some(second) = SecondEngine::start() else {
+        return;
+    };
+    let cluster = two_engines(50, &second);
+    let name = image.name();
+    let never = ["--pull-policy", "Never"];
+    let pushed = || json(&cluster, &["image", "list"])["items"].clone();
+    let n_pushed = || pushed().as_array().map_or(0, Vec::len);
+
+    // Off: it is the node's own, and runs there, wherever it was tried first.
+    configure(&cluster, &second, "  share-images: false\n");
+    follow(&cluster);
+    let waits_for_nothing = [&never[..], &["--scale", "1..1", "--no-wait"]].concat();
+    must(cluster.cli(&create("own", name, &waits_for_nothing)));
+    assert_eq!(pinned(&cluster, "own"), name);
+    wait_up_to(LONG, "an instance where its image is", || {
+        ready_nodes(&cluster).contains("node1").then_some(())
+    });
+    assert_eq!(n_pushed(), 0);
+    must(cluster.cli(&["service", "delete", "own"]));
+
+    // On, which it is by itself, and told to a node whose engine never had it.
+    configure(&cluster, &second, "");
+    follow(&cluster);
+    let on_each = [&never[..], &["--scale", "3..3"]].concat();
+    let created = must(cluster.cli_at(&cluster.admin(1), &create("boxed", name, &on_each)));
+    let said = text(&created);
+    for wanted in [
+        "is not on every node: node1 gives it",
+        "is kept by node1, node",
+    ] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    let first = pinned(&cluster, "boxed");
+    assert!(
+        first.starts_with("bundle/image/nihilo-test-unasked@sha256:"),
+        "{first}"
+    );
+    wait_up_to(LONG, "an instance on each node", || {
+        (ready_nodes(&cluster).len() == 3).then_some(())
+    });
+    for i in 0..3 {
+        let answer = get(cluster.gateway(i), "boxed.default.localhost").unwrap();
+        assert!(answer.contains("Hello World!"), "{answer}");
+    }
+
+    // Known by now: nothing is said of it, and nothing pushed.
+    let update = ["service", "update", "boxed", "--env", "TARGET=again"];
+    let updated = text(&must(cluster.cli(&update)));
+    assert!(!updated.contains("Image '"), "{updated}");
+    assert_eq!(n_pushed(), 1);
+
+    // Another image of the name elsewhere: what was pushed counts, and the write is not held up.
+    let empty = cluster.path().join("empty.tar");
+    std::fs::write(&empty, [0; 1_024]).unwrap();
+    let other = ["import", empty.to_str().unwrap(), name];
+    second.docker(&other).unwrap();
+    let update = ["service", "update", "boxed", "--env", "TARGET=more"];
+    let warned = text(&must(cluster.cli(&update)));
+    for wanted in [
+        "warning: image",
+        "different images",
+        "which was pushed, counts",
+    ] {
+        assert!(warned.contains(wanted), "{wanted}: {warned}");
+    }
+    assert_eq!(n_pushed(), 1);
+    assert_eq!(
+        pushed()[0]["manifest"]["imageId"],
+        image_id(&image).as_str()
+    );
 }
 
 #[test]

@@ -176,6 +176,10 @@ pub mod stage {
     pub const CONFIG: &str = "config";
     /// The node cannot show its volumes to it.
     pub const VOLUMES: &str = "volumes";
+    /// There is no image or program to start from.
+    pub const IMAGE: &str = "image";
+    /// No container engine answers.
+    pub const ENGINE: &str = "engine";
     /// There is no bundle to start from.
     pub const BUNDLE: &str = "bundle";
     /// The archive of its image gave another image.

@@ -120,6 +120,10 @@ pub struct DockerSettings {
     /// first one that the node's own container is attached to, or the engine's `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// An image of this node's engine that a service names, that other nodes lack and that no registry has
+    /// given, goes into the cluster's bundles before the service is written (decision 0107). Default true.
+    #[serde(default = "share_images")]
+    pub share_images: bool,
 }
 
 impl Default for DockerSettings {
@@ -127,6 +131,7 @@ impl Default for DockerSettings {
         Self {
             socket: docker_socket(),
             network: None,
+            share_images: share_images(),
         }
     }
 }
@@ -546,6 +551,9 @@ fn instance_ports() -> u16 {
 }
 fn docker_socket() -> PathBuf {
     "/var/run/docker.sock".into()
+}
+fn share_images() -> bool {
+    true
 }
 fn shutdown_grace() -> u32 {
     30

@@ -34,7 +34,7 @@ const OF_OTHERS: [&str; 5] = [
 /// Variables, and the keys of `node.yaml` that they stand for; a key below another one has a dot.
 ///
 /// `NIHILO_MEMBERS` and `NIHILO_NODE_NAME` decide `node-id` too.
-pub const VARIABLES: [(&str, &str); 26] = [
+pub const VARIABLES: [(&str, &str); 27] = [
     ("NIHILO_NODE_NAME", "name"),
     ("NIHILO_DATA_DIR", "data-dir"),
     (MEMBERS, "members"),
@@ -54,6 +54,7 @@ pub const VARIABLES: [(&str, &str); 26] = [
     ("NIHILO_INSTANCE_PORTS", "instance-ports"),
     ("NIHILO_DOCKER_SOCKET", "docker.socket"),
     ("NIHILO_DOCKER_NETWORK", "docker.network"),
+    ("NIHILO_DOCKER_SHARE_IMAGES", "docker.share-images"),
     ("NIHILO_ISOLATION", "process.isolation"),
     ("NIHILO_READABLE", "process.readable"),
     ("NIHILO_WRITABLE", "process.writable"),
@@ -174,6 +175,7 @@ fn settings(variables: &mut Variables<'_>, unset: NodeConfig) -> Result<NodeConf
         docker: DockerSettings {
             socket: variables.or("DOCKER_SOCKET", unset.docker.socket)?,
             network: variables.parsed("DOCKER_NETWORK")?.or(unset.docker.network),
+            share_images: variables.or("DOCKER_SHARE_IMAGES", unset.docker.share_images)?,
         },
         process: ProcessSettings {
             isolation: variables.or("ISOLATION", unset.process.isolation)?,
@@ -410,6 +412,7 @@ mod tests {
             ("NIHILO_AUTOSCALER", "stable-window=6s"),
             ("NIHILO_LISTEN", "0.0.0.0"),
             ("NIHILO_BUNDLES_MAX_BYTES", "30000000"),
+            ("NIHILO_DOCKER_SHARE_IMAGES", "false"),
             ("NIHILO_ISOLATION", "full"),
             ("NIHILO_READABLE", "/srv"),
             ("NIHILO_WRITABLE", "/srv"),

@@ -10,8 +10,9 @@ use crate::node_config::{ConfigError, NodeConfig};
 use crate::node_env;
 
 /// What a node that is told to read its configuration again follows while it runs.
-pub const LIVE: [&str; 6] = [
+pub const LIVE: [&str; 7] = [
     "bundles.max-bytes",
+    "docker.share-images",
     "gateway.probe-user-agents",
     "gateway.proxy-protocol-from",
     "gateway.trusted-proxies",
@@ -151,6 +152,7 @@ fn values(config: &NodeConfig) -> Vec<(&'static str, Value)> {
         ("process.run-as", json!(config.process.run_as)),
         ("docker.socket", json!(config.docker.socket)),
         ("docker.network", json!(config.docker.network)),
+        ("docker.share-images", json!(config.docker.share_images)),
         ("bundles.max-bytes", json!(config.bundles.max_bytes)),
         ("secrets-key-file", json!(config.secrets_key_file())),
         ("shutdown-grace", json!(config.shutdown_grace)),

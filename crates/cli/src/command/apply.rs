@@ -10,6 +10,7 @@ use super::{configmap, domain, secret, worst};
 use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::output;
+use crate::sharing;
 use crate::wait::{self, Progress, WaitArgs};
 
 #[derive(Debug, clap::Args)]
@@ -82,6 +83,13 @@ async fn apply(context: &Context, mut service: Service, wait: &WaitArgs) -> Resu
     }
     let name = service.metadata.name.clone();
     let mut progress = Progress::start();
+    sharing::images_of(
+        &context.client,
+        &service.metadata.namespace,
+        &service,
+        &progress,
+    )
+    .await;
     let written = context.client.apply_service(&service).await?;
     let unchanged = written.change == Change::Unchanged;
     if unchanged {

@@ -38,21 +38,13 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result<()> 
 }
 
 async fn push(context: &Context, image: &str) -> Result<()> {
-    let mut told = Told::new();
-    let mut saved = None;
-    let hear = |saving: &Saving| {
-        saved = saving.is_copying.then_some(saving.n_bytes).or(saved);
-        told.say(|| said(saving));
-    };
+    let mut heard = Heard::new();
+    let hear = |saving: &Saving| heard.hear(saving);
     let pushed = context
         .client
         .push_image(&context.namespace, image, hear)
         .await?;
-    told.clear();
-    let how = match saved {
-        Some(n_bytes) => bytes(n_bytes),
-        None => "known before".to_owned(),
-    };
+    let how = heard.end();
     output::note(&format!(
         "Image '{image}' ({how}) is on {}.",
         pushed.nodes.join(", ")
@@ -61,6 +53,42 @@ async fn push(context: &Context, image: &str) -> Result<()> {
     let name = named.map(|named| named.name).unwrap_or_default();
     output::data(&BundleReference::pinned(&name, pushed.digest).image());
     Ok(())
+}
+
+/// What a node has said of an image that it gives to the cluster.
+pub(crate) struct Heard {
+    told: Told,
+    is_first: bool,
+    /// The archive's size, once all of it is there.
+    n_bytes: Option<u64>,
+}
+
+impl Heard {
+    pub(crate) fn new() -> Self {
+        Self {
+            told: Told::new(),
+            is_first: true,
+            n_bytes: None,
+        }
+    }
+
+    /// Whether nothing was heard yet.
+    pub(crate) fn is_first(&self) -> bool {
+        self.is_first
+    }
+
+    pub(crate) fn hear(&mut self, saving: &Saving) {
+        self.is_first = false;
+        self.n_bytes = saving.is_copying.then_some(saving.n_bytes).or(self.n_bytes);
+        self.told.say(|| said(saving));
+    }
+
+    /// What there is to say of it in the end.
+    pub(crate) fn end(self) -> String {
+        self.told.clear();
+        let size = self.n_bytes.map(bytes);
+        size.unwrap_or_else(|| "known before".to_owned())
+    }
 }
 
 fn said(saving: &Saving) -> String {

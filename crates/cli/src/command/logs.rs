@@ -1,4 +1,5 @@
-//! `nihilo logs SVC [-f] [--previous] [--revision R]`.
+//! `nihilo logs SVC [-f] [--previous] [--revision R]`: of all nodes. One that does not answer is named on
+//! stderr, and what the others have is shown all the same.
 
 use nihilo_wire::serving as pb;
 
@@ -9,7 +10,7 @@ use crate::output;
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
     service: String,
-    /// Go on with what comes.
+    /// Go on with what comes, also of instances that are started from now on.
     #[arg(short, long)]
     follow: bool,
     /// Only of instances that have ended, on every node, also before a node was restarted: of a
@@ -49,6 +50,9 @@ pub(crate) async fn run(context: &Context, args: LogsArgs) -> Result<()> {
             }
         };
         match line {
+            Some(line) if !line.remark.is_empty() => {
+                output::note(&format!("warning: {}", output::plain(&line.remark)));
+            }
             Some(line) => output::data(&shown(&line)),
             None => return Ok(()),
         }

@@ -13,6 +13,8 @@ use crate::output;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A restart that takes longer waits for somebody.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Of a process whose answer was on its way when it was told to restart.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -28,15 +30,22 @@ pub(crate) struct RestartArgs {
 /// Exit 4: the node refuses, and goes on as it is. Exit 5: it does not serve within the time.
 pub(crate) async fn run(context: &Context, args: &RestartArgs) -> Result<()> {
     let member = find(context, &args.node).await?;
-    context.client.restart_node(member.id).await?;
+    let answers_within = context.client.restart_node(member.id).await?;
     let (asked, limit) = (Instant::now(), Duration::from_secs(args.wait_timeout));
     let name = &member.name;
     if limit.is_zero() {
         output::data(&format!("{name} restarts; see: nihilo node list"));
         return Ok(());
     }
+    let mut is_told = false;
     while asked.elapsed() < limit {
         tokio::time::sleep(LOOK_EVERY).await;
+        if asked.elapsed() > PATIENCE && !std::mem::replace(&mut is_told, true) {
+            let within = answers_within.as_secs();
+            output::note(&format!(
+                "{name} first answers what is under way, for {within} s at most"
+            ));
+        }
         // Whoever is asked may be the one that restarts, or have lost its leader with it.
         let Ok(nodes) = context.client.nodes().await else {
             continue;

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result, exit};
 use crate::flags::ServiceFlags;
 use crate::output::{self, Format, OutputArgs, age_of, condition_cells};
+use crate::sharing;
 use crate::wait::{self, Progress, WaitArgs, WaitLimit};
 
 /// Times an update is made again on what somebody else has written meanwhile.
@@ -82,6 +83,7 @@ async fn create(
     let service = flags.create(&context.namespace, name)?;
     announce(context, "Creating", name).await?;
     let mut progress = Progress::start();
+    share_new(context, &service, &progress).await;
     let written = context
         .client
         .create_service(&service)
@@ -98,6 +100,18 @@ async fn create(
     finish(context, written, wait, "created", &mut progress).await
 }
 
+/// Nothing goes anywhere for a service that is there already, which is about to be told.
+async fn share_new(context: &Context, service: &Service, progress: &Progress) {
+    if sharing::images(service).is_empty() {
+        return;
+    }
+    let Context { client, namespace } = context;
+    let there = client.service(namespace, &service.metadata.name).await;
+    if there.is_err() {
+        sharing::images_of(client, namespace, service, progress).await;
+    }
+}
+
 async fn update(
     context: &Context,
     name: &str,
@@ -106,7 +120,7 @@ async fn update(
 ) -> Result<()> {
     announce(context, "Updating", name).await?;
     let mut progress = Progress::start();
-    let written = modify(context, name, |service| flags.change(service)).await?;
+    let written = modify(context, name, &progress, |service| flags.change(service)).await?;
     finish(context, written, wait, "updated", &mut progress).await
 }
 
@@ -123,7 +137,7 @@ pub(crate) async fn deploy(
     }
     announce(context, "Updating", name).await?;
     let mut progress = Progress::start();
-    let written = modify(context, name, |service| {
+    let written = modify(context, name, &progress, |service| {
         // Of what it ran before.
         for container in &mut service.spec.template.spec.containers {
             container.command.clear();
@@ -134,10 +148,12 @@ pub(crate) async fn deploy(
     finish(context, written.await?, wait, "updated", &mut progress).await
 }
 
-/// Reads, changes and writes a Service; again if somebody else wrote in between.
+/// Reads, changes and writes a Service; again if somebody else wrote in between. Images of a revision that
+/// this makes are shared first.
 pub(crate) async fn modify(
     context: &Context,
     name: &str,
+    progress: &Progress,
     change: impl Fn(&mut Service) -> Result<()>,
 ) -> Result<Written> {
     let mut n_conflicts = 0;
@@ -145,7 +161,12 @@ pub(crate) async fn modify(
         let stored = context.client.service(&context.namespace, name).await?;
         let mut service = stored.object;
         service.status = ServiceStatus::default();
+        let before = service.spec.template.clone();
         change(&mut service)?;
+        if service.spec.template != before {
+            let Context { client, namespace } = context;
+            sharing::images_of(client, namespace, &service, progress).await;
+        }
         match context.client.update_service(&service, &stored.etag).await {
             Err(error) if error.is_conflict() && n_conflicts < MAX_CONFLICTS => n_conflicts += 1,
             outcome => return Ok(outcome?),

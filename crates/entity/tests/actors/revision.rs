@@ -765,3 +765,33 @@ fn a_node_that_isolates_too_little_is_left_alone_and_the_others_are_asked() {
     let again = turn(&mut actor, &mut stage, Event::Timer { name: "backoff" });
     assert!(again[0].starts_with("start #3"), "{again:?}");
 }
+
+#[test]
+fn a_node_that_lacks_the_image_is_asked_last() {
+    for lacking in [stage::IMAGE, stage::ENGINE] {
+        let mut stage = Stage::new(&[]);
+        let mut actor = load(&stage);
+        turn(&mut actor, &mut stage, desired(1));
+        let fail = |stage: &mut Stage, n: u64| {
+            let id = started(n);
+            let session = stage.keeper.table.instances[&id].session;
+            stage.instance(id.as_str(), session, InstanceState::Preparing);
+            let failed = Exit::StartFailed {
+                stage: lacking.into(),
+                cause: "not here".into(),
+            };
+            stage.exit(&id, failed, false);
+            session
+        };
+        let first = fail(&mut stage, 1);
+        let other = if first == ONE { TWO } else { ONE };
+        let next = turn(&mut actor, &mut stage, Event::Changed);
+        assert_eq!(next, [format!("start #2 on {other}")], "{lacking}");
+        assert_eq!(fail(&mut stage, 2), other);
+        turn(&mut actor, &mut stage, Event::Changed);
+        // Nobody has it as far as is known: whoever is asked may have got it by now.
+        stage.now_ms += 1_000;
+        let again = turn(&mut actor, &mut stage, Event::Timer { name: "backoff" });
+        assert!(again[0].starts_with("start #3"), "{lacking}: {again:?}");
+    }
+}

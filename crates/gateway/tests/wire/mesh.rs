@@ -8,7 +8,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nihilo_gateway::Gateway;
+use nihilo_gateway::{Gateway, Unanswered};
 use nihilo_host::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -36,9 +36,17 @@ async fn ask(
     sender: &mut SendRequest<Empty<Bytes>>,
     request: http::request::Builder,
 ) -> Response<Incoming> {
+    ask_of(sender, "ws", request).await
+}
+
+async fn ask_of(
+    sender: &mut SendRequest<Empty<Bytes>>,
+    instance: &str,
+    request: http::request::Builder,
+) -> Response<Incoming> {
     let request = request
-        .uri("http://ws.test/")
-        .header("nihilo-mesh-instance", "ws");
+        .uri(format!("http://{instance}.test/"))
+        .header("nihilo-mesh-instance", instance);
     let request = request.body(Empty::new()).expect("a request");
     sender.send_request(request).await.expect("an answer")
 }
@@ -68,6 +76,70 @@ async fn a_websocket_of_another_gateway_is_told_when_its_instances_node_leaves()
     let (_, heard) = tokio::join!(rig.gateway.drain(GRACE), heard);
     heard.expect("it was told nothing").expect("a close frame");
     assert_eq!(said, CLOSE_1001);
+    tokio::task::spawn_blocking(|| drop(rig))
+        .await
+        .expect("the rig ends");
+}
+
+#[tokio::test]
+async fn a_gateway_that_steps_aside_answers_what_other_gateways_have_sent_and_refuses_the_rest() {
+    let rig = tokio::task::spawn_blocking(|| Rig::start(false))
+        .await
+        .expect("a rig");
+    let mut sender = connect(&rig.gateway).await;
+    let reserve = || Request::get("/").header("nihilo-mesh-reserve", "?");
+    let place = ask_of(&mut sender, "echo", reserve()).await;
+    let place = place.headers()["nihilo-mesh-reserve"].clone();
+    let (mut running, mut held) = (sender.clone(), sender.clone());
+    let slow = tokio::spawn(async move {
+        let answer = ask_of(&mut running, "pausing", Request::get("/")).await;
+        answer.status()
+    });
+    let is_running = || rig.gateway.metrics_text().contains("answer=\"accept\"} 1");
+    while !is_running() {
+        tokio::task::yield_now().await;
+    }
+    let gateway = rig.gateway.clone();
+    let aside = tokio::spawn(async move { gateway.step_aside(LIMIT).await });
+    let refused = tokio::time::timeout(LIMIT, async {
+        loop {
+            let answer = ask_of(&mut sender, "echo", Request::get("/")).await;
+            if let Some(why) = answer.headers().get("nihilo-mesh-answer") {
+                return why.clone();
+            }
+        }
+    });
+    assert_eq!(refused.await.expect("it refuses nothing"), "draining");
+    assert_eq!(rig.gateway.n_refused(), 1);
+    // Who has a place keeps it.
+    let with_place = Request::get("/").header("nihilo-mesh-reserve", place);
+    let answer = ask_of(&mut held, "echo", with_place).await;
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    assert_eq!(slow.await.expect("an answer"), 200);
+    assert_eq!(aside.await.expect("its end"), Unanswered::default());
+    // And nothing goes by the old connection any more.
+    let ended = tokio::time::timeout(LIMIT, async {
+        while held.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    ended.await.expect("the connection is there still");
+    tokio::task::spawn_blocking(|| drop(rig))
+        .await
+        .expect("the rig ends");
+}
+
+#[tokio::test]
+async fn what_is_not_answered_in_time_is_counted_and_does_not_hold_the_node() {
+    let rig = tokio::task::spawn_blocking(|| Rig::start(false))
+        .await
+        .expect("a rig");
+    let mut sender = connect(&rig.gateway).await;
+    let reserve = Request::get("/").header("nihilo-mesh-reserve", "?");
+    ask_of(&mut sender, "echo", reserve).await;
+    let left = rig.gateway.step_aside(Duration::from_millis(1)).await;
+    assert_eq!((left.n_clients, left.n_requests), (0, 1));
     tokio::task::spawn_blocking(|| drop(rig))
         .await
         .expect("the rig ends");

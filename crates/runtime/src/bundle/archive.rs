@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tar::{Entry, EntryType};
 
+use super::heads::Bounded;
+
 /// Of `docker save`: which images are in it, by their layers.
 const MANIFEST: &str = "manifest.json";
 /// The same for engines of before 2016, names and nothing else.
@@ -68,15 +70,19 @@ struct Described {
 /// Why an engine may not be given it, in words for people.
 pub(crate) fn check(mut archive: impl Read + Seek) -> Result<(), String> {
     check_magic(&mut archive)?;
+    let (archive, bound) = Bounded::new(archive);
     let mut tar = tar::Archive::new(archive);
     let (mut seen, mut n_images) = (Seen::default(), None);
     for entry in tar.entries_with_seek().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let file = seen.add(&mut entry)?;
+        bound.begin_head();
         if ![MANIFEST, REPOSITORIES, INDEX].contains(&file.as_str()) {
             continue;
         }
+        bound.end_head();
         let text = text_of(&file, entry)?;
+        bound.begin_head();
         let named = match file.as_str() {
             MANIFEST => {
                 let saved: Vec<Saved> = read(&file, &text)?;
@@ -469,6 +475,32 @@ mod tests {
             directory("abc/"),
         ];
         assert_eq!(checked_raw(&entries), Ok(()));
+    }
+
+    #[test]
+    fn records_that_would_fill_memory_are_refused_before_they_are_read() {
+        let endless = |kind: EntryType| {
+            let mut head = entry(kind, "x", "");
+            head[124..136].copy_from_slice(b"77777777777\0");
+            let sum = head[..148]
+                .iter()
+                .chain(&head[156..512])
+                .map(|byte| u32::from(*byte));
+            let sum = format!("{:06o}\0 ", sum.sum::<u32>() + 8 * 32);
+            head[148..156].copy_from_slice(sum.as_bytes());
+            head
+        };
+        let kinds = [
+            EntryType::XHeader,
+            EntryType::XGlobalHeader,
+            EntryType::GNULongName,
+            EntryType::GNULongLink,
+        ];
+        for kind in kinds {
+            let n_more = usize::try_from(2 * super::super::heads::MAX_HEAD_BYTES).unwrap();
+            let why = checked_raw(&[endless(kind), vec![b'x'; n_more]]).unwrap_err();
+            assert!(why.contains("stands before a file"), "{kind:?}: {why}");
+        }
     }
 
     #[test]

@@ -155,11 +155,8 @@ async fn what_is_here_is_started_without_asking_anybody() {
 }
 
 fn spec(args: &[&str]) -> InstanceSpec {
-    let text = r#"{"id":"i","revision":{"namespace":"default","name":"r"},"revision_uid":"",
-        "service":"","configuration":"","image":"","command":[],"args":[],"env":[],"working_dir":"",
-        "h2c":false,"container_concurrency":0,"boot_deadline_ms":0,"drain_deadline_ms":0,
-        "termination_grace_ms":0}"#;
-    let mut spec: InstanceSpec = serde_json::from_str(text).unwrap();
-    spec.args = args.iter().map(ToString::to_string).collect();
-    spec
+    InstanceSpec {
+        args: args.iter().map(ToString::to_string).collect(),
+        ..crate::handle::specification()
+    }
 }

@@ -15,6 +15,7 @@ mod archive;
 mod error;
 mod fetch;
 mod gc;
+mod heads;
 mod layout;
 mod partial;
 mod program;

@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use nihilo_types::bundle::{MAX_FILES, MAX_PATH_BYTES, MAX_UNPACKED_BYTES};
 use tar::{Archive, Entry, EntryType};
 
+use super::heads::Bounded;
+
 const PROGRAM_MODE: u32 = 0o555;
 const FILE_MODE: u32 = 0o444;
 /// While it is filled; see [`super::tree::seal`].
@@ -61,8 +63,10 @@ struct Link {
 pub(super) fn unpack(tar: impl Read, root: &Path, limits: Limits) -> Result<u64, UnpackError> {
     let (mut n_files, mut n_bytes) = (0, 0);
     let mut links = Vec::new();
+    let (tar, bound) = Bounded::new(tar);
     for entry in Archive::new(tar).entries()? {
         let mut entry = entry?;
+        bound.end_head();
         n_files += 1;
         if n_files > limits.n_files {
             return Err(UnpackError::TooManyFiles(limits.n_files));
@@ -72,6 +76,9 @@ pub(super) fn unpack(tar: impl Read, root: &Path, limits: Limits) -> Result<u64,
             return Err(UnpackError::TooManyBytes(limits.n_bytes));
         }
         take(&mut entry, root, &mut links)?;
+        // Bytes of what is no file; what comes after them is the next head.
+        io::copy(&mut entry, &mut io::sink())?;
+        bound.begin_head();
     }
     for link in &links {
         symlink(&link.target, root.join(&link.at)).map_err(|error| refused(&link.at, &error))?;

@@ -2,6 +2,7 @@
 
 use tar::{Builder, Header};
 
+use super::super::heads::MAX_HEAD_BYTES;
 use super::*;
 
 /// A header with the name as it is: `tar` itself refuses to write most of what is tried here.
@@ -157,4 +158,51 @@ fn sealed_trees_are_removed_again() {
     super::super::tree::remove(&root).unwrap();
     assert!(fs::metadata(&root).is_err());
     super::super::tree::remove(&root).unwrap();
+}
+
+/// Counts what is read of it.
+struct Counted<'a, R>(R, &'a mut u64);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n_read = self.0.read(buffer)?;
+        *self.1 += n_read as u64;
+        Ok(n_read)
+    }
+}
+
+#[test]
+fn names_and_records_that_would_fill_memory_are_refused_before_they_are_read() {
+    let large = 64 * MAX_HEAD_BYTES;
+    let kinds = [
+        EntryType::XHeader,
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+    ];
+    for kind in kinds {
+        let head = header("x", kind, usize::try_from(large).unwrap());
+        let before = tar_of(&[file_of("a", "abc")]);
+        // Without the end of that tar.
+        let before = &before[..1_024];
+        let tar = before.chain(&head.as_bytes()[..]);
+        let (dir, mut n_read) = (tempfile::tempdir().unwrap(), 0);
+        let tar = Counted(tar.chain(io::repeat(b'x')), &mut n_read);
+        let refused = unpack(tar, dir.path(), Limits::default()).unwrap_err();
+        let why = refused.to_string();
+        assert!(why.contains("stands before a file"), "{kind:?}: {why}");
+        assert!(n_read < 2 * MAX_HEAD_BYTES, "{kind:?}: {n_read}");
+    }
+}
+
+#[test]
+fn what_is_no_file_and_has_bytes_counts_as_no_head() {
+    let n_bytes = 2 * MAX_HEAD_BYTES;
+    let text = "x".repeat(usize::try_from(n_bytes).unwrap());
+    let odd = (
+        header("dir/", EntryType::Directory, text.len()),
+        text.as_str(),
+    );
+    let (dir, unpacked) = unpacked(&[odd, file_of("a", "abc")], Limits::default());
+    assert_eq!(unpacked, Ok(n_bytes + 3));
+    assert_eq!(fs::read(dir.path().join("root/a")).unwrap(), b"abc");
 }

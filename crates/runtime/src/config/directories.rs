@@ -31,7 +31,8 @@ const IN_MEMORY: &str = "/dev/shm";
 const TMPFS: i64 = 0x0102_1994;
 /// What is said of what could not be removed.
 const WHAT: &str = "an instance's volumes";
-/// Of the root and of instances' own directories: the node's alone.
+/// Of the root and of instances' own directories: the node's alone; and of what is empty at the start: its
+/// instance's alone.
 const OWN_MODE: u32 = 0o700;
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_new";
@@ -105,20 +106,15 @@ impl Directories {
                 } => MountSource::Memory {
                     max_bytes: *max_bytes,
                 },
-                // One that is mounted twice has to be the same directory at both places.
                 VolumeContent::Empty {
                     in_memory: false, ..
-                } if reader == Reader::OfImage && volume.mounts.len() == 1 => MountSource::Engine,
+                } if reader == Reader::OfImage => MountSource::Engine,
                 VolumeContent::Empty {
                     in_memory: false, ..
                 } => {
                     let dir = own_dir(&self.empty, &spec.id)?.join(&volume.name);
                     make_dir(&dir)?;
-                    let mode = match reader {
-                        Reader::OfImage => 0o777,
-                        Reader::Node | Reader::User(..) => 0o700,
-                    };
-                    give(&dir, mode, reader)?;
+                    give(&dir, OWN_MODE, reader)?;
                     MountSource::Directory(dir)
                 }
             };
@@ -450,10 +446,11 @@ mod tests {
             assert_eq!(fs::read_to_string(at.join("k")).unwrap(), "1");
             let secret = if reader == Reader::Node { 0o400 } else { 0o444 };
             assert_eq!(modes(at, &["..", "k"]), [0o700, secret]);
-            let MountSource::Directory(at) = &disk.source else {
-                panic!("{disk:?}");
-            };
-            assert!(at.is_dir());
+            match (&disk.source, reader) {
+                (MountSource::Engine, Reader::OfImage) => {}
+                (MountSource::Directory(at), Reader::Node) => assert!(at.is_dir()),
+                _ => panic!("{disk:?}"),
+            }
             let max_bytes = Some(7);
             assert_eq!(memory.source, MountSource::Memory { max_bytes });
             assert_eq!(again.source, MountSource::Earlier("/a/memory".into()));

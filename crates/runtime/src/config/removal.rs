@@ -18,25 +18,45 @@ const WRITE_OF_OTHERS: u32 = 0o022;
 const OF_OWNER: u32 = 0o700;
 
 /// Whether `root` is a directory of this process's user that nobody else writes to: only then does a
-/// name below it lead where this process has put it. In `/tmp` somebody else may have been first.
+/// name below it lead where this process has put it. In `/tmp` somebody else may have been first. One that
+/// an instance of our own user has opened, which no rule for files forbids, is shut again.
 ///
 /// # Errors
-/// It is another's, a link, or not there.
+/// It is another's, a link, or not there; or it was open, and others have put something there.
 pub(crate) fn is_ours(root: &Path) -> Result<()> {
     let found = fs::symlink_metadata(root)?;
     let own = rustix::process::geteuid().as_raw();
-    if found.is_dir() && found.uid() == own && found.mode() & WRITE_OF_OTHERS == 0 {
+    if found.is_dir() && found.uid() == own && shut(root, found.mode(), own)? {
         return Ok(());
     }
     let text = format!(
-        "`{}` belongs to somebody else, or others may write to it: remove it",
+        "`{}` belongs to somebody else, or others have written to it: remove it",
         root.display()
     );
     Err(Error::new(ErrorKind::PermissionDenied, text))
 }
 
-/// As [`is_ours`]; and an instance of our own user that has shut it, which no rule for files forbids, has
-/// not.
+/// Takes the way into a directory of our own from others; `false` = something there is theirs already, who
+/// could change it while it is removed.
+fn shut(root: &Path, mode: u32, own: u32) -> Result<bool> {
+    if mode & WRITE_OF_OTHERS == 0 {
+        return Ok(true);
+    }
+    // First, so that nothing comes while it is looked at.
+    fs::set_permissions(root, Permissions::from_mode(mode & !WRITE_OF_OTHERS))?;
+    for entry in fs::read_dir(root)? {
+        // Of a link itself.
+        if entry?.metadata()?.uid() != own {
+            // So that the next look finds it as it was.
+            fs::set_permissions(root, Permissions::from_mode(mode))?;
+            return Ok(false);
+        }
+    }
+    warn!(root = %root.display(), "a program had opened it to everybody; it is shut again");
+    Ok(true)
+}
+
+/// As [`is_ours`]; and an instance that has shut it to us as well has not.
 fn enter(root: &Path) -> Result<()> {
     is_ours(root)?;
     let mode = fs::symlink_metadata(root)?.mode();
@@ -166,12 +186,27 @@ mod tests {
         remove_below(&root, "one", "files");
         assert_eq!(names_in(&root).len(), 0);
         assert!(kept.join("file").exists());
-        // Anybody could have put it there.
-        fs::create_dir(root.join("one")).unwrap();
-        fs::set_permissions(&root, Permissions::from_mode(0o1777)).unwrap();
+        // Opened by a program of our own, and nobody came.
+        let open = || {
+            fs::create_dir(root.join("one")).unwrap();
+            fs::set_permissions(&root, Permissions::from_mode(0o1777)).unwrap();
+        };
+        open();
         remove_below(&root, "one", "files");
-        assert!(root.join("one").exists());
-        assert_eq!(names_in(&root).len(), 0);
+        assert!(!root.join("one").exists());
+        let mode = || fs::metadata(&root).unwrap().mode() & 0o777;
+        assert_eq!(mode(), 0o755);
+        // Somebody else has put it there; only root can play that.
+        open();
+        if std::os::unix::fs::chown(root.join("one"), Some(65_534), None).is_err() {
+            return;
+        }
+        for _ in 0..2 {
+            remove_below(&root, "one", "files");
+            assert!(root.join("one").exists());
+            assert_eq!(names_in(&root).len(), 0);
+            assert_eq!(mode(), 0o777);
+        }
     }
 
     /// Longer than a path may be, and deeper than a stack.

@@ -49,7 +49,7 @@ pub(super) async fn bring(
     let ready = engine.ready().await?;
     let is_there = async || {
         let has = has(&ready.docker, &image).await;
-        has.map_err(|failed| engine.start_error("image", failed))
+        has.map_err(|failed| engine.start_error(stage::IMAGE, failed))
     };
     if is_there().await? {
         return Ok(());
@@ -124,7 +124,7 @@ async fn load(
     wanted: &Digest,
 ) -> Result<(), StartError> {
     let docker = &ready.docker;
-    let failed = |failed| engine.start_error("image", failed).with_nothing_left();
+    let failed = |failed| engine.start_error(stage::IMAGE, failed).with_nothing_left();
     let before = ids(docker).await.map_err(failed)?;
     let loaded = tokio::time::timeout(LOAD_LIMIT, load_all(docker, archive)).await;
     let loaded = loaded.unwrap_or_else(|_| {

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
-use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptionsBuilder,
+};
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use nihilo_types::bundle::Digest;
 use nihilo_types::id::InstanceId;
+use nihilo_types::instance::stage;
 use nihilo_types::node_config::DockerSettings;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -20,7 +24,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::network;
-use super::request::{instance_of, label};
+use super::request::{self, instance_of, label};
 use crate::driver::StartError;
 use crate::process::mark::{self, Mark};
 
@@ -68,8 +72,8 @@ pub(super) struct Unnamed {
 /// What is to be removed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Left<'a> {
-    /// By the engine's id.
-    Container(&'a str),
+    /// By the engine's id, with its named volumes.
+    Container(&'a str, &'a BTreeSet<String>),
     /// Whatever there is of it.
     OfInstance(&'a InstanceId),
 }
@@ -120,7 +124,9 @@ impl Engine {
         // No container has been asked for, whatever failed.
         let failed_in = |stage| move |failed| self.start_error(stage, failed).with_nothing_left();
         let network = network.map_err(failed_in("network"))?;
-        self.sweep(&docker).await.map_err(failed_in("engine"))?;
+        self.sweep(&docker)
+            .await
+            .map_err(failed_in(stage::ENGINE))?;
         info!(
             socket = %self.settings.socket.display(),
             version = %docker.client_version(),
@@ -134,14 +140,14 @@ impl Engine {
         let socket = self.settings.socket.display().to_string();
         if let Err(error) = UnixStream::connect(&self.settings.socket).await {
             return Err(StartError::not_started(
-                "engine",
+                stage::ENGINE,
                 unreachable(&socket, &error),
             ));
         }
         let docker = Docker::connect_with_unix(&socket, CALL_LIMIT_S, API_DEFAULT_VERSION);
         let unusable = |error| {
             let cause = format!("the engine at `{socket}`: {}", Failed::of(error));
-            StartError::not_started("engine", cause)
+            StartError::not_started(stage::ENGINE, cause)
         };
         let docker = docker.map_err(unusable)?;
         let docker = docker.negotiate_version().await.map_err(unusable)?;
@@ -151,7 +157,7 @@ impl Engine {
                 "the engine at `{socket}` speaks version {version} of Docker's API, this needs \
                  {MIN_VERSION}: install Docker 20.10 or newer"
             );
-            return Err(StartError::not_started("engine", cause));
+            return Err(StartError::not_started(stage::ENGINE, cause));
         }
         Ok(docker)
     }
@@ -166,7 +172,7 @@ impl Engine {
         }
         let docker = self.dial().await?;
         let swept = self.sweep(&docker).await;
-        swept.map_err(|failed| self.start_error("engine", failed))
+        swept.map_err(|failed| self.start_error(stage::ENGINE, failed))
     }
 
     /// The engine, however long it is away.
@@ -227,6 +233,11 @@ impl Engine {
         for (id, _) in &left {
             remove(docker, id).await?;
         }
+        for (volume, instance) in volumes(docker, vec![label("mark", self.mark.as_str())]).await? {
+            if !self.kept.contains(&instance) {
+                remove_volume(docker, &volume).await?;
+            }
+        }
         let n_containers = left.len();
         if n_containers > 0 {
             warn!(
@@ -246,8 +257,18 @@ impl Engine {
         tokio::task::spawn_blocking(move || mark::write_durably(&used, "")).await?
     }
 
-    pub(super) async fn remove(&self, ready: &Ready, id: &str) -> Result<(), Failed> {
-        remove(&ready.docker, id).await
+    /// A container, and its named volumes.
+    pub(super) async fn remove(
+        &self,
+        ready: &Ready,
+        id: &str,
+        volumes: &BTreeSet<String>,
+    ) -> Result<(), Failed> {
+        remove(&ready.docker, id).await?;
+        for volume in volumes {
+            remove_volume(&ready.docker, volume).await?;
+        }
+        Ok(())
     }
 
     /// Tries until it is gone, or a bound of tries: then it is left to the next start of this node.
@@ -270,10 +291,13 @@ impl Engine {
         let ready = self.ready().await;
         let ready = ready.map_err(|error| Failed::Unanswered(error.cause))?;
         match left {
-            Left::Container(id) => remove(&ready.docker, id).await,
+            Left::Container(id, volumes) => self.remove(ready, id, volumes).await,
             Left::OfInstance(id) => {
                 for (found, _) in list(&ready.docker, self.labels_of(id)).await? {
                     remove(&ready.docker, &found).await?;
+                }
+                for (volume, _) in volumes(&ready.docker, self.labels_of(id)).await? {
+                    remove_volume(&ready.docker, &volume).await?;
                 }
                 Ok(())
             }
@@ -288,12 +312,12 @@ impl Engine {
             Failed::Unreached(why) => {
                 let socket = self.settings.socket.display();
                 let cause = format!("no Docker engine answers at `{socket}`: {why}; {START_IT}");
-                StartError::not_started("engine", cause)
+                StartError::not_started(stage::ENGINE, cause)
             }
             Failed::Unanswered(why) => {
                 let socket = self.settings.socket.display();
                 let cause = format!("the Docker engine at `{socket}` did not answer: {why}");
-                StartError::maybe_started("engine", cause)
+                StartError::maybe_started(stage::ENGINE, cause)
             }
         }
     }
@@ -346,6 +370,37 @@ async fn remove(docker: &Docker, id: &str) -> Result<(), Failed> {
             failed if failed.is_gone() => Ok(()),
             failed => Err(failed),
         },
+    }
+}
+
+/// The named volumes that carry all of these labels, and the instance that each is of.
+async fn volumes(
+    docker: &Docker,
+    labels: Vec<String>,
+) -> Result<Vec<(String, InstanceId)>, Failed> {
+    let filters = HashMap::from([("label", labels)]);
+    let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+    let found = docker.list_volumes(Some(options)).await;
+    let found = found.map_err(Failed::of)?.volumes.unwrap_or_default();
+    // One without a name of ours goes with its container.
+    let found = found
+        .into_iter()
+        .filter(|volume| volume.name.starts_with(request::NAMES));
+    Ok(found
+        .map(|volume| (volume.name, instance_of(&volume.labels)))
+        .collect())
+}
+
+/// One that is gone is removed.
+async fn remove_volume(docker: &Docker, name: &str) -> Result<(), Failed> {
+    let options = RemoveVolumeOptionsBuilder::new().force(true).build();
+    match docker
+        .remove_volume(name, Some(options))
+        .await
+        .map_err(Failed::of)
+    {
+        Err(Failed::Refused { status: 404, .. }) | Ok(()) => Ok(()),
+        Err(failed) => Err(failed),
     }
 }
 
@@ -457,7 +512,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = DockerSettings {
             socket: dir.path().join("none.sock"),
-            network: None,
+            ..DockerSettings::default()
         };
         let engine = Engine::new(
             settings,

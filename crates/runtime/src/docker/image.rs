@@ -6,6 +6,7 @@ use bollard::Docker;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use nihilo_types::image::Reference;
+use nihilo_types::instance::stage;
 
 use super::engine::Failed;
 use crate::driver::StartError;
@@ -32,7 +33,7 @@ pub(super) async fn pull(
     };
     // Whatever the engine goes on with: no container was asked for.
     Err(StartError::not_started(
-        "image",
+        stage::IMAGE,
         format!(
             "image `{image}` is not on this node, and pulling it fails: {why}; check its name and \
              registry, or push it from a node that has it (`nihilo image push {image}`) and make a new \
@@ -66,7 +67,7 @@ fn say(output: &Output, text: &str) {
 /// With `imagePullPolicy: Never`.
 pub(super) fn not_here(image: &Reference, engine: &Failed) -> StartError {
     StartError::not_started(
-        "image",
+        stage::IMAGE,
         format!(
             "image `{image}` is not on this node, and its imagePullPolicy is `Never`: {engine}; push it \
              from a node that has it (`nihilo image push {image}`) and make a new revision"

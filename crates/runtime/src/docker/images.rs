@@ -27,6 +27,20 @@ pub struct Found {
     /// Of its layers, as the engine counts them: about as many as its archive has.
     pub n_bytes: u64,
     pub platform: Platform,
+    /// A registry has given or taken it under the name that was asked for.
+    pub is_in_registry: bool,
+}
+
+impl Found {
+    /// # Errors
+    /// It is too large to be given to other nodes.
+    pub fn check_size(&self) -> Result<(), NoImage> {
+        let n_bytes = self.n_bytes;
+        match n_bytes > MAX_BLOB_BYTES {
+            true => Err(NoImage::TooLarge { n_bytes }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Why there is no image to give.
@@ -66,10 +80,10 @@ pub enum NotSaved {
 pub struct Images(pub(super) Arc<Engine>);
 
 impl Images {
-    /// The image that a name means to this node's engine.
+    /// The image that a name means to this node's engine, whatever its size.
     ///
     /// # Errors
-    /// There is none that could be given to other nodes.
+    /// There is none.
     pub async fn find(&self, image: &Reference) -> Result<Found, NoImage> {
         let ready = self.0.ready().await;
         let ready = ready.map_err(|error| NoImage::NoEngine(error.cause))?;
@@ -83,12 +97,11 @@ impl Images {
             .size
             .and_then(|size| u64::try_from(size).ok())
             .unwrap_or(0);
-        if n_bytes > MAX_BLOB_BYTES {
-            return Err(NoImage::TooLarge { n_bytes });
-        }
+        let digests = found.repo_digests.unwrap_or_default();
         Ok(Found {
             id: id.parse().map_err(|_| NoImage::NoDigest(id))?,
             n_bytes,
+            is_in_registry: digests.iter().any(|digest| is_of(image, digest)),
             platform: Platform {
                 os: found.os.unwrap_or_else(|| "linux".into()),
                 arch: found
@@ -136,6 +149,13 @@ impl Images {
             archive::forget(&ready.docker, &self.0.mark, kept).await;
         }
     }
+}
+
+/// Whether a registry's digest, `NAME@sha256:…`, is of this image's name. The others are of names that the
+/// image was given away or pulled under before it was called so.
+fn is_of(image: &Reference, digest: &str) -> bool {
+    let digest = Reference::parse(digest);
+    digest.is_ok_and(|digest| digest.familiar_name() == image.familiar_name())
 }
 
 /// Chunk by chunk onto the disk.
@@ -253,5 +273,24 @@ mod tests {
         assert_empty(&store, &dir);
         let blob = saved(&store, vec![Ok(whole.clone().into())]).await.unwrap();
         assert_eq!(blob.digest, Digest::of(&whole));
+    }
+
+    #[test]
+    fn a_registry_has_what_it_was_pulled_under_this_name() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let cases = [
+            ("nginx:1", "nginx", true),
+            ("docker.io/library/nginx:1", "nginx", true),
+            ("ghcr.io/team/app:v1", "ghcr.io/team/app", true),
+            // Pulled, and then tagged.
+            ("team/app:v1", "nginx", false),
+            ("app:v1", "ghcr.io/team/app", false),
+        ];
+        for (image, of, wanted) in cases {
+            let image = Reference::parse(image).unwrap();
+            assert_eq!(is_of(&image, &format!("{of}@{digest}")), wanted, "{image}");
+        }
+        let image = Reference::parse("nginx").unwrap();
+        assert!(!is_of(&image, "<none>@<none>"));
     }
 }

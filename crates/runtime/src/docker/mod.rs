@@ -81,6 +81,8 @@ pub struct Container {
     pid: Option<u32>,
     port: u16,
     stop_signal: String,
+    /// That do not go with it.
+    volumes: BTreeSet<String>,
     output: Output,
     watched: Watched,
 }
@@ -283,7 +285,7 @@ impl DockerDriver {
         let inspected = ready.docker.inspect_container(id, None).await;
         inspected.map_err(|error| {
             // It runs, as far as anybody knows.
-            StartError::maybe_started("engine", Failed::of(error).to_string())
+            StartError::maybe_started(stage::ENGINE, Failed::of(error).to_string())
         })
     }
 
@@ -354,7 +356,8 @@ impl Driver for DockerDriver {
             Ok(inspected) => inspected,
             Err(error) => {
                 // Where even this fails the agent asks for it again, by the instance's own id.
-                return match self.engine.remove(ready, &id).await {
+                let volumes = request::shared_volumes(&self.mark, &spec.id, &provided.mounts);
+                return match self.engine.remove(ready, &id, &volumes).await {
                     Ok(()) => Err(error.with_nothing_left()),
                     Err(_) => Err(error.with_something_left()),
                 };
@@ -412,7 +415,8 @@ impl Driver for DockerDriver {
 
     async fn destroy(&self, mut handle: Container, exit: Exit) -> Exit {
         handle.watched.output_read().await;
-        self.engine.remove_surely(Left::Container(&handle.id)).await;
+        let left = Left::Container(&handle.id, &handle.volumes);
+        self.engine.remove_surely(left).await;
         init_failure(exit, &handle.output.last_lines(INIT_LINES))
     }
 
@@ -442,6 +446,7 @@ fn started(
     let config = inspected.config.as_ref();
     let stop_signal = config.and_then(|config| config.stop_signal.clone());
     let handle = Container {
+        volumes: named_volumes(inspected),
         id,
         pid,
         port,
@@ -479,7 +484,7 @@ async fn may_mount(ready: &Ready, provided: &Provided) -> Result<(), StartError>
 }
 
 fn wanted(spec: &InstanceSpec) -> Result<Wanted, StartError> {
-    let failed = |why: String| StartError::not_started("image", why);
+    let failed = |why: String| StartError::not_started(stage::IMAGE, why);
     match Image::parse(&spec.image).map_err(failed)? {
         Image::Container(image) => Ok(Wanted::Named(image)),
         Image::Bundle(bundle) if bundle.is_image() => BundleId::of(spec, &bundle)
@@ -498,6 +503,15 @@ fn address_of(inspected: &ContainerInspectResponse, network: &str, port: u16) ->
     let endpoint = attached.and_then(|all| all.get(network).or_else(|| all.values().next()));
     let address = endpoint.and_then(|endpoint| endpoint.ip_address.as_ref()?.parse().ok());
     SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
+}
+
+/// Those of its volumes that were given names.
+fn named_volumes(inspected: &ContainerInspectResponse) -> BTreeSet<String> {
+    let mounts = inspected.mounts.iter().flatten();
+    let volumes = mounts.filter_map(|mount| mount.name.clone());
+    volumes
+        .filter(|name| name.starts_with(request::NAMES))
+        .collect()
 }
 
 fn pid_of(inspected: &ContainerInspectResponse) -> Option<u32> {

@@ -1,5 +1,7 @@
 //! A container without cpu, by the engine's pause: its freezer, whatever the host has for that.
 
+use tracing::{info, warn};
+
 use super::engine::Failed;
 use super::{Container, DockerDriver};
 use crate::driver::FreezeError;
@@ -23,6 +25,17 @@ impl DockerDriver {
             Ok(()) => Ok(()),
             Err(_) if self.is_paused(handle).await == Some(false) => Ok(()),
             Err(failed) => Err(FreezeError(failed.to_string())),
+        }
+    }
+
+    /// Lets a container run whose handle does not say that it is frozen, whoever has paused it.
+    pub(crate) async fn let_run(&self, handle: &Container) {
+        if self.is_paused(handle).await != Some(true) {
+            return;
+        }
+        match self.unpause(handle).await {
+            Ok(()) => info!(container = handle.id, "it was paused, and runs on"),
+            Err(error) => warn!(container = handle.id, %error, "it was paused, and stays so"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is asked of the engine for an instance. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, MountTmpfsOptions,
@@ -15,6 +15,8 @@ use crate::process::mark::Mark;
 
 /// Prefix of all our labels.
 const LABELS: &str = "nihilo.dev/";
+/// How names of our containers and volumes begin.
+pub(super) const NAMES: &str = "nihilo-";
 /// Of a node's mark, in a container's name: enough for people, the label has all of it.
 const NAME_MARK: usize = 8;
 /// Privileges of a container's root that no server needs.
@@ -37,7 +39,27 @@ pub(super) fn instance_of(labels: &HashMap<String, String>) -> InstanceId {
 
 pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
     let mark: String = mark.as_str().chars().take(NAME_MARK).collect();
-    format!("nihilo-{mark}-{id}")
+    format!("{NAMES}{mark}-{id}")
+}
+
+/// The engine's name of a volume of an instance.
+fn volume_name(mark: &Mark, id: &InstanceId, volume: &str) -> String {
+    format!("{}-{volume}", name(mark, id))
+}
+
+/// Volumes of the engine that are to have names: those that are mounted at more than one path, which are one
+/// directory all the same. They do not go with their container: see [`shared_volumes`].
+fn is_shared(mounts: &[Mount], mount: &Mount) -> bool {
+    let same = mounts.iter().filter(|other| other.volume == mount.volume);
+    mount.source == MountSource::Engine && same.count() > 1
+}
+
+/// Names of the engine's volumes that have to be removed after the instance's container.
+pub(super) fn shared_volumes(mark: &Mark, id: &InstanceId, mounts: &[Mount]) -> BTreeSet<String> {
+    let shared = mounts.iter().filter(|mount| is_shared(mounts, mount));
+    shared
+        .map(|mount| volume_name(mark, id, &mount.volume))
+        .collect()
 }
 
 pub(super) fn container(
@@ -64,7 +86,7 @@ pub(super) fn container(
             ..HealthConfig::default()
         }),
         host_config: Some(HostConfig {
-            mounts: mounts(&provided.mounts),
+            mounts: mounts(spec, mark, &provided.mounts),
             ..host_config(network, &spec.limits)
         }),
         ..ContainerCreateBody::default()
@@ -118,7 +140,11 @@ fn user(run_as: RunAs) -> Option<String> {
     }
 }
 
-fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
+fn mounts(
+    spec: &InstanceSpec,
+    mark: &Mark,
+    mounts: &[Mount],
+) -> Option<Vec<bollard::models::Mount>> {
     let asked = |mount: &Mount| {
         let (typ, source, tmpfs_options) = match &mount.source {
             MountSource::Directory(dir) => {
@@ -132,6 +158,10 @@ fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
                     ..MountTmpfsOptions::default()
                 };
                 (MountType::TMPFS, None, Some(options))
+            }
+            MountSource::Engine if is_shared(mounts, mount) => {
+                let name = volume_name(mark, &spec.id, &mount.volume);
+                (MountType::VOLUME, Some(name), None)
             }
             // Without a name, so it goes with the container.
             MountSource::Engine => (MountType::VOLUME, None, None),
@@ -147,6 +177,8 @@ fn mounts(mounts: &[Mount]) -> Option<Vec<bollard::models::Mount>> {
             volume_options: (typ == MountType::VOLUME).then(|| MountVolumeOptions {
                 // Empty, whatever the image has there.
                 no_copy: Some(true),
+                // Of a named one, by which it is found again.
+                labels: Some(labels(spec, mark)),
                 ..MountVolumeOptions::default()
             }),
             ..bollard::models::Mount::default()
@@ -209,32 +241,12 @@ fn host_config(network: &str, limits: &Limits) -> HostConfig {
 
 #[cfg(test)]
 mod tests {
-    use nihilo_types::id::{Epoch, ObjectKey};
-    use nihilo_types::instance::Probes;
-    use nihilo_types::instance_config::InstanceConfig;
-    use nihilo_types::isolation::Isolation;
-    use nihilo_types::template::PullPolicy;
-
     use super::*;
 
     fn spec() -> InstanceSpec {
         InstanceSpec {
-            id: InstanceId::new("hello-00001", Epoch(7), 1),
-            revision: ObjectKey::new("default", "hello-00001"),
-            revision_uid: "uid".into(),
-            service: "hello".into(),
-            configuration: "hello".into(),
-            image: "nginx".into(),
-            command: Vec::new(),
             args: vec!["-v".into()],
             env: vec![("HOST".into(), "::".into()), ("A".into(), "b=c".into())],
-            working_dir: String::new(),
-            h2c: false,
-            container_concurrency: 0,
-            boot_deadline_ms: 1,
-            drain_deadline_ms: 1,
-            termination_grace_ms: 1,
-            pull_policy: PullPolicy::default(),
             container_port: 9000,
             limits: Limits {
                 cpu_milli: Some(500),
@@ -245,10 +257,7 @@ mod tests {
                 user: Some(65_532),
                 group: None,
             },
-            probes: Probes::default(),
-            socket_activation: false,
-            min_isolation: Isolation::None,
-            config: InstanceConfig::default(),
+            ..crate::handle::specification()
         }
     }
 
@@ -258,10 +267,14 @@ mod tests {
         let mark = Mark::of(dir.path()).unwrap();
         let secret = |text: &str| nihilo_types::secret_value::SecretValue::new(text);
         let mount = |source, path: &str| Mount {
-            volume: "v".into(),
+            volume: path.trim_start_matches('/').into(),
             source,
             path: path.into(),
             read_only: path == "/etc/db",
+        };
+        let shared = |path: &str| Mount {
+            volume: "both".into(),
+            ..mount(MountSource::Engine, path)
         };
         let max_bytes = Some(7);
         let provided = Provided {
@@ -270,6 +283,8 @@ mod tests {
                 mount(MountSource::Directory("/dev/shm/x".into()), "/etc/db"),
                 mount(MountSource::Memory { max_bytes }, "/cache"),
                 mount(MountSource::Engine, "/data"),
+                shared("/a"),
+                shared("/b"),
             ],
         };
         let asked = container(&spec(), &provided, "nginx:latest", "node1", &mark, "bridge");
@@ -288,6 +303,7 @@ mod tests {
             (Some(64 << 20), Some(64 << 20))
         );
         let mounts = host.mounts.unwrap();
+        let both = format!("{}-both", name(&mark, &spec().id));
         let shown: Vec<_> = mounts
             .iter()
             .map(|m| (m.source.as_deref(), m.target.as_deref(), m.read_only))
@@ -297,9 +313,13 @@ mod tests {
             [
                 (Some("/dev/shm/x"), Some("/etc/db"), Some(true)),
                 (None, Some("/cache"), Some(false)),
-                (None, Some("/data"), Some(false))
+                (None, Some("/data"), Some(false)),
+                (Some(both.as_str()), Some("/a"), Some(false)),
+                (Some(both.as_str()), Some("/b"), Some(false)),
             ]
         );
+        let to_remove = shared_volumes(&mark, &spec().id, &provided.mounts);
+        assert_eq!(to_remove, BTreeSet::from([both]));
         assert_eq!(
             mounts[1].tmpfs_options.as_ref().unwrap().size_bytes,
             Some(7)
@@ -311,14 +331,14 @@ mod tests {
             "PORT=9000",
             "HOST=::",
             "A=b=c",
-            "K_REVISION=hello-00001",
+            "K_REVISION=r",
         ] {
             assert!(env.iter().any(|one| one == wanted), "{wanted} in {env:?}");
         }
         assert_eq!(env.iter().filter(|one| one.starts_with("HOST=")).count(), 1);
         let labels = asked.labels.unwrap();
         assert_eq!(labels["nihilo.dev/mark"], mark.as_str());
-        assert_eq!(labels["nihilo.dev/revision"], "default/hello-00001");
+        assert_eq!(labels["nihilo.dev/revision"], "default/r");
         let name = name(&mark, &spec().id);
         assert!(
             name.starts_with("nihilo-") && name.ends_with(spec().id.as_str()),

@@ -108,6 +108,19 @@ impl Drop for Adopted {
     }
 }
 
+/// Waits for the end of a child that an earlier program has started and nobody here asks for: until somebody
+/// does, it keeps its number.
+pub(crate) async fn reap(pid: u32) {
+    let found = pid_of(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+    let Some(Ok(descriptor)) = found.map(watch) else {
+        return;
+    };
+    if descriptor.readable().await.is_ok() {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _unless_gone = waitid(WaitId::PidFd(descriptor.get_ref().as_fd()), options);
+    }
+}
+
 fn exit_of_status(status: &WaitIdStatus) -> Exit {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
@@ -148,6 +161,8 @@ pub(super) fn exit_of(status: std::io::Result<std::process::ExitStatus>) -> Exit
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     /// A child of this test that outlives what is checked of it.
@@ -206,6 +221,20 @@ mod tests {
         drop(leader);
         drop(again);
         assert_eq!(stat::start_ticks(trace.pid), None, "it was reaped");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_nobody_asks_for_is_reaped_once_it_has_ended() {
+        let (mut sleeper, trace) = Sleeper::start();
+        let reaping = tokio::spawn(reap(trace.pid));
+        tokio::task::yield_now().await;
+        assert!(!reaping.is_finished());
+        sleeper.kill();
+        reaping.await.unwrap();
+        assert_eq!(stat::start_ticks(trace.pid), None);
+        // Nobody's child here, and nobody at all.
+        reap(1).now_or_never();
+        reap(trace.pid).await;
     }
 
     /// What is nobody's child here is reaped by somebody else.

@@ -114,6 +114,13 @@ pub struct Inside {
     pid: Option<u32>,
 }
 
+/// Children of this process: before it has started any, those of the program whose place it has taken.
+pub fn children() -> Vec<u32> {
+    stat::children_of_ours()
+}
+
+pub(crate) use leader::reap;
+
 /// Kills whatever was started from this directory, without an agent.
 ///
 /// # Errors
@@ -204,7 +211,7 @@ impl ProcessDriver {
     }
 
     async fn program(&self, spec: &InstanceSpec, output: &Output) -> Result<Program, StartError> {
-        let failed = |cause: String| StartError::not_started("image", cause);
+        let failed = |cause: String| StartError::not_started(stage::IMAGE, cause);
         let program = match Image::parse(&spec.image).map_err(failed)? {
             Image::Demo(name) => {
                 let own = self.executable.to_string_lossy().into_owned();

@@ -97,7 +97,7 @@ impl Scratch {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::{MetadataExt, lchown, symlink};
 
     use super::*;
 
@@ -141,14 +141,30 @@ mod tests {
         assert!(kept.exists());
     }
 
-    /// As of whoever was first to make it, and let everybody put links there.
     #[test]
-    fn one_that_others_write_to_is_not_swept() {
+    fn one_that_a_program_has_opened_is_shut_and_used_again() {
+        let (_dir, scratch) = scratch();
+        let (one, other) = (InstanceId::from("one"), InstanceId::from("other"));
+        scratch.make(&one, None).unwrap();
+        fs::set_permissions(&scratch.top, Permissions::from_mode(0o777)).unwrap();
+        scratch.make(&other, None).unwrap();
+        let mode = fs::metadata(&scratch.top).unwrap().mode() & 0o777;
+        assert_eq!(mode, TOP_MODE);
+        scratch.remove_all();
+        assert!(fs::metadata(&scratch.top).is_err());
+    }
+
+    /// As of whoever came while it was open, and put a link there; only root can play that.
+    #[test]
+    fn one_that_others_have_written_to_is_not_swept() {
         let (dir, scratch) = scratch();
         let kept = dir.path().join("file");
         fs::write(&kept, "").unwrap();
         fs::create_dir(&scratch.top).unwrap();
         symlink(dir.path(), scratch.top.join("one")).unwrap();
+        if lchown(scratch.top.join("one"), Some(65_534), None).is_err() {
+            return;
+        }
         fs::set_permissions(&scratch.top, Permissions::from_mode(0o1777)).unwrap();
         assert!(scratch.instances().is_empty());
         scratch.remove_all();

@@ -13,6 +13,13 @@ pub(super) fn is_child_of_ours(pid: u32) -> bool {
     field(pid, PARENT) == Some(std::process::id())
 }
 
+/// Numbers of this process's children, those that have ended included.
+pub(super) fn children_of_ours() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| is_child_of_ours(*pid)).collect()
+}
+
 /// Number of the process's group.
 pub(super) fn group(pid: u32) -> Option<u32> {
     field(pid, GROUP)
@@ -51,5 +58,14 @@ mod tests {
         assert!(!is_zombie(pid));
         assert_eq!(start_ticks(0), None);
         assert!(!is_child_of_ours(pid));
+    }
+
+    #[test]
+    fn a_child_is_one_until_it_is_asked_for() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        assert!(children_of_ours().contains(&pid));
+        child.wait().unwrap();
+        assert!(!children_of_ours().contains(&pid));
     }
 }

@@ -378,9 +378,12 @@ impl pb::cluster_service_server::ClusterService for ClusterApi {
         if node == self.me.id {
             let asked = self.restarts.ask().await;
             let refused = |why| error::precondition("NOT_RESTARTED", why);
-            return asked
-                .map_err(refused)
-                .map(|()| Response::new(pb::RestartNodeResponse {}));
+            return asked.map_err(refused).map(|answers_within| {
+                let limit_ms = u64::try_from(answers_within.as_millis()).unwrap_or(u64::MAX);
+                Response::new(pb::RestartNodeResponse {
+                    answers_within_ms: limit_ms,
+                })
+            });
         }
         let member = self.members().into_iter().find(|member| member.id == node);
         let member = member.ok_or_else(|| error::not_found("node", &node.to_string()))?;

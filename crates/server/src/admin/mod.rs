@@ -7,6 +7,7 @@ pub mod config;
 pub mod domain;
 mod drain;
 pub mod error;
+mod lines;
 pub mod members;
 pub(crate) mod metrics;
 pub mod names;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use nihilo_machine::state::Session;
 use nihilo_raft::RaftNode;
 use nihilo_runtime::Agent;
@@ -14,8 +14,10 @@ use nihilo_types::instance::{InstanceReport, InstanceState};
 use nihilo_types::shard::shard_of;
 use nihilo_wire::internal::{self, agent_client::AgentClient, owner_client::OwnerClient};
 use nihilo_wire::serving as pb;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::lines::Gathering;
 use super::{error, names};
 use crate::peer::channels::Channels;
 use crate::peer::convert;
@@ -84,20 +86,13 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
             follow: request.follow,
             previous: request.previous,
         };
-        let mut streams = Vec::new();
-        for session in self.sessions() {
-            let Ok(channel) = self.channels.to(&session.opened.peer_address) else {
-                continue;
-            };
-            let mut client = AgentClient::new(channel);
-            let call = client.logs(ask.clone());
-            // A node that does not answer has no lines to show; its absence is in `ps`.
-            let Ok(Ok(answer)) = tokio::time::timeout(ASK_LIMIT, call).await else {
-                continue;
-            };
-            streams.push(answer.into_inner().map(line).boxed());
-        }
-        Ok(Response::new(stream::select_all(streams).boxed()))
+        let gathering = Gathering {
+            raft: self.raft.clone(),
+            channels: self.channels.clone(),
+            ask,
+        };
+        let lines = ReceiverStream::new(gathering.begin());
+        Ok(Response::new(lines.boxed()))
     }
 
     async fn list_instances(
@@ -165,16 +160,6 @@ impl pb::observe_service_server::ObserveService for ObserveApi {
             report: answer.report,
         }))
     }
-}
-
-fn line(record: Result<internal::LogRecord, Status>) -> Result<pb::LogLine, Status> {
-    record.map(|record| pb::LogLine {
-        instance: record.instance,
-        node: record.node,
-        at_ms: record.at_ms,
-        stderr: record.stderr,
-        line: record.line,
-    })
 }
 
 /// One that was ready and is not any more boots, as far as owners go; people are told.

@@ -4,15 +4,14 @@ use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
 use nihilo_control::ports::AgentEvent;
-use nihilo_runtime::logs::{LogLine, Output};
 use nihilo_runtime::{Agent, AgentError};
 use nihilo_types::id::{InstanceId, SessionId};
-use nihilo_types::instance::{InstanceReport, InstanceSpec};
+use nihilo_types::instance::InstanceSpec;
 use nihilo_wire::internal as pb;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::agent_logs::{Asked, Records};
 use super::convert;
 use super::relay::Relays;
 use crate::ports::local_events;
@@ -26,11 +25,7 @@ pub struct AgentService {
     pub relays: Relays,
 }
 
-/// Lines that are read before they are asked for.
-const RECORDS_AHEAD: usize = 64;
-
 type Events = Pin<Box<dyn Stream<Item = Result<pb::InstanceEvent, Status>> + Send>>;
-type Records = Pin<Box<dyn Stream<Item = Result<pb::LogRecord, Status>> + Send>>;
 
 fn refusal(error: &AgentError) -> pb::AgentRefusal {
     use pb::agent_refusal::Kind;
@@ -135,7 +130,7 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let fence = convert::fence_from(request.fence)?;
         let id = InstanceId::from(request.instance.as_str());
-        Ok(answered(self.agent.thaw(
+        Ok(answered(self.agent.reopen(
             fence.shard,
             fence.epoch,
             fence.seq,
@@ -224,83 +219,12 @@ impl pb::agent_server::Agent for AgentService {
     type LogsStream = Records;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Records>, Status> {
-        let request = request.into_inner();
-        let mut shown = self.agent.instances();
-        shown.retain(|(report, _)| matches(&request, report));
-        if request.previous {
-            return Ok(Response::new(previous(self.node_name.clone(), shown)));
-        }
-        let streams = shown.into_iter().map(|(report, output)| {
-            records(&self.node_name, &report, &output, request.follow).boxed()
-        });
-        Ok(Response::new(
-            futures_util::stream::select_all(streams).boxed(),
-        ))
+        let asked = Asked {
+            node: self.node_name.clone(),
+            agent: self.agent.clone(),
+            state: self.relays.raft.state(),
+            request: request.into_inner(),
+        };
+        Ok(Response::new(asked.answer()))
     }
-}
-
-/// Everything that is kept of instances that have ended, one after the other, the oldest first: read
-/// from the disk no faster than it is taken.
-fn previous(node: String, mut ended: Vec<(InstanceReport, Output)>) -> Records {
-    ended.sort_by_key(|(report, _)| std::cmp::Reverse(report.age_ms));
-    let (sender, records) = mpsc::channel(RECORDS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let lines = ended.iter().flat_map(|(report, output)| {
-            let lines = output.everything();
-            lines.map(|line| record(&node, &report.id, line))
-        });
-        for line in lines {
-            if sender.blocking_send(Ok(line)).is_err() {
-                // Whoever asked has gone.
-                return;
-            }
-        }
-    });
-    ReceiverStream::new(records).boxed()
-}
-
-fn record(node: &str, instance: &InstanceId, line: LogLine) -> pb::LogRecord {
-    pb::LogRecord {
-        instance: instance.to_string(),
-        node: node.to_owned(),
-        at_ms: line.at_ms,
-        stderr: line.stderr,
-        line: line.line.into(),
-    }
-}
-
-fn matches(request: &pb::LogsRequest, report: &InstanceReport) -> bool {
-    let is = |wanted: &str, have: &str| wanted.is_empty() || wanted == have;
-    let service = &request.service;
-    // A service's revisions carry its name and a number, or an own name with that prefix.
-    let of_service = service.is_empty()
-        || report
-            .revision
-            .name
-            .strip_prefix(service.as_str())
-            .is_some_and(|r| r.starts_with('-'));
-    is(&request.namespace, &report.revision.namespace)
-        && of_service
-        && is(&request.revision, &report.revision.name)
-        && is(&request.instance, report.id.as_str())
-        && (request.previous == report.exit.is_some() || (!request.previous && !request.follow))
-}
-
-fn records(
-    node: &str,
-    report: &InstanceReport,
-    output: &Output,
-    follow: bool,
-) -> impl Stream<Item = Result<pb::LogRecord, Status>> + Send + use<> {
-    let (kept, later) = output.follow();
-    let (instance, node) = (report.id.clone(), node.to_owned());
-    let later = BroadcastStream::new(later).filter_map(|line| std::future::ready(line.ok()));
-    let later = if follow {
-        later.left_stream()
-    } else {
-        futures_util::stream::empty().right_stream()
-    };
-    futures_util::stream::iter(kept)
-        .chain(later)
-        .map(move |line: LogLine| Ok(record(&node, &instance, line)))
 }

@@ -6,25 +6,25 @@ use nihilo_runtime::bundle::{BundleId, Holder};
 use nihilo_types::bundle::{Digest, Manifest};
 use nihilo_types::image::Reference;
 use nihilo_wire::internal as pb;
-use nihilo_wire::serving::Collected;
+use nihilo_wire::serving::{Collected, PushImageRequest};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use crate::bundle_gc::Collector;
+use crate::admin::bundle::{BundleApi, PushProgress};
 
 /// Chunks that are read for others at once: 32 MiB in memory.
 const MAX_SERVED: usize = 8;
 
 #[derive(Debug)]
 pub struct BundleService {
-    collector: Collector,
+    api: BundleApi,
     turns: Arc<Semaphore>,
 }
 
 impl BundleService {
-    pub fn new(collector: Collector) -> Self {
+    pub fn new(api: BundleApi) -> Self {
         Self {
-            collector,
+            api,
             turns: Arc::new(Semaphore::new(MAX_SERVED)),
         }
     }
@@ -44,7 +44,7 @@ impl pb::bundles_server::Bundles for BundleService {
         let blob: Digest = request.blob.parse().map_err(malformed)?;
         let turn = self.turns.clone().acquire_owned().await;
         let turn = turn.map_err(|_| Status::unavailable("the node is shutting down"))?;
-        let store = self.collector.bundles.store().clone();
+        let store = self.api.collector.bundles.store().clone();
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             store.read_chunk(blob, request.chunk)
@@ -73,7 +73,7 @@ impl pb::bundles_server::Bundles for BundleService {
             name: request.holder,
             peer_address: request.holder_address,
         };
-        let bundles = &self.collector.bundles;
+        let bundles = &self.api.collector.bundles;
         // Before the first byte: the collection must not come between it and the last.
         bundles.store().lease(manifest.blob.digest);
         let taken = bundles.fetch(&bundle, &manifest, &[holder]).await;
@@ -92,7 +92,7 @@ impl pb::bundles_server::Bundles for BundleService {
         request: Request<pb::ReleaseRequest>,
     ) -> Result<Response<pb::ReleaseResponse>, Status> {
         let blob: Digest = request.into_inner().blob.parse().map_err(malformed)?;
-        self.collector.bundles.store().release(&blob);
+        self.api.collector.bundles.store().release(&blob);
         Ok(Response::new(pb::ReleaseResponse {}))
     }
 
@@ -101,7 +101,7 @@ impl pb::bundles_server::Bundles for BundleService {
         request: Request<pb::CollectRequest>,
     ) -> Result<Response<Collected>, Status> {
         let is_dry_run = request.into_inner().dry_run;
-        let collected = self.collector.collect(is_dry_run).await;
+        let collected = self.api.collector.collect(is_dry_run).await;
         collected.map(Response::new).map_err(Status::unavailable)
     }
 
@@ -109,7 +109,7 @@ impl pb::bundles_server::Bundles for BundleService {
         &self,
         request: Request<pb::HeldRequest>,
     ) -> Result<Response<pb::HeldResponse>, Status> {
-        let store = self.collector.bundles.store();
+        let store = self.api.collector.bundles.store();
         let is_held = |bundle: &String| {
             let digest: Option<Digest> = bundle.parse().ok();
             digest.is_some_and(|digest| store.has(&digest))
@@ -125,10 +125,16 @@ impl pb::bundles_server::Bundles for BundleService {
         request: Request<pb::FindImageRequest>,
     ) -> Result<Response<pb::FindImageResponse>, Status> {
         let image = Reference::parse(&request.into_inner().image).map_err(malformed)?;
-        let found = self.collector.find_image(&image).await;
-        let refusal = found.err().map(|why| why.to_string());
-        Ok(Response::new(pb::FindImageResponse {
-            refusal: refusal.unwrap_or_default(),
-        }))
+        Ok(Response::new(self.api.collector.say_of_image(&image).await))
+    }
+
+    type PushImageStream = PushProgress;
+
+    async fn push_image(
+        &self,
+        request: Request<PushImageRequest>,
+    ) -> Result<Response<PushProgress>, Status> {
+        let pushed = self.api.push_image(request.into_inner()).await?;
+        Ok(Response::new(pushed))
     }
 }

@@ -1,6 +1,7 @@
 //! Node to node: the services on the peer port, and the clients that call them.
 
 pub mod accepted;
+mod agent_logs;
 pub mod agent_service;
 pub mod bundle_service;
 pub mod bundle_source;

@@ -85,35 +85,6 @@ impl Remote {
         convert::json_from(&response.report).map_err(|status| unanswered(link_error(&status)))
     }
 
-    pub async fn stop(&self, to: &Session, request: pb::StopRequest) -> Result<(), CallError> {
-        let mut client = AgentClient::new(self.agent(to)?);
-        accepted(bounded(client.stop(request)).await.map_err(unanswered)?)
-    }
-
-    pub async fn reopen(&self, to: &Session, request: pb::ReopenRequest) -> Result<(), CallError> {
-        let mut client = AgentClient::new(self.agent(to)?);
-        accepted(bounded(client.reopen(request)).await.map_err(unanswered)?)
-    }
-
-    pub async fn freeze(&self, to: &Session, request: pb::FreezeRequest) -> Result<(), CallError> {
-        let mut client = AgentClient::new(self.agent(to)?);
-        accepted(bounded(client.freeze(request)).await.map_err(unanswered)?)
-    }
-
-    pub async fn thaw(&self, to: &Session, request: pb::ThawRequest) -> Result<(), CallError> {
-        let mut client = AgentClient::new(self.agent(to)?);
-        accepted(bounded(client.thaw(request)).await.map_err(unanswered)?)
-    }
-
-    pub async fn list(
-        &self,
-        to: &Session,
-        request: pb::ListRequest,
-    ) -> Result<Vec<InstanceReport>, CallError> {
-        let mut client = AgentClient::new(self.agent(to)?);
-        reports(bounded(client.list(request)).await.map_err(unanswered)?)
-    }
-
     /// Has the node at `via` pass a call on to the agent of session `to`.
     pub async fn relay(&self, via: &str, to: SessionId, call: Call) -> Result<Answer, CallError> {
         let mut client = AgentClient::new(self.channel(via).map_err(unanswered)?);
@@ -126,7 +97,7 @@ impl Remote {
         answer.ok_or_else(|| CallError::Unanswered(format!("{via}: an empty answer")))
     }
 
-    /// Calls the agent for somebody who does not reach it, and brings its answer as it is.
+    /// Calls the agent, for this node or somebody who does not reach it, and brings its answer as it is.
     pub async fn pass_on(&self, to: &Session, call: Call) -> Result<Answer, CallError> {
         let mut client = AgentClient::new(self.agent(to)?);
         let answer = match call {

@@ -352,8 +352,10 @@ pub(crate) async fn containers_get_variables_and_files(image: &TestImage) {
     let template = r#"{"containers":[{
         "env":[{"name":"TARGET","valueFrom":{"secretKeyRef":{"name":"db","key":"password"}}}],
         "volumeMounts":[{"name":"db","mountPath":"/etc/db"},{"name":"e","mountPath":"/cache"},
-                        {"name":"d","mountPath":"/var/lib/app"}]}],
+                        {"name":"d","mountPath":"/var/lib/app"},
+                        {"name":"two","mountPath":"/a"},{"name":"two","mountPath":"/b"}]}],
       "volumes":[{"name":"db","secret":{"secretName":"db"}},{"name":"d","emptyDir":{}},
+                 {"name":"two","emptyDir":{}},
                  {"name":"e","emptyDir":{"medium":"Memory","sizeLimit":"1Mi"}}]}"#;
     let spec = configured(spec("demo/hello", 1), template);
     harness.ready(&spec).await;
@@ -375,10 +377,29 @@ pub(crate) async fn containers_get_variables_and_files(image: &TestImage) {
     if let Ok(found) = std::fs::metadata(source) {
         assert_eq!(found.mode() & 0o777, 0o777);
     }
+    // One that is mounted twice is one.
+    let written = harness.dir.path().join("written");
+    std::fs::write(&written, "at one path").unwrap();
+    let written = written.to_str().unwrap();
+    must(super::docker(&[
+        "cp",
+        written,
+        &format!("{}:/a/f", id.trim()),
+    ]));
+    let read = super::docker(&["cp", &format!("{}:/b/f", id.trim()), "-"]);
+    assert!(must(read).contains("at one path"));
+    let named = || must(docker_volumes(&of_instance)).lines().count();
+    // Its name, and the one that the engine has given to the other.
+    assert_eq!(named(), 2);
     harness.agent.shutdown(LIMIT).await;
     assert_eq!(image.containers(), Vec::<String>::new());
+    assert_eq!(named(), 0);
     let gone = super::docker(&["volume", "inspect", name]);
     assert!(gone.is_err(), "{gone:?}");
+}
+
+fn docker_volumes(filter: &str) -> Result<String, String> {
+    super::docker(&["volume", "ls", "--quiet", "--filter", filter])
 }
 
 fn docker_ps(filter: &str) -> Result<String, String> {

@@ -56,6 +56,7 @@ fn containers_outlive_their_node_and_are_adopted() {
         ("ended meanwhile", ended_meanwhile),
         ("removed meanwhile", removed_meanwhile),
         ("frozen", frozen),
+        ("paused by somebody", paused_by_somebody),
         ("told to end", told_to_end),
         ("its output", its_output),
         ("an engine that breaks off", an_engine_that_breaks_off),
@@ -103,7 +104,7 @@ fn frozen(cluster: &mut Cluster) {
         life.agent.set_accepting(true);
         let (found, _) = life.report(&spec.id).unwrap();
         assert_eq!(found.state, InstanceState::Frozen);
-        life.agent.thaw(SHARD, EPOCH, 3, &spec.id).unwrap();
+        life.agent.reopen(SHARD, EPOCH, 3, &spec.id).unwrap();
         let ready = life.becomes(&spec.id, InstanceState::Ready).await;
         assert_eq!((ready.pid, ready.address), (before.pid, before.address));
         let address = ready.address.unwrap();
@@ -115,6 +116,23 @@ fn frozen(cluster: &mut Cluster) {
     cluster.node.live(async |life| {
         life.agent.set_accepting(true);
         life.agent.stop(SHARD, EPOCH, 5, &spec.id, "test").unwrap();
+        life.becomes(&spec.id, InstanceState::Destroyed).await;
+    });
+}
+
+/// Or by a node that died before it could take its note back.
+fn paused_by_somebody(cluster: &mut Cluster) {
+    let spec = cluster.spec("demo/hello", 1);
+    cluster.leave_running(&spec, InstanceState::Ready);
+    let [container] = <[String; 1]>::try_from(cluster.image.containers()).unwrap();
+    must(docker(&["pause", &container]));
+    cluster.node.live(async |life| {
+        let ready = life.becomes(&spec.id, InstanceState::Ready).await;
+        let address = ready.address.unwrap();
+        let served = tokio::task::spawn_blocking(move || answers(address));
+        assert!(served.await.unwrap());
+        life.agent.set_accepting(true);
+        life.agent.stop(SHARD, EPOCH, 3, &spec.id, "test").unwrap();
         life.becomes(&spec.id, InstanceState::Destroyed).await;
     });
 }
@@ -344,7 +362,7 @@ fn ended_without_an_agent(cluster: &mut Cluster) {
     let dir = tempfile::tempdir().unwrap();
     let none = DockerSettings {
         socket: dir.path().join("none.sock"),
-        network: None,
+        ..DockerSettings::default()
     };
     let ended = Runtime::new().unwrap();
     let ended = ended.block_on(nihilo_runtime::docker::end_everything(none, dir.path()));

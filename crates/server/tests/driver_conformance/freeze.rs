@@ -57,7 +57,7 @@ impl Harness {
     }
 
     fn thaw(&self, seq: u64, id: &InstanceId) -> Result<(), AgentError> {
-        self.agent.thaw(SHARD, EPOCH, seq, id)
+        self.agent.reopen(SHARD, EPOCH, seq, id)
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn frozen_and_thawed(harness: Harness) {
     let listed = harness.agent.list(&[(SHARD, EPOCH)], 4).unwrap();
     assert_eq!(listed[0].state, InstanceState::Frozen);
     // Not by an owner of the past, and not by a call from before that list.
-    let earlier = harness.agent.thaw(SHARD, Epoch(EPOCH.0 - 1), 9, &spec.id);
+    let earlier = harness.agent.reopen(SHARD, Epoch(EPOCH.0 - 1), 9, &spec.id);
     assert_eq!(earlier, Err(AgentError::StaleEpoch { floor: EPOCH }));
     assert_eq!(harness.thaw(3, &spec.id), Err(AgentError::StaleSeq));
     // An owner that has missed it asks again, and is told again.
@@ -311,7 +311,7 @@ fn a_frozen_instance_outlives_its_node_and_is_thawed_by_the_next_process() {
         let listed = life.agent.list(&[(SHARD, EPOCH)], 1).unwrap();
         assert_eq!(listed[0].state, InstanceState::Frozen);
         assert!(is_still(pid));
-        life.agent.thaw(SHARD, EPOCH, 2, &spec.id).unwrap();
+        life.agent.reopen(SHARD, EPOCH, 2, &spec.id).unwrap();
         let ready = life.becomes(&spec.id, InstanceState::Ready).await;
         assert_eq!(ready.pid, Some(pid));
         let address = ready.address.unwrap();

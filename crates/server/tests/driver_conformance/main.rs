@@ -1044,19 +1044,28 @@ async fn what_an_earlier_process_left_is_removed(image: &TestImage) {
         must(docker(&args)).trim().to_owned()
     };
     let (ours, theirs) = (create(&mark), create("another"));
+    let volume = |mark: &str| {
+        let name = format!("nihilo-{mark}-test-{}", std::process::id());
+        let label = format!("nihilo.dev/mark={mark}");
+        must(docker(&["volume", "create", "--label", &label, &name]));
+        name
+    };
+    let (our_volume, their_volume) = (volume(&mark), volume("another"));
+    let is_there = |volume: &str| docker(&["volume", "inspect", volume]).is_ok();
     drop(first);
     let _second = Harness::docker_in(dir, image);
     let deadline = std::time::Instant::now() + LIMIT;
-    while image.containers().iter().any(|id| ours.starts_with(id)) {
+    while image.containers().iter().any(|id| ours.starts_with(id)) || is_there(&our_volume) {
         assert!(
             std::time::Instant::now() < deadline,
-            "{ours} is not removed"
+            "{ours} or {our_volume} is not removed"
         );
         std::thread::park_timeout(Duration::from_millis(20));
     }
     let left = image.containers();
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(theirs.starts_with(&left[0]), "{left:?}");
+    must(docker(&["volume", "rm", &their_volume]));
 }
 
 /// Needs no engine: programs run as ever, and a container image says what to do.
@@ -1065,7 +1074,7 @@ async fn a_node_without_an_engine_says_so_and_runs_programs() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let docker = DockerSettings {
         socket: dir.path().join("none.sock"),
-        network: None,
+        ..DockerSettings::default()
     };
     let harness = Harness::new_in(dir, Harness::real(docker, false));
     let report = harness.run(&spec("nginx", 1)).await;

@@ -16,6 +16,7 @@ use crate::dev::ready;
 use crate::failure::{Failure, Result, exit};
 use crate::flags::ServiceFlags;
 use crate::http::{Answer, host_of};
+use crate::wait::Progress;
 
 const N_CLIENTS: u32 = 60;
 /// What one request of the burst takes in the app.
@@ -228,7 +229,8 @@ async fn canary(stage: &mut Stage, hello: &Service) -> Result<()> {
         env: vec!["TARGET=Canary".into()],
         ..ServiceFlags::default()
     };
-    let written = modify(&context, HELLO, |service| flags.change(service)).await?;
+    let change = |service: &mut Service| flags.change(service);
+    let written = modify(&context, HELLO, &Progress::quiet(), change).await?;
     let updated = stage.until_ready(written.service, written.index).await?;
     let canary = updated.status.latest_ready_revision_name;
     if canary == stable {

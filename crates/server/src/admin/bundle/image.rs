@@ -1,7 +1,6 @@
 //! Container images that the cluster keeps: out of one node's engine, into the bundles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use nihilo_machine::command::{PutBundle, RequestKey};
@@ -18,14 +17,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::super::error;
+use super::engines::{ASK_LIMIT, Asked};
 use super::{BundleApi, upload};
 
 /// Messages about a push that its caller may lag behind; older ones are of no use.
 const MAX_LAG: usize = 4;
-/// Another node says by then what it has, or is left out.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
 
-pub(super) type Progress = ReceiverStream<Result<pb::PushImageProgress, Status>>;
+pub type Progress = ReceiverStream<Result<pb::PushImageProgress, Status>>;
 type Sender = mpsc::Sender<Result<pb::PushImageProgress, Status>>;
 
 /// One image on its way out of this node's engine.
@@ -33,13 +31,6 @@ pub(super) struct Push {
     api: BundleApi,
     begin: pb::UploadBegin,
     found: Found,
-}
-
-/// A node that lives, and what it answered.
-struct Asked {
-    name: String,
-    admin_address: String,
-    refusal: String,
 }
 
 impl Push {
@@ -55,7 +46,8 @@ impl Push {
         let image = image.map_err(|why| error::invalid("MALFORMED", why))?;
         let begin = begin(request, &image)?;
         let permit = upload::permit()?;
-        let found = match api.collector.find_image(&image).await {
+        let found = api.collector.find_image(&image).await;
+        let found = match found.and_then(|found| found.check_size().map(|()| found)) {
             Ok(found) => found,
             Err(why @ NoImage::TooLarge { .. }) => {
                 return Err(error::invalid(
@@ -227,13 +219,15 @@ impl BundleApi {
     async fn not_here(&self, image: &Reference, namespace: &str, why: &NoImage) -> Status {
         let others = self.ask_others(image).await;
         let at = |asked: &Asked| format!("{} (--server {})", asked.name, asked.admin_address);
-        let have: Vec<_> = others.iter().filter(|one| one.refusal.is_empty()).collect();
+        let refusals: Vec<_> = others.iter().map(Asked::refusal).collect();
+        let all = || others.iter().zip(&refusals);
+        let have: Vec<_> = all().filter(|(_, refusal)| refusal.is_none()).collect();
         let own = format!(
             "image `{image}` is not to be had from {}: {why}",
             self.node_name
         );
-        if let Some(first) = have.first() {
-            let all: Vec<_> = have.iter().map(|one| at(one)).collect();
+        if let Some((first, _)) = have.first() {
+            let all: Vec<_> = have.iter().map(|(one, _)| at(one)).collect();
             return error::precondition(
                 "IMAGE_ELSEWHERE",
                 format!(
@@ -243,9 +237,10 @@ impl BundleApi {
                 ),
             );
         }
-        let refusals = others
-            .iter()
-            .map(|one| format!("; nor from {}: {}", one.name, one.refusal));
+        let refusals = all().filter_map(|(one, refusal)| {
+            let refusal = refusal.as_ref()?;
+            Some(format!("; nor from {}: {refusal}", one.name))
+        });
         error::precondition(
             "NO_IMAGE",
             format!(
@@ -253,39 +248,6 @@ impl BundleApi {
                 refusals.collect::<String>()
             ),
         )
-    }
-
-    async fn ask_others(&self, image: &Reference) -> Vec<Asked> {
-        let others: Vec<_> = self.raft().state().read(|state| {
-            let others = state.sessions().map(|session| &session.opened);
-            let others = others.filter(|opened| opened.node != self.source.node);
-            let other = others.map(|opened| {
-                let address = opened.peer_address.clone();
-                (opened.name.clone(), opened.admin_address.clone(), address)
-            });
-            other.collect()
-        });
-        let asked = others
-            .into_iter()
-            .map(|(name, admin_address, address)| async move {
-                let answer = self.ask(&address, image).await;
-                Asked {
-                    name,
-                    admin_address,
-                    refusal: answer.unwrap_or_else(|why| format!("it does not answer: {why}")),
-                }
-            });
-        join_all(asked).await
-    }
-
-    async fn ask(&self, address: &str, image: &Reference) -> Result<String, String> {
-        let mut client = self.source.client(address)?;
-        let image = image.to_string();
-        let answer = client.find_image(internal::FindImageRequest { image });
-        let answer = tokio::time::timeout(ASK_LIMIT, answer).await;
-        let answer = answer.map_err(|_| format!("not in {ASK_LIMIT:?}"))?;
-        let answer = answer.map_err(|status| status.message().to_owned())?;
-        Ok(answer.into_inner().refusal)
     }
 }
 

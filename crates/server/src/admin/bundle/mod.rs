@@ -1,6 +1,8 @@
 //! `nihilo.serving.v1.BundleService`: artefacts that the cluster keeps itself.
 
+mod engines;
 mod image;
+mod share;
 mod upload;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,8 @@ use nihilo_types::bundle::{BundleReference, BundleVersion, Manifest};
 use nihilo_wire::{internal, serving as pb};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
+
+pub use image::Progress as PushProgress;
 
 use super::read::{self, Level};
 use super::write::propose;
@@ -235,15 +239,25 @@ impl pb::bundle_service_server::BundleService for BundleApi {
         Ok(Response::new(pb::CollectBundlesResponse { nodes }))
     }
 
-    type PushImageStream = image::Progress;
+    type PushImageStream = PushProgress;
 
     async fn push_image(
         &self,
         request: Request<pb::PushImageRequest>,
-    ) -> Result<Response<image::Progress>, Status> {
+    ) -> Result<Response<PushProgress>, Status> {
         read::ready(self.raft(), &request, Level::Linearizable).await?;
-        let pushed = image::Push::begin(self.clone(), request.into_inner()).await?;
+        let pushed = Self::push_image(self, request.into_inner()).await?;
         Ok(Response::new(pushed))
+    }
+
+    type ShareImageStream = share::Progress;
+
+    async fn share_image(
+        &self,
+        request: Request<pb::ShareImageRequest>,
+    ) -> Result<Response<share::Progress>, Status> {
+        read::ready(self.raft(), &request, Level::Linearizable).await?;
+        Self::share_image(self, request.into_inner()).map(Response::new)
     }
 
     async fn list_images(
@@ -258,6 +272,17 @@ impl pb::bundle_service_server::BundleService for BundleApi {
 }
 
 impl BundleApi {
+    /// Gives an image of this node's engine to the cluster.
+    ///
+    /// # Errors
+    /// Malformed, or this node has no such image.
+    pub(crate) async fn push_image(
+        &self,
+        request: pb::PushImageRequest,
+    ) -> Result<PushProgress, Status> {
+        image::Push::begin(self.clone(), request).await
+    }
+
     /// Makes a bundle known; returns the index of the entry.
     async fn put(&self, put: PutBundle, once: RequestKey) -> Result<u64, Status> {
         let reply = propose(self.raft(), Command::PutBundle(Box::new(put)), once).await?;
