@@ -1,5 +1,5 @@
-//! The engine behind its socket: asked for the first time when there is a container to run, and
-//! what its failures mean.
+//! The engine behind its socket: asked for the first time when there is a container to run or a service
+//! names an image, and what its failures mean.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

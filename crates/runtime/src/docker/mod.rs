@@ -6,7 +6,7 @@
 //!
 //! Nothing is published on the host: an instance is dialled at its own address on the engine's
 //! network, where it listens on the port that its image is made for. Nothing is asked of the engine
-//! before the first container image is to run. Labels say whose a container is (decision 0077).
+//! before a service names a container image. Labels say whose a container is (decision 0077).
 
 mod archive;
 mod engine;
