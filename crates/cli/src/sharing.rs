@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use nihilo_client::{Client, Error, Saving, SharedImage};
+use nihilo_client::{Client, Saving, SharedImage};
+use nihilo_types::defaults;
 use nihilo_types::image::Image;
 use nihilo_types::service::Service;
 use nihilo_types::template::{Container, PullPolicy};
@@ -22,6 +23,25 @@ pub(crate) async fn images_of(
     for image in images(service) {
         share(client, namespace, image, progress).await;
     }
+}
+
+/// The same for a service that is about to be applied, if that makes a revision.
+pub(crate) async fn images_of_applied(client: &Client, service: &Service, progress: &Progress) {
+    if images(service).is_empty() {
+        return;
+    }
+    let (namespace, name) = (&service.metadata.namespace, &service.metadata.name);
+    let stored = client.service(namespace, name).await;
+    if stored.map_or(true, |stored| makes_revision(&stored.object, service)) {
+        images_of(client, namespace, service, progress).await;
+    }
+}
+
+/// Of one that is stored, with what is filled in as it is written.
+fn makes_revision(stored: &Service, wanted: &Service) -> bool {
+    let mut wanted = wanted.clone();
+    defaults::service(&mut wanted);
+    stored.spec.template != wanted.spec.template
 }
 
 /// The images of `service` that nodes may have on their own.
@@ -57,14 +77,10 @@ async fn share(client: &Client, namespace: &str, name: &str, progress: &Progress
         }
         Ok(SharedImage::NotNeeded(_)) => {}
         Ok(SharedImage::NotShared(why)) => warn(name, &why),
-        Err(error) if is_said_later(&error) => {}
+        // The server is of a build that shares nothing.
+        Err(error) if error.is_unknown_call() => {}
         Err(error) => warn(name, &error.message),
     }
-}
-
-/// The write that follows meets the same, or the server is of a build that shares nothing.
-fn is_said_later(error: &Error) -> bool {
-    error.is_retriable() || error.is_unknown_call()
 }
 
 fn warn(image: &str, why: &str) {
@@ -76,6 +92,22 @@ fn warn(image: &str, why: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_applied_again_makes_no_revision() {
+        let mut wanted = Service::default();
+        let container = Container {
+            image: "app:v1".into(),
+            ..Container::default()
+        };
+        wanted.spec.template.spec.containers.push(container);
+        let mut stored = wanted.clone();
+        defaults::service(&mut stored);
+        assert_ne!(stored, wanted);
+        assert!(!makes_revision(&stored, &wanted));
+        wanted.spec.template.spec.containers[0].image = "app:v2".into();
+        assert!(makes_revision(&stored, &wanted));
+    }
 
     #[test]
     fn only_what_a_node_may_have_of_its_own_is_asked_for() {

@@ -15,11 +15,11 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// One attempt at one server: longer than a server's own limit of a write (5 s).
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(8);
 /// Nobody listens on any server: a restart is over by then, a mistyped address never is.
-const UNREACHABLE_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const UNREACHABLE_LIMIT: Duration = Duration::from_secs(3);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Pause after a round over all servers; doubles up to [`LAST_PAUSE`].
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// A peer that is silent this long, plus [`KEEPALIVE_LIMIT`], is taken for dead.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
@@ -153,6 +153,10 @@ impl Client {
             self.leave(index);
         }
         Err(error)
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(crate) fn current(&self) -> usize {

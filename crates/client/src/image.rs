@@ -5,9 +5,10 @@ use nihilo_wire::serving as pb;
 use pb::bundle_service_client::BundleServiceClient;
 use pb::push_image_progress::Step;
 use pb::share_image_progress::Step as Sharing;
+use tokio::time::Instant;
 use tonic::Request;
 
-use crate::call::{Client, request_id, unary};
+use crate::call::{Client, FIRST_PAUSE, LAST_PAUSE, UNREACHABLE_LIMIT, request_id, unary};
 use crate::error::Error;
 
 pub use pb::ImageSaving as Saving;
@@ -96,21 +97,58 @@ impl Client {
     /// Has the cluster see to it that every node can have an image that a service is about to name: to be
     /// asked before the service is written. `hear` is told how far it is, where anything is to be done.
     ///
+    /// As a write, it is asked for again until a server takes it up or the time is over.
+    ///
     /// # Errors
-    /// Malformed, or no server answered.
+    /// Malformed, or no server answered, or the one that took it up failed and so did the others.
     pub async fn share_image(
         &self,
         namespace: &str,
         image: &str,
         mut hear: impl FnMut(&Saving),
     ) -> Result<SharedImage, Error> {
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let mut is_heard = false;
+        loop {
+            let mut hear = |saving: &Saving| {
+                is_heard = true;
+                hear(saving);
+            };
+            let error = match self.share_once(namespace, image, &mut hear).await {
+                Err(error) if error.is_retriable() => error,
+                shared => return shared,
+            };
+            let limit = match error.is_unreachable() {
+                true => self.timeout().min(UNREACHABLE_LIMIT),
+                false => self.timeout(),
+            };
+            if is_heard || started.elapsed() + pause >= limit {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// One round over the servers.
+    async fn share_once(
+        &self,
+        namespace: &str,
+        image: &str,
+        hear: &mut impl FnMut(&Saving),
+    ) -> Result<SharedImage, Error> {
         let mut n_left = self.servers().count();
         loop {
             let server = self.current();
-            let shared = self.share_by(server, namespace, image, &mut hear).await;
+            let shared = self.share_by(server, namespace, image, hear).await;
             n_left -= 1;
             match shared {
-                Err(error) if n_left > 0 && error.is_retriable() => self.leave(server),
+                Err(error) if error.is_retriable() => {
+                    self.leave(server);
+                    if n_left == 0 {
+                        return Err(error);
+                    }
+                }
                 shared => return shared,
             }
         }
@@ -158,4 +196,19 @@ impl Client {
 
 fn may_be_elsewhere(error: &Error) -> bool {
     error.reason == "IMAGE_ELSEWHERE" || error.is_unreachable()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_is_shared_as_patiently_as_its_service_is_written() {
+        let servers = ["127.0.0.1:1", "127.0.0.1:2"].map(Into::into);
+        let client = Client::connect_lazy(servers.into()).unwrap();
+        let started = Instant::now();
+        let shared = client.share_image("default", "app:v1", |_| {}).await;
+        assert!(shared.unwrap_err().is_unreachable());
+        assert!(started.elapsed() > LAST_PAUSE);
+    }
 }

@@ -208,7 +208,7 @@ async fn an_instance_begins_with_a_home_of_its_own_and_leaves_nothing() {
         assert_eq!(exit, Exit::Code(0), "{lines:?}");
         let mark = std::fs::read_to_string(house.data.path().join("mark")).unwrap();
         let scratch = format!("/tmp/nihilo-{}", mark.trim());
-        let own = format!("{scratch}/{}", shell(3, "").id);
+        let own = format!("{scratch}/{}/home", shell(3, "").id);
         let home = match level {
             Isolation::None => {
                 assert_eq!(lines[0], "/tmp none");

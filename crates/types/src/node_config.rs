@@ -82,7 +82,7 @@ pub struct NodeConfig {
     /// First port given to instances; a node uses up to 1,000 from there. Default 20000.
     #[serde(default = "instance_ports")]
     pub instance_ports: u16,
-    /// The engine that runs container images; asked only once there is one to run.
+    /// The engine that runs container images; asked when a service names one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub docker: DockerSettings,
     /// How programs of the process driver are confined.

@@ -83,13 +83,7 @@ async fn apply(context: &Context, mut service: Service, wait: &WaitArgs) -> Resu
     }
     let name = service.metadata.name.clone();
     let mut progress = Progress::start();
-    sharing::images_of(
-        &context.client,
-        &service.metadata.namespace,
-        &service,
-        &progress,
-    )
-    .await;
+    sharing::images_of_applied(&context.client, &service, &progress).await;
     let written = context.client.apply_service(&service).await?;
     let unchanged = written.change == Change::Unchanged;
     if unchanged {

@@ -21,7 +21,7 @@ use nihilo_types::instance_config::VolumeContent;
 use parking_lot::Mutex;
 
 use super::keep::Versions;
-use super::removal::{is_ours, names_in, remove_below};
+use super::removal::{keep_ours, names_in, remove_below};
 use super::resolve::Files;
 use super::{Mount, MountSource, Reader};
 
@@ -236,7 +236,7 @@ fn in_order(mut mounts: Vec<Mount>) -> Vec<Mount> {
 fn own_dir(root: &Path, id: &InstanceId) -> Result<PathBuf> {
     match DirBuilder::new().mode(OWN_MODE).create(root) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => is_ours(root)?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => keep_ours(root, OWN_MODE)?,
         Err(error) => return Err(error),
     }
     let dir = root.join(id.as_str());

@@ -32,7 +32,7 @@ use crate::driver::StartError;
 
 pub(crate) use directories::Directories;
 pub(crate) use keep::run as keep;
-pub(crate) use removal::{is_ours, names_in, remove_below};
+pub(crate) use removal::{keep_ours, names_in, remove_below};
 pub(crate) use resolve::{Resolved, resolve};
 
 /// Where this node's agent finds Secrets and ConfigMaps, opened.

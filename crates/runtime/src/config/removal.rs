@@ -7,9 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, Permissions};
 use std::io::{Error, ErrorKind, Result};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
 use tracing::warn;
 
 /// Of group and others, in a mode.
@@ -17,17 +20,32 @@ const WRITE_OF_OTHERS: u32 = 0o022;
 /// Everything that its owner may, in a mode.
 const OF_OWNER: u32 = 0o700;
 
-/// Whether `root` is a directory of this process's user that nobody else writes to: only then does a
-/// name below it lead where this process has put it. In `/tmp` somebody else may have been first. One that
-/// an instance of our own user has opened, which no rule for files forbids, is shut again.
+/// Held while a root is looked at: what one thread has shut is not passed by another one before its entries
+/// have been seen.
+static LOOKING: Mutex<()> = Mutex::new(());
+
+/// Gives `root` this mode, where it is a directory of this process's user that nobody else writes to: only
+/// then does a name below it lead where this process has put it. In `/tmp` somebody else may have been first.
+/// One that an instance of our own user has opened, which no rule for files forbids, is shut again.
 ///
 /// # Errors
-/// It is another's, a link, or not there; or it was open, and others have put something there.
-pub(crate) fn is_ours(root: &Path) -> Result<()> {
+/// It is another's, a link, or not there; or it was open, and others have put something there, or nobody
+/// can say.
+pub(crate) fn keep_ours(root: &Path, mode: u32) -> Result<()> {
+    let _looking = LOOKING.lock();
+    look(root)?;
+    fs::set_permissions(root, Permissions::from_mode(mode))
+}
+
+/// The mode of a root that is ours, and shut.
+fn look(root: &Path) -> Result<u32> {
     let found = fs::symlink_metadata(root)?;
     let own = rustix::process::geteuid().as_raw();
-    if found.is_dir() && found.uid() == own && shut(root, found.mode(), own)? {
-        return Ok(());
+    if found.is_dir()
+        && found.uid() == own
+        && let Some(mode) = shut(root, found.mode(), own)?
+    {
+        return Ok(mode);
     }
     let text = format!(
         "`{}` belongs to somebody else, or others have written to it: remove it",
@@ -36,30 +54,40 @@ pub(crate) fn is_ours(root: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::PermissionDenied, text))
 }
 
-/// Takes the way into a directory of our own from others; `false` = something there is theirs already, who
-/// could change it while it is removed.
-fn shut(root: &Path, mode: u32, own: u32) -> Result<bool> {
+/// Takes the way into a directory of our own from others, and returns its mode then; `None` = something
+/// there is theirs already, who could change it while it is removed.
+fn shut(root: &Path, mode: u32, own: u32) -> Result<Option<u32>> {
     if mode & WRITE_OF_OTHERS == 0 {
-        return Ok(true);
+        return Ok(Some(mode));
     }
+    let shut = (mode & !WRITE_OF_OTHERS) | OF_OWNER;
     // First, so that nothing comes while it is looked at.
-    fs::set_permissions(root, Permissions::from_mode(mode & !WRITE_OF_OTHERS))?;
+    fs::set_permissions(root, Permissions::from_mode(shut))?;
+    let is_all_ours = is_all_of(root, own);
+    if !matches!(is_all_ours, Ok(true)) {
+        // So that the next look finds it as it was.
+        fs::set_permissions(root, Permissions::from_mode(mode))?;
+        return is_all_ours.map(|_| None);
+    }
+    warn!(root = %root.display(), "a program had opened it to everybody; it is shut again");
+    Ok(Some(shut))
+}
+
+/// Whether all that is directly below it is of this user.
+fn is_all_of(root: &Path, user: u32) -> Result<bool> {
     for entry in fs::read_dir(root)? {
         // Of a link itself.
-        if entry?.metadata()?.uid() != own {
-            // So that the next look finds it as it was.
-            fs::set_permissions(root, Permissions::from_mode(mode))?;
+        if entry?.metadata()?.uid() != user {
             return Ok(false);
         }
     }
-    warn!(root = %root.display(), "a program had opened it to everybody; it is shut again");
     Ok(true)
 }
 
-/// As [`is_ours`]; and an instance that has shut it to us as well has not.
+/// As [`keep_ours`]; and an instance that has shut it to us as well has not.
 fn enter(root: &Path) -> Result<()> {
-    is_ours(root)?;
-    let mode = fs::symlink_metadata(root)?.mode();
+    let _looking = LOOKING.lock();
+    let mode = look(root)?;
     match mode & OF_OWNER {
         OF_OWNER => Ok(()),
         _ => fs::set_permissions(root, Permissions::from_mode(mode | OF_OWNER)),
@@ -86,13 +114,13 @@ pub(crate) fn remove_below(root: &Path, name: impl AsRef<OsStr>, what: &str) {
 }
 
 /// Nothing is there afterwards, and nothing outside was touched: links go as links. Who else can put
-/// something in its place is looked at before ([`is_ours`]).
+/// something in its place is looked at before ([`look`]).
 fn remove_tree(dir: &Path) -> Result<()> {
     if !fs::symlink_metadata(dir)?.is_dir() {
         return fs::remove_file(dir);
     }
     // Its user may have shut it, and it is the node's to open where they are the same.
-    drop(fs::set_permissions(dir, Permissions::from_mode(0o700)));
+    drop(open_up(dir));
     let mut n_moved = 0;
     loop {
         let entries = fs::read_dir(dir)?.collect::<Result<Vec<DirEntry>>>()?;
@@ -114,7 +142,7 @@ fn remove_tree(dir: &Path) -> Result<()> {
 /// Files of `child` go; its directories become children of `top`.
 fn empty_into(top: &Path, child: &Path, n_moved: &mut u64) -> Result<()> {
     // As the one above it.
-    drop(fs::set_permissions(child, Permissions::from_mode(0o700)));
+    drop(open_up(child));
     for entry in fs::read_dir(child)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
@@ -125,9 +153,19 @@ fn empty_into(top: &Path, child: &Path, n_moved: &mut u64) -> Result<()> {
     Ok(())
 }
 
+/// Gives a directory to its owner, and to nobody else: itself, not what a link leads to that has come into
+/// its place.
+fn open_up(dir: &Path) -> Result<()> {
+    // One that its owner may not read can be held like this alone, and changed by this name alone.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::open(dir, flags, Mode::empty())?;
+    let name = format!("/proc/self/fd/{}", held.as_raw_fd());
+    fs::set_permissions(name, Permissions::from_mode(OF_OWNER))
+}
+
 fn move_up(top: &Path, from: &Path, n_moved: &mut u64) -> Result<()> {
     // A directory is moved only by who may write to it: what it contains names its parent.
-    drop(fs::set_permissions(from, Permissions::from_mode(0o700)));
+    drop(open_up(from));
     loop {
         *n_moved += 1;
         // No volume has such a name; an attempt that broke off may have left one.
@@ -207,6 +245,30 @@ mod tests {
             assert_eq!(names_in(&root).len(), 0);
             assert_eq!(mode(), 0o777);
         }
+    }
+
+    #[test]
+    fn what_only_its_owner_could_not_read_is_looked_at_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o333)).unwrap();
+        assert_eq!(look(&root).unwrap() & 0o777, 0o711);
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o711);
+    }
+
+    #[test]
+    fn a_mode_is_never_changed_by_way_of_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, link) = (dir.path().join("own"), dir.path().join("link"));
+        fs::create_dir(&own).unwrap();
+        fs::set_permissions(&own, Permissions::from_mode(0o000)).unwrap();
+        symlink(&own, &link).unwrap();
+        assert!(open_up(&link).is_err());
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o000);
+        open_up(&own).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o700);
     }
 
     /// Longer than a path may be, and deeper than a stack.

@@ -1,5 +1,5 @@
-//! The engine behind its socket: asked for the first time when there is a container to run, and
-//! what its failures mean.
+//! The engine behind its socket: asked for the first time when there is a container to run or a service
+//! names an image, and what its failures mean.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -118,6 +118,12 @@ impl Engine {
         self.ready.get()
     }
 
+    /// Whether there is a socket to ask at: an engine that is down, or that this node may not use, has one.
+    pub(super) fn is_there(&self) -> bool {
+        let socket = std::fs::symlink_metadata(&self.settings.socket);
+        !socket.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     async fn connect(&self) -> Result<Ready, StartError> {
         let docker = self.dial().await?;
         let network = network::choose(&docker, self.settings.network.as_deref()).await;
@@ -233,11 +239,7 @@ impl Engine {
         for (id, _) in &left {
             remove(docker, id).await?;
         }
-        for (volume, instance) in volumes(docker, vec![label("mark", self.mark.as_str())]).await? {
-            if !self.kept.contains(&instance) {
-                remove_volume(docker, &volume).await?;
-            }
-        }
+        self.sweep_volumes(docker).await;
         let n_containers = left.len();
         if n_containers > 0 {
             warn!(
@@ -257,6 +259,23 @@ impl Engine {
         tokio::task::spawn_blocking(move || mark::write_durably(&used, "")).await?
     }
 
+    /// As far as it goes: one that somebody else uses keeps no instance from starting. The node's next start
+    /// tries again.
+    async fn sweep_volumes(&self, docker: &Docker) {
+        let found = volumes(docker, vec![label("mark", self.mark.as_str())]).await;
+        let found = found.unwrap_or_else(|failed| {
+            warn!(%failed, "volumes that an earlier process of this node left are not looked for");
+            Vec::new()
+        });
+        for (volume, instance) in found {
+            if !self.kept.contains(&instance)
+                && let Err(failed) = remove_volume(docker, &volume).await
+            {
+                warn!(volume, %failed, "left behind");
+            }
+        }
+    }
+
     /// A container, and its named volumes.
     pub(super) async fn remove(
         &self,
@@ -265,6 +284,14 @@ impl Engine {
         volumes: &BTreeSet<String>,
     ) -> Result<(), Failed> {
         remove(&ready.docker, id).await?;
+        self.remove_volumes(ready, volumes).await
+    }
+
+    pub(super) async fn remove_volumes(
+        &self,
+        ready: &Ready,
+        volumes: &BTreeSet<String>,
+    ) -> Result<(), Failed> {
         for volume in volumes {
             remove_volume(&ready.docker, volume).await?;
         }
@@ -520,6 +547,7 @@ mod tests {
             dir.path(),
             BTreeSet::new(),
         );
+        assert!(!engine.is_there());
         let error = engine.ready().await.unwrap_err();
         assert_eq!(error.stage, "engine");
         let wanted = ["none.sock", "No such file", "start the engine"];

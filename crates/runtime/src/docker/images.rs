@@ -46,9 +46,12 @@ impl Found {
 /// Why there is no image to give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoImage {
-    /// Nobody can say whether there is one.
+    /// There is nothing that could have or need one.
     #[error("{0}")]
     NoEngine(String),
+    /// Nobody can say whether there is one.
+    #[error("{0}")]
+    Unknown(String),
     #[error("the engine has no such image")]
     Missing,
     #[error(
@@ -86,11 +89,14 @@ impl Images {
     /// There is none.
     pub async fn find(&self, image: &Reference) -> Result<Found, NoImage> {
         let ready = self.0.ready().await;
-        let ready = ready.map_err(|error| NoImage::NoEngine(error.cause))?;
+        let ready = ready.map_err(|error| match self.0.is_there() {
+            true => NoImage::Unknown(error.cause),
+            false => NoImage::NoEngine(error.cause),
+        })?;
         let found = ready.docker.inspect_image(&image.to_string()).await;
         let found = found.map_err(|error| match Failed::of(error) {
             Failed::Refused { status: 404, .. } => NoImage::Missing,
-            failed => NoImage::NoEngine(self.0.start_error("image", failed).cause),
+            failed => NoImage::Unknown(self.0.start_error("image", failed).cause),
         })?;
         let id = found.id.unwrap_or_default();
         let n_bytes = found

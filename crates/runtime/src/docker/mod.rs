@@ -6,7 +6,7 @@
 //!
 //! Nothing is published on the host: an instance is dialled at its own address on the engine's
 //! network, where it listens on the port that its image is made for. Nothing is asked of the engine
-//! before the first container image is to run. Labels say whose a container is (decision 0077).
+//! before a service names a container image. Labels say whose a container is (decision 0077).
 
 mod archive;
 mod engine;
@@ -252,7 +252,18 @@ impl DockerDriver {
         let (node, network) = (self.node_name.as_str(), ready.network.as_str());
         let asked = request::container(spec, provided, image, node, &self.mark, network);
         let created = ready.docker.create_container(Some(options), asked).await;
-        Ok(created.map_err(Failed::of)?.id)
+        let failed = match created.map_err(Failed::of) {
+            Ok(created) => return Ok(created.id),
+            Err(failed) => failed,
+        };
+        // Without an image nothing is made. Else volumes may be there, which no container is to take along.
+        let volumes = request::shared_volumes(&self.mark, &spec.id, &provided.mounts);
+        if !failed.is_missing_image()
+            && let Err(why) = self.engine.remove_volumes(ready, &volumes).await
+        {
+            warn!(instance = %spec.id, %why, "volumes of a container that was refused stay");
+        }
+        Err(failed)
     }
 
     /// Lets whoever the image runs as write to the engine's volumes.

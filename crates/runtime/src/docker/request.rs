@@ -42,9 +42,10 @@ pub(super) fn name(mark: &Mark, id: &InstanceId) -> String {
     format!("{NAMES}{mark}-{id}")
 }
 
-/// The engine's name of a volume of an instance.
+/// The engine's name of a volume of an instance. No volume's own name has a dot: what is before the last one
+/// is one instance's.
 fn volume_name(mark: &Mark, id: &InstanceId, volume: &str) -> String {
-    format!("{}-{volume}", name(mark, id))
+    format!("{}.{volume}", name(mark, id))
 }
 
 /// Volumes of the engine that are to have names: those that are mounted at more than one path, which are one
@@ -303,7 +304,7 @@ mod tests {
             (Some(64 << 20), Some(64 << 20))
         );
         let mounts = host.mounts.unwrap();
-        let both = format!("{}-both", name(&mark, &spec().id));
+        let both = format!("{}.both", name(&mark, &spec().id));
         let shown: Vec<_> = mounts
             .iter()
             .map(|m| (m.source.as_deref(), m.target.as_deref(), m.read_only))

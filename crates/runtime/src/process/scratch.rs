@@ -1,9 +1,16 @@
-//! Directories that programs may fill which have no tree of files of their own: one each, below
-//! `/tmp/nihilo-MARK`, gone with the instance.
+//! Directories that programs may fill which have no tree of files of their own: one each, gone with the
+//! instance.
+//!
+//! ```text
+//! /tmp/nihilo-MARK/{instance}         the node's, as the one above it
+//!                           /home     its program's
+//! ```
+//!
+//! So everything directly below the top is the node's: what is not has been put there by somebody else.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Result};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,13 +18,15 @@ use nihilo_types::id::InstanceId;
 use parking_lot::Mutex;
 
 use super::mark::Mark;
-use crate::config::{is_ours, names_in, remove_below};
+use crate::config::{keep_ours, names_in, remove_below};
 
 /// Where programs look for such a place, and where hosts bound it.
 const TEMPORARY: &str = "/tmp";
-/// Of all of them: whoever one belongs to gets there, and nobody sees which there are.
+/// Of the node's directories: whoever what is below belongs to gets there, and nobody sees what there is.
 const TOP_MODE: u32 = 0o711;
 const OWN_MODE: u32 = 0o700;
+/// In an instance's directory.
+const HOME: &str = "home";
 /// What is said of what could not be removed.
 const WHAT: &str = "an instance's temporary files";
 
@@ -43,7 +52,7 @@ impl Scratch {
     }
 
     pub(super) fn path(&self, id: &InstanceId) -> PathBuf {
-        self.top.join(id.as_str())
+        self.top.join(id.as_str()).join(HOME)
     }
 
     /// An empty one, of user and group where they are not this process's.
@@ -51,24 +60,16 @@ impl Scratch {
     /// # Errors
     /// Somebody else was first, or there is no room.
     pub(super) fn make(&self, id: &InstanceId, ids: Option<(u32, u32)>) -> Result<()> {
-        let dir = self.path(id);
+        let home = self.path(id);
         let _changing = self.changing.lock();
-        self.make_top()?;
+        make_nodes(&self.top)?;
         remove_below(&self.top, id.as_str(), WHAT);
-        DirBuilder::new().mode(OWN_MODE).create(&dir)?;
+        make_nodes(&self.top.join(id.as_str()))?;
+        DirBuilder::new().mode(OWN_MODE).create(&home)?;
         match ids {
-            Some((user, group)) => chown(&dir, Some(user), Some(group)),
+            Some((user, group)) => chown(&home, Some(user), Some(group)),
             None => Ok(()),
         }
-    }
-
-    fn make_top(&self) -> Result<()> {
-        match DirBuilder::new().mode(TOP_MODE).create(&self.top) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => is_ours(&self.top)?,
-        }
-        // Whatever this process takes away of new directories.
-        fs::set_permissions(&self.top, Permissions::from_mode(TOP_MODE))
     }
 
     /// Leaves nothing of an instance's.
@@ -95,9 +96,19 @@ impl Scratch {
     }
 }
 
+/// A directory of the node's, which may be there.
+fn make_nodes(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(TOP_MODE).create(dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        // Whatever this process takes away of new directories.
+        _ => keep_ours(dir, TOP_MODE),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, lchown, symlink};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 
     use super::*;
 
@@ -150,6 +161,29 @@ mod tests {
         scratch.make(&other, None).unwrap();
         let mode = fs::metadata(&scratch.top).unwrap().mode() & 0o777;
         assert_eq!(mode, TOP_MODE);
+        scratch.remove_all();
+        assert!(fs::metadata(&scratch.top).is_err());
+    }
+
+    /// Whose homes are not the node's, which only root can have; on a root node one that runs as root opens it.
+    #[test]
+    fn the_homes_of_others_do_not_keep_an_opened_one_from_being_used() {
+        const OTHER: u32 = 65_534;
+        let (_dir, scratch) = scratch();
+        let (one, other) = (InstanceId::from("one"), InstanceId::from("other"));
+        if scratch.make(&one, Some((OTHER, OTHER))).is_err() {
+            return;
+        }
+        let kept = scratch.path(&one).join("kept");
+        fs::write(&kept, "").unwrap();
+        fs::set_permissions(&scratch.top, Permissions::from_mode(0o777)).unwrap();
+        scratch.make(&other, Some((OTHER, OTHER))).unwrap();
+        let top = fs::metadata(&scratch.top).unwrap();
+        assert_eq!(top.mode() & 0o777, TOP_MODE);
+        let home = fs::metadata(scratch.path(&other)).unwrap();
+        assert_eq!((home.uid(), home.mode() & 0o777), (OTHER, OWN_MODE));
+        assert!(kept.exists());
+        assert_eq!(scratch.instances().len(), 2);
         scratch.remove_all();
         assert!(fs::metadata(&scratch.top).is_err());
     }

@@ -398,6 +398,25 @@ pub(crate) async fn containers_get_variables_and_files(image: &TestImage) {
     assert!(gone.is_err(), "{gone:?}");
 }
 
+/// Where an engine answers, which makes a volume before it finds that it does not like the next one.
+pub(crate) async fn a_container_that_is_refused_leaves_no_volume(image: &TestImage) {
+    let objects = Objects::some();
+    let docker = Harness::real(DockerSettings::default(), false);
+    let harness = harness(docker, &objects, Some(image.name().into()));
+    let template = r#"{"containers":[{
+        "volumeMounts":[{"name":"two","mountPath":"/a"},{"name":"two","mountPath":"/b"},
+                        {"name":"d","mountPath":"/a"}]}],
+      "volumes":[{"name":"two","emptyDir":{}},{"name":"d","emptyDir":{}}]}"#;
+    let spec = configured(spec("demo/hello", 1), template);
+    let report = harness.run(&spec).await;
+    let Some(Exit::StartFailed { stage, cause }) = report.exit else {
+        panic!("{report:?}");
+    };
+    assert_eq!(stage, "create", "{cause}");
+    let of_instance = format!("label=nihilo.dev/instance={}", spec.id);
+    assert_eq!(must(docker_volumes(&of_instance)).lines().count(), 0);
+}
+
 fn docker_volumes(filter: &str) -> Result<String, String> {
     super::docker(&["volume", "ls", "--quiet", "--filter", filter])
 }

@@ -906,6 +906,7 @@ async fn containers_are_run_as_programs_are() {
         assert_eq!(image.containers(), Vec::<String>::new(), "left by: {what}");
     }
     config::containers_get_variables_and_files(&image).await;
+    config::a_container_that_is_refused_leaves_no_volume(&image).await;
     what_an_earlier_process_left_is_removed(&image).await;
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nihilo_runtime::docker::NoImage;
+use nihilo_runtime::docker::{Found, NoImage};
 use nihilo_types::bundle::Digest;
 use nihilo_types::image::Reference;
 use nihilo_wire::internal::{FindImageRequest, FindImageResponse};
@@ -13,6 +13,8 @@ use crate::bundle_gc::Collector;
 
 /// A node says by then what it has, or is left out.
 pub(super) const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// Of its engine a node waits so long: less, so that whoever asks it hears that it waits for nothing.
+const ENGINE_LIMIT: Duration = Duration::from_secs(4);
 
 /// A node that lives, and what it answered.
 pub(super) struct Asked {
@@ -41,6 +43,7 @@ impl Asked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Says {
     Has(Held),
+    /// It has none, or its engine cannot say now, which may come to need it.
     Lacks,
     /// There is none that could need it.
     NoEngine,
@@ -80,26 +83,30 @@ impl Collector {
     /// What this node's engine says of an image, in time.
     pub(crate) async fn say_of_image(&self, image: &Reference) -> FindImageResponse {
         let look = async { self.images()?.find(image).await };
-        let found = tokio::time::timeout(ASK_LIMIT, look).await;
+        let found = tokio::time::timeout(ENGINE_LIMIT, look).await;
         let found = found.unwrap_or_else(|_| {
-            let text = format!("the engine says nothing for {ASK_LIMIT:?}");
-            Err(NoImage::NoEngine(text))
+            let text = format!("the engine says nothing for {ENGINE_LIMIT:?}");
+            Err(NoImage::Unknown(text))
         });
-        let refusal = |why: NoImage| why.to_string();
-        match found {
-            Ok(found) => FindImageResponse {
-                refusal: found.check_size().err().map(refusal).unwrap_or_default(),
-                image_id: found.id.to_string(),
-                is_in_registry: found.is_in_registry,
-                is_shared: self.shares_images(),
-                has_no_engine: false,
-            },
-            Err(why) => FindImageResponse {
-                has_no_engine: matches!(why, NoImage::NoEngine(_)),
-                refusal: refusal(why),
-                ..FindImageResponse::default()
-            },
-        }
+        answer(found, self.shares_images())
+    }
+}
+
+fn answer(found: Result<Found, NoImage>, is_shared: bool) -> FindImageResponse {
+    let refusal = |why: NoImage| why.to_string();
+    match found {
+        Ok(found) => FindImageResponse {
+            refusal: found.check_size().err().map(refusal).unwrap_or_default(),
+            image_id: found.id.to_string(),
+            is_in_registry: found.is_in_registry,
+            is_shared,
+            has_no_engine: false,
+        },
+        Err(why) => FindImageResponse {
+            has_no_engine: matches!(why, NoImage::NoEngine(_)),
+            refusal: refusal(why),
+            ..FindImageResponse::default()
+        },
     }
 }
 
@@ -152,5 +159,26 @@ impl BundleApi {
         let answer = answer.map_err(|_| format!("not in {ASK_LIMIT:?}"))?;
         let answer = answer.map_err(|status| status.message().to_owned())?;
         Ok(answer.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_does_not_answer_may_need_the_image() {
+        let cases = [
+            (NoImage::NoEngine("simulated".into()), Says::NoEngine),
+            (
+                NoImage::Unknown("it is being restarted".into()),
+                Says::Lacks,
+            ),
+            (NoImage::Missing, Says::Lacks),
+        ];
+        for (why, wanted) in cases {
+            let said = Says::of(&answer(Err(why.clone()), true));
+            assert_eq!(said, wanted, "{why}");
+        }
     }
 }

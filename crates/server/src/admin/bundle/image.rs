@@ -182,7 +182,7 @@ impl BundleApi {
     }
 
     /// Which live nodes have which of these bundles, and the nodes that do not say.
-    async fn held(
+    pub(super) async fn held(
         &self,
         bundles: BTreeSet<String>,
     ) -> (BTreeMap<String, BTreeSet<String>>, Vec<String>) {

@@ -38,30 +38,43 @@ enum Verdict {
     By(String),
 }
 
-/// Decides by what each live node says, whoever prefers to give it first; `pushed` is what the cluster has
-/// under the name, `n_members` how many nodes belong to it, those that are down among them.
+/// What the cluster has under an image's name.
+#[derive(Debug, Clone, Copy)]
+struct Pushed {
+    /// The engines' id of it.
+    id: Digest,
+    /// A live node has its archive.
+    is_held: bool,
+}
+
+/// Decides by what each live node says, whoever prefers to give it first; `n_members` how many nodes belong to it, those that are down among them.
 ///
 /// Only what everybody means by the name is given: with two images of one name nobody knows which is the
 /// right one.
-fn decide(nodes: &[(String, Says)], pushed: Option<Digest>, n_members: usize) -> Verdict {
+fn decide(nodes: &[(String, Says)], pushed: Option<Pushed>, n_members: usize) -> Verdict {
     let holders: Vec<_> = nodes.iter().filter_map(holder).collect();
     let ids: BTreeSet<_> = holders.iter().map(|(_, held)| held.id).collect();
     let Some(id) = ids.first() else {
         return Verdict::NotNeeded("no engine has it");
     };
-    if holders.iter().any(|(_, held)| held.is_in_registry) {
+    let is_in_registry = |(_, held): &(&str, &Held)| held.is_in_registry;
+    if holders.iter().all(is_in_registry) {
         return Verdict::NotNeeded("a registry has it");
     }
+    // One that was made anew beside what others have pulled is not to be passed over.
     if ids.len() > 1 {
         return Verdict::NotShared(differing(&holders, pushed));
     }
-    if pushed == Some(*id) {
+    if holders.iter().any(is_in_registry) {
+        return Verdict::NotNeeded("a registry has it");
+    }
+    if pushed.is_some_and(|pushed| pushed.id == *id && pushed.is_held) {
         return Verdict::NotNeeded("the cluster has it");
     }
     let need_none = nodes
         .iter()
         .filter(|(_, says)| matches!(says, Says::Has(_) | Says::NoEngine));
-    // A revision would pin what was pushed, which is another one.
+    // A revision would pin what was pushed, which is another one, or which nobody has.
     if pushed.is_none() && need_none.count() >= n_members {
         return Verdict::NotNeeded("every node has it");
     }
@@ -81,14 +94,14 @@ fn holder((node, says): &(String, Says)) -> Option<(&str, &Held)> {
     }
 }
 
-fn differing(holders: &[(&str, &Held)], pushed: Option<Digest>) -> String {
+fn differing(holders: &[(&str, &Held)], pushed: Option<Pushed>) -> String {
     let short = |id: Digest| id.to_string().chars().take(SHORT_ID).collect::<String>();
     let each = holders
         .iter()
         .map(|(node, held)| format!("{node} {}", short(held.id)));
     let each: Vec<_> = each.collect();
     let counts = match pushed {
-        Some(id) => format!("{}, which was pushed, counts", short(id)),
+        Some(pushed) => format!("{}, which was pushed, counts", short(pushed.id)),
         None => "each node runs its own".to_owned(),
     };
     format!(
@@ -134,13 +147,13 @@ impl BundleApi {
         if !self.collector.shares_images() {
             return Step::NotNeeded("`docker.share-images` is off here".into());
         }
-        let nodes = self.ask_all(image).await;
+        let asked = self.ask_all(image);
+        let (nodes, pushed) = tokio::join!(asked, self.pushed(&request.namespace, &name));
         let said: Vec<_> = nodes
             .iter()
             .map(|node| (node.name.clone(), node.says()))
             .collect();
-        let (pushed, n_members) = self.known_of(&request.namespace, &name);
-        let node = match decide(&said, pushed, n_members) {
+        let node = match decide(&said, pushed, self.n_members()) {
             Verdict::NotNeeded(why) => return Step::NotNeeded(why.into()),
             Verdict::NotShared(why) => {
                 warn!(%image, why, "an image of a service is not on every node");
@@ -160,13 +173,23 @@ impl BundleApi {
         given.map_or_else(|why| not_given(&node, &why), Step::Done)
     }
 
-    /// The engine's id of what was pushed under this name, and the number of members.
-    fn known_of(&self, namespace: &str, name: &BundleReference) -> (Option<Digest>, usize) {
+    /// What was pushed under this name.
+    async fn pushed(&self, namespace: &str, name: &BundleReference) -> Option<Pushed> {
+        let (bundle, _) = self
+            .raft()
+            .state()
+            .read(|state| super::find(state, namespace, name))?;
+        let id = bundle.manifest.image_id?;
+        let digest = bundle.digest.to_string();
+        let (held, _) = self.held(BTreeSet::from([digest.clone()])).await;
+        let is_held = held.contains_key(&digest);
+        Some(Pushed { id, is_held })
+    }
+
+    fn n_members(&self) -> usize {
         self.raft().state().read(|state| {
-            let pushed = super::find(state, namespace, name);
-            let image_id = pushed.and_then(|(bundle, _)| bundle.manifest.image_id);
             let members = state.members().filter(|member| !member.is_removed());
-            (image_id, members.count())
+            members.count()
         })
     }
 
@@ -237,13 +260,20 @@ mod tests {
         })
     }
 
+    /// An image that was pushed, and whose archive nobody has any more.
+    const LOST: &str = "lost";
+
     /// Three members; who is not named is down.
-    fn decided(says: &[Says], pushed: Option<&str>) -> Verdict {
+    fn decided(says: &[Says], of_pushed: Option<&str>) -> Verdict {
         let nodes = says.iter().enumerate();
         let nodes: Vec<_> = nodes
             .map(|(i, says)| (format!("node{}", i + 1), says.clone()))
             .collect();
-        decide(&nodes, pushed.map(id), 3)
+        let pushed = |of| Pushed {
+            id: id(of),
+            is_held: of != LOST,
+        };
+        decide(&nodes, of_pushed.map(pushed), 3)
     }
 
     fn by(node: &str) -> Verdict {
@@ -263,6 +293,12 @@ mod tests {
             // Made anew under the same name: everybody means this one now.
             (vec![lacks.clone(), has("b"), has("b")], Some("a"), "node2"),
             (vec![has("b"), has("b"), has("b")], Some("a"), "node1"),
+            (
+                vec![lacks.clone(), has(LOST), lacks.clone()],
+                Some(LOST),
+                "node2",
+            ),
+            (vec![has(LOST), has(LOST), has(LOST)], Some(LOST), "node1"),
         ];
         for (says, pushed, node) in cases {
             assert_eq!(decided(&says, pushed), by(node), "{says:?}");
@@ -296,7 +332,7 @@ mod tests {
                 None,
                 "a registry",
             ),
-            (vec![has("b"), pulled, lacks.clone()], None, "a registry"),
+            (vec![has("a"), pulled, lacks.clone()], None, "a registry"),
             (
                 vec![not_shared(), lacks.clone(), lacks],
                 None,
@@ -319,6 +355,10 @@ mod tests {
             ..held("a")
         });
         let differing = vec![has("a"), has("b"), lacks()];
+        let pulled = Says::Has(Held {
+            is_in_registry: true,
+            ..held("a")
+        });
         let cases = [
             (vec![large, lacks(), lacks()], None, vec!["3 GiB"]),
             (
@@ -327,6 +367,7 @@ mod tests {
                 vec!["node1 sha256:", "node2 sha256:", "each node"],
             ),
             (differing, Some("a"), vec!["which was pushed, counts"]),
+            (vec![has("b"), pulled, lacks()], None, vec!["each node"]),
         ];
         for (says, pushed, wanted) in cases {
             let Verdict::NotShared(why) = decided(&says, pushed) else {
