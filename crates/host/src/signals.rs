@@ -2,10 +2,11 @@
 //! that does it, they wait in the kernel, and the next program hears them once it listens.
 //!
 //! ```text
-//! hold_back ── put_back what was heard too late ── execve ──> listens ── let_through ──> hears them
+//! gather ── put_back what was heard too late ── execve ──> listens ── let_through ──> hears them
 //! ```
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_ulong};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::Signal;
 
@@ -22,12 +23,39 @@ unsafe extern "C" {
     fn sigaddset(set: *mut Set, signal: c_int) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const Set, old: *mut Set) -> c_int;
     fn raise(signal: c_int) -> c_int;
+    fn signal(signal: c_int, handler: extern "C" fn(c_int)) -> usize;
+    fn pthread_self() -> c_ulong;
+    fn pthread_kill(thread: c_ulong, signal: c_int) -> c_int;
+}
+
+/// The thread to which the others pass on what they are given.
+static HOLDER: AtomicU64 = AtomicU64::new(0);
+
+#[allow(unsafe_code)]
+extern "C" fn pass_on(signal: c_int) {
+    // SAFETY: the holder lives until the process is another program, and the call may be made by a handler
+    // (signal-safety(7)).
+    unsafe { pthread_kill(HOLDER.load(Ordering::Relaxed), signal) };
 }
 
 /// This thread is not interrupted by them any more, nor is what it starts. They are kept for it, or for the
 /// program that it becomes, one of each.
 pub fn hold_back(signals: &[Signal]) {
     change(SIG_BLOCK, signals);
+}
+
+/// As [`hold_back`], for good: a thread of this process that holds nothing back, and so is given one of them,
+/// passes it on to this thread. Whoever listened to them does not any more.
+#[allow(unsafe_code)]
+pub fn gather(signals: &[Signal]) {
+    hold_back(signals);
+    // SAFETY: both take numbers and an address, and the handler calls nothing but what a handler may call.
+    unsafe {
+        HOLDER.store(pthread_self(), Ordering::Relaxed);
+        for one in signals {
+            signal(one.as_raw(), pass_on);
+        }
+    }
 }
 
 /// This thread takes them again, those that were held back first.
@@ -78,5 +106,19 @@ mod tests {
         assert!(holds("SigPnd:", signal));
         let_through(&[signal]);
         assert!(!holds("SigBlk:", signal) && !holds("SigPnd:", signal));
+    }
+
+    #[test]
+    fn what_another_thread_is_given_is_passed_on_to_the_one_that_gathers() {
+        let signal = Signal::WINCH;
+        gather(&[signal]);
+        // It inherits what is held back.
+        std::thread::spawn(move || {
+            let_through(&[signal]);
+            put_back(signal);
+        })
+        .join()
+        .unwrap();
+        assert!(holds("SigPnd:", signal));
     }
 }

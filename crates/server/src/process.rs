@@ -73,7 +73,7 @@ fn run(start: NodeStart) -> anyhow::Result<()> {
         Ended::Stopped => Ok(()),
         Ended::Restarts(next_one) => {
             if next_one.held_signals {
-                signals::hold_back(&OBEYED);
+                signals::gather(&OBEYED);
                 heard.put_back();
             }
             Err(next.become_it())
