@@ -28,11 +28,12 @@ use crate::access_log::{AccessLog, Destination};
 use crate::asleep::ProbeAgents;
 use crate::connection::ClientLimits;
 use crate::health::Watched;
+use crate::heard::{Heard, LastHeard};
 use crate::limiter::LocalInstances;
 use crate::line::{HeldBytes, OutOfReach, Surroundings};
 use crate::listener::{self, Door, Kind, Trust};
-use crate::mesh::Mesh;
-use crate::mesh_door::MeshDoor;
+use crate::mesh::{MESH_SILENT, Mesh};
+use crate::mesh_door::{Inside, MeshDoor};
 use crate::metrics::Metrics;
 use crate::ports::{RevisionStat, ScaleUp};
 use crate::proxy::Plane;
@@ -348,6 +349,7 @@ impl Gateway {
         Unanswered {
             n_clients: self.plane.alive.receiver_count(),
             n_requests: self.plane.local.n_in_flight(),
+            n_gateways: self.plane.mesh_door.n_inside(),
         }
     }
 
@@ -377,9 +379,13 @@ pub struct Unanswered {
     pub n_clients: usize,
     /// At instances of this node, whoever asked.
     pub n_requests: u32,
+    /// Connections of other nodes' gateways, whose last answers may not have been sent to their ends.
+    pub n_gateways: usize,
 }
 
-/// A connection of another node's gateway, past its preamble; told to go, it ends with what runs by it.
+/// A connection of another node's gateway, past its preamble; told to go, it ends with what runs by it. Once
+/// nobody is let in any more, one whose other end is not there ends at once: its places are free, and nobody
+/// waits for it. A gateway that is there asks each second whether this one is, unless it is being sent something.
 async fn serve_mesh(plane: Arc<Plane>, socket: Stream) -> hyper::Result<()> {
     let inside = plane.mesh_door.enter();
     let reservations = Reservations::default();
@@ -387,24 +393,42 @@ async fn serve_mesh(plane: Arc<Plane>, socket: Stream) -> hyper::Result<()> {
         let answer = plane.clone().serve_mesh(request, reservations.clone());
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
+    let last = LastHeard::at(Instant::now());
+    let socket = Heard::either_way(socket, last.clone());
     let served = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(MESH_STREAMS)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(socket), service);
-    let mut served = std::pin::pin!(served);
-    let Some(mut inside) = inside else {
+    let Some(inside) = inside else {
         return served.await;
     };
+    let in_order = async {
+        let mut served = std::pin::pin!(served);
+        tokio::select! {
+            biased;
+            ended = served.as_mut() => ended,
+            () = inside.told_to_go() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        }
+    };
+    // What ends in order first.
     let ended = tokio::select! {
         biased;
-        ended = served.as_mut() => ended,
-        () = inside.told_to_go() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+        ended = in_order => ended,
+        () = not_there_at_the_end(&inside, &last) => {
+            debug!("mesh connection: the other end is not there");
+            Ok(())
         }
     };
     inside.leave();
     ended
+}
+
+async fn not_there_at_the_end(inside: &Inside, last: &LastHeard) {
+    inside.closed().await;
+    last.until_silent(MESH_SILENT).await;
 }
 
 /// What runs behind the handle.

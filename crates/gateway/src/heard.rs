@@ -23,6 +23,17 @@ impl LastHeard {
         self.0.lock().elapsed() < limit
     }
 
+    /// Resolves once nothing was noted for so long.
+    pub(crate) async fn until_silent(&self, limit: Duration) {
+        loop {
+            let left = limit.saturating_sub(self.0.lock().elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
     fn note(&self) {
         *self.0.lock() = Instant::now();
     }
@@ -33,11 +44,31 @@ impl LastHeard {
 pub(crate) struct Heard<S> {
     inner: S,
     last: LastHeard,
+    notes_sent: bool,
 }
 
 impl<S> Heard<S> {
     pub(crate) fn new(inner: S, last: LastHeard) -> Self {
-        Self { inner, last }
+        Self {
+            inner,
+            last,
+            notes_sent: false,
+        }
+    }
+
+    /// Notes what goes too: the other end need not ask whether this one is there while it is sent something.
+    pub(crate) fn either_way(inner: S, last: LastHeard) -> Self {
+        Self {
+            notes_sent: true,
+            ..Self::new(inner, last)
+        }
+    }
+
+    fn sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.notes_sent && matches!(polled, Poll::Ready(Ok(_))) {
+            self.last.note();
+        }
+        polled
     }
 }
 
@@ -61,7 +92,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.sent(polled)
     }
 
     fn poll_write_vectored(
@@ -69,7 +101,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.sent(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -103,5 +136,20 @@ mod tests {
         theirs.write_all(b"yes").await.unwrap();
         ours.read_exact(&mut [0; 3]).await.unwrap();
         assert!(last.is_within(limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_silent_once_nothing_came_or_went_for_so_long() {
+        let limit = Duration::from_secs(3);
+        let (ours, _theirs) = tokio::io::duplex(64);
+        let begun = Instant::now();
+        let last = LastHeard::at(begun);
+        let mut ours = Heard::either_way(ours, last.clone());
+        let talk = async {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            ours.write_all(b"news").await.unwrap();
+        };
+        tokio::join!(last.until_silent(limit), talk);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
     }
 }

@@ -31,7 +31,7 @@ const MESH_CONNECT: Duration = Duration::from_secs(1);
 const MESH_PING: Duration = Duration::from_secs(1);
 /// After so long without an answer nothing new is sent by a connection. The other end may have given
 /// it up while the link was cut, which is told only to those who send something.
-const MESH_SILENT: Duration = Duration::from_millis(2_500);
+pub(crate) const MESH_SILENT: Duration = Duration::from_millis(2_500);
 /// Those that are under way by it may be answered when the link is mended, for so long.
 const MESH_GIVEN_UP: Duration = Duration::from_secs(60);
 /// Lost sessions remembered for streams that start just then.

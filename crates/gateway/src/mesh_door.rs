@@ -1,7 +1,7 @@
 //! The way in for other nodes' gateways, and how it is closed without cutting anything off.
 //!
 //! ```text
-//! open ── close_to_tunnels ── close ──> refuses what is new, answers what runs
+//! open ── close_to_tunnels ── close ──> refuses what is new, answers what runs for those who are there
 //!                                        └─ say_goodbye ──> each connection that was there ends with its
 //!                                                           last byte
 //! ```
@@ -23,12 +23,20 @@ pub(crate) enum LetIn {
     Tunnels,
 }
 
+/// What the connections are told, the more the later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    Closed,
+    Goodbye,
+}
+
 #[derive(Debug)]
 pub(crate) struct MeshDoor {
     open: RwLock<LetIn>,
     /// Requests that came to the closed door.
     n_refused: AtomicU64,
-    goodbye: watch::Sender<bool>,
+    told: watch::Sender<Told>,
     /// Watched by each connection that came before the goodbye.
     inside: watch::Sender<()>,
 }
@@ -36,7 +44,7 @@ pub(crate) struct MeshDoor {
 /// A connection that the goodbye waits for.
 #[derive(Debug)]
 pub(crate) struct Inside {
-    goodbye: watch::Receiver<bool>,
+    told: watch::Receiver<Told>,
     alive: watch::Receiver<()>,
 }
 
@@ -45,7 +53,7 @@ impl Default for MeshDoor {
         Self {
             open: RwLock::new(LetIn::Tunnels),
             n_refused: AtomicU64::new(0),
-            goodbye: watch::channel(false).0,
+            told: watch::channel(Told::Nothing).0,
             inside: watch::channel(()).0,
         }
     }
@@ -76,6 +84,12 @@ impl MeshDoor {
 
     pub(crate) fn close(&self) {
         *self.open.write() = LetIn::Nothing;
+        self.told.send_replace(Told::Closed);
+    }
+
+    /// Connections that came before the goodbye and have not ended.
+    pub(crate) fn n_inside(&self) -> usize {
+        self.inside.receiver_count()
     }
 
     pub(crate) fn n_refused(&self) -> u64 {
@@ -86,22 +100,32 @@ impl MeshDoor {
     pub(crate) fn enter(&self) -> Option<Inside> {
         // First, so that the goodbye either waits for it or was seen.
         let alive = self.inside.subscribe();
-        let goodbye = self.goodbye.subscribe();
-        let is_said = *goodbye.borrow();
-        (!is_said).then_some(Inside { goodbye, alive })
+        let told = self.told.subscribe();
+        let is_said = *told.borrow() == Told::Goodbye;
+        (!is_said).then_some(Inside { told, alive })
     }
 
     /// Returns once all that came before have ended.
     pub(crate) async fn say_goodbye(&self) {
-        self.goodbye.send_replace(true);
+        self.told.send_replace(Told::Goodbye);
         self.inside.closed().await;
     }
 }
 
 impl Inside {
+    /// Resolves once nobody new is let in.
+    pub(crate) async fn closed(&self) {
+        self.told(Told::Closed).await;
+    }
+
     /// Resolves with the goodbye.
-    pub(crate) async fn told_to_go(&mut self) {
-        if self.goodbye.wait_for(|is_said| *is_said).await.is_err() {
+    pub(crate) async fn told_to_go(&self) {
+        self.told(Told::Goodbye).await;
+    }
+
+    async fn told(&self, what: Told) {
+        let mut told = self.told.clone();
+        if told.wait_for(|told| *told >= what).await.is_err() {
             // The gateway is gone, and everything of it.
             std::future::pending::<()>().await;
         }
@@ -144,7 +168,10 @@ mod tests {
     #[tokio::test]
     async fn the_goodbye_waits_for_those_who_came_before_it_and_for_no_other() {
         let door = std::sync::Arc::new(MeshDoor::default());
-        let mut first = door.enter().unwrap();
+        let first = door.enter().unwrap();
+        door.close();
+        first.closed().await;
+        assert_eq!(door.n_inside(), 1);
         let saying = tokio::spawn({
             let door = door.clone();
             async move { door.say_goodbye().await }

@@ -501,7 +501,8 @@ fn last_lines_in(dir: &Path) -> Vec<LogLine> {
         file.take(length - begin).read_to_end(&mut bytes)?;
         if begin > 0 {
             let first = bytes.iter().position(|byte| *byte == b'\n');
-            bytes.drain(..=first.unwrap_or(bytes.len() - 1));
+            // None where it is all one line, or was cut meanwhile.
+            bytes.drain(..first.map_or(bytes.len(), |end| end + 1));
         }
         Ok(bytes)
     };

@@ -100,6 +100,10 @@ fn take_in(
         driver.let_run(&started.handle);
     }
     let pid = record.report.pid;
+    if found.is_none() {
+        // Whatever has this number is not watched by a life, which would reap it.
+        record.trace = None;
+    }
     let orders = inner.insert(record, output);
     let Some(started) = found else {
         let is_left = running.contains(&spec.id);

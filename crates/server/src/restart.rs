@@ -31,6 +31,8 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// One at a time: whoever comes meanwhile is refused.
 const QUEUE: usize = 1;
 
+const UNDER_WAY: &str = "it is about to restart already, or to stop";
+
 /// Is told within what time a node that restarts answers what is under way, or why it does not restart.
 pub(crate) type Asked = oneshot::Sender<Result<Duration, String>>;
 
@@ -50,13 +52,21 @@ impl Requests {
     /// It does not, and goes on as it is; why, in words for people.
     pub(crate) async fn ask(&self) -> Result<Duration, String> {
         let (answer, answered) = oneshot::channel();
-        let refused = |_| "it is about to restart already, or to stop".to_owned();
-        self.0.try_send(answer).map_err(refused)?;
+        self.0.try_send(answer).map_err(|_| UNDER_WAY.to_owned())?;
         let answered = tokio::time::timeout(ANSWER_LIMIT, answered).await;
         let nobody = "nothing in this process restarts it: stop it, and start it again";
         answered
             .map_err(|_| nobody.to_owned())?
             .map_err(|_| "it stops".to_owned())?
+    }
+}
+
+/// No wish is taken any more: whoever has one from now on is told so, and so is who waits.
+pub(crate) fn refuse_from_now_on(wishes: &mut mpsc::Receiver<Asked>) {
+    wishes.close();
+    while let Ok(asked) = wishes.try_recv() {
+        // Who has gone needs no answer.
+        let _gone = asked.send(Err(UNDER_WAY.to_owned()));
     }
 }
 
@@ -251,8 +261,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let refused = requests.ask().await.unwrap_err();
-        assert!(refused.contains("already"), "{refused}");
-        drop(asked);
-        assert!(waiting.await.unwrap().is_err());
+        assert_eq!(refused, UNDER_WAY);
+        refuse_from_now_on(&mut asked);
+        assert_eq!(waiting.await.unwrap(), Err(UNDER_WAY.to_owned()));
+        assert_eq!(requests.ask().await, Err(UNDER_WAY.to_owned()));
     }
 }

@@ -70,8 +70,9 @@ const MAX_ADMIN_BYTES: usize = 4 * 1024 * 1024;
 /// Handing shards and leadership over may take this much of the shutdown's grace.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
 const INIT_LIMIT: Duration = Duration::from_secs(30);
-/// Other nodes have heard of a closed session once nothing has come from them for so long.
-const QUIET: Duration = Duration::from_millis(150);
+/// Other nodes have heard of a closed session once nothing has come from them for so long: longer than the
+/// 250 ms after which their gateways send again what was refused (`GONE_PAUSE` in `gateway/line/places`).
+const QUIET: Duration = Duration::from_millis(350);
 const QUIET_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// That is waited for so long: owners hold the places of this node's instances for 3 s, in which its next
 /// program has to open a session. What comes meanwhile is refused, and sent again by the others.
@@ -461,6 +462,7 @@ impl Node {
     /// In the order that loses nothing: ownership, then leadership, then traffic, then instances.
     pub async fn stop(self) {
         info!("node stops");
+        restart::refuse_from_now_on(&mut *self.restarts.lock().await);
         // A listener that ends refuses from then on: nobody takes its place.
         sockets::let_go();
         let grace = *self.grace.lock();
@@ -519,6 +521,7 @@ impl Node {
     /// instances, and wait 3 s and no longer once it is closed.
     pub(crate) async fn step_aside(&self) {
         let limit = self.answers_within();
+        restart::refuse_from_now_on(&mut *self.restarts.lock().await);
         info!(
             ?limit,
             "node makes room for its next program, and answers what it has"
@@ -527,14 +530,17 @@ impl Node {
         if let Err(error) = self.raft.transfer_leader(None, HANDOVER_LIMIT).await {
             warn!(%error, "leadership not handed over");
         }
-        let Unanswered {
-            n_clients,
-            n_requests,
-        } = self.gateway.step_aside(limit).await;
-        if n_clients > 0 || n_requests > 0 {
+        let left = self.gateway.step_aside(limit).await;
+        if left != Unanswered::default() {
+            let Unanswered {
+                n_clients,
+                n_requests,
+                n_gateways,
+            } = left;
             warn!(
                 n_clients,
                 n_requests,
+                n_gateways,
                 ?limit,
                 "not answered in time, and cut"
             );

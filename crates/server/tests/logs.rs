@@ -198,6 +198,7 @@ fn what_instances_on_several_nodes_say_is_shown_by_a_node_that_runs_none() {
     must(nodes.0.cli(&["node", "restart", "node2"]));
     follower.until_remark("no lines from node2");
     follower.until_remark("node2 answers again");
+    follower.until_remark("node2 restarted: what was said there just before may be missing here");
     let_say(&nodes.0, 2);
     follower.until_lines(&now, 2);
     // What was said before its restart is shown still.

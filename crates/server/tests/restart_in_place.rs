@@ -402,8 +402,8 @@ fn a_node_that_cannot_go_on_as_another_program_goes_on_as_it_is() {
     assert_eq!(listeners_of(pid), N_LISTENERS);
 }
 
-/// How long the app takes for what [`ask_for_long`] asks.
-const LONG: Duration = Duration::from_secs(4);
+/// How long the app takes for what [`ask_for_long`] asks: longer than all else that a test does meanwhile.
+const LONG: Duration = Duration::from_secs(10);
 
 /// A request by a gateway, with a body if it has a word to send.
 fn ask_for_long(gateway: u16, host: &'static str, word: &'static str) -> JoinHandle<String> {

@@ -90,7 +90,7 @@ impl Gathering {
                         let back = format!("{} answers again: what it says is shown", place.name);
                         drop(lines.send(Ok(remark(&place, back))).await);
                     }
-                    pass_on(stream, &mut seen, &lines).await
+                    pass_on(stream, &place, &mut seen, &lines).await
                 }
                 Err(why) => End::Broken(why),
             };
@@ -157,6 +157,7 @@ fn members(state: &State) -> Vec<Place> {
 
 async fn pass_on(
     mut stream: Streaming<internal::LogRecord>,
+    place: &Place,
     seen: &mut Seen,
     lines: &Lines,
 ) -> End {
@@ -167,6 +168,16 @@ async fn pass_on(
             () = lines.closed() => return End::Unread,
             record = stream.message() => record,
         };
+        if let Ok(Some(record)) = &record
+            && seen.is_of_next_program(record)
+        {
+            let missing = format!(
+                "{} restarted: what was said there just before may be missing here, and is in `nihilo logs` \
+                 without -f",
+                place.name
+            );
+            drop(lines.send(Ok(remark(place, missing))).await);
+        }
         match record {
             Ok(Some(record)) if !seen.is_new(&record) => {}
             Ok(Some(record)) => {
@@ -202,34 +213,75 @@ fn remark(place: &Place, remark: String) -> pb::LogLine {
 /// The last line that was shown of each instance of one node.
 #[derive(Debug, Default)]
 struct Seen {
-    /// By streams that have broken: run and number.
-    before: BTreeMap<String, (u64, u64)>,
-    now: BTreeMap<String, (u64, u64)>,
+    /// Of the node's program that was heard last.
+    run: u64,
+    n_records: u64,
+    /// By streams that have broken.
+    before: BTreeMap<String, Last>,
+    now: BTreeMap<String, Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    run: u64,
+    number: u64,
+    /// [`Seen::n_records`] of then.
+    heard: u64,
 }
 
 impl Seen {
     /// A stream begins: what it brings of an instance that one before had may have been shown.
     fn attached(&mut self) {
         self.before.append(&mut self.now);
-        while self.before.len() > MAX_REMEMBERED {
-            self.before.pop_first();
+        forget_quiet(&mut self.before);
+    }
+
+    /// True once for each program that took the place of one that was heard.
+    fn is_of_next_program(&mut self, record: &internal::LogRecord) -> bool {
+        if record.run == 0 {
+            return false;
         }
+        let before = std::mem::replace(&mut self.run, record.run);
+        before != 0 && before != record.run
     }
 
     fn is_new(&mut self, record: &internal::LogRecord) -> bool {
         let (run, number) = (record.run, record.number);
-        let last = self.now.entry(record.instance.clone()).or_default();
-        *last = match last.0 == run {
-            true => (run, last.1.max(number)),
-            false => (run, number),
+        if run == 0 {
+            // Of an older build, which does not number its lines: better twice than never.
+            return true;
+        }
+        self.n_records += 1;
+        let heard = self.n_records;
+        let before = self.now.remove(&record.instance);
+        let before = before.filter(|last| last.run == run);
+        let number_now = before.map_or(number, |last| last.number.max(number));
+        let last = Last {
+            run,
+            number: number_now,
+            heard,
         };
+        self.now.insert(record.instance.clone(), last);
+        forget_quiet(&mut self.now);
         match self.before.get(&record.instance) {
             None => true,
-            Some((before, last)) if *before == run => number > *last,
-            // By the node's next program: what the one before had read was shown.
+            Some(last) if last.run == run => number > last.number,
+            // By the node's next program: the one before had read it, and may have ended before it was
+            // shown, which is told once. All of it again would be worse.
             Some(_) => number > 0,
         }
     }
+}
+
+/// Those that were silent for longest go, if there are too many.
+fn forget_quiet(remembered: &mut BTreeMap<String, Last>) {
+    let Some(n_too_many @ 1..) = remembered.len().checked_sub(MAX_REMEMBERED) else {
+        return;
+    };
+    let mut heard: Vec<_> = remembered.values().map(|last| last.heard).collect();
+    heard.sort_unstable();
+    let oldest = heard[n_too_many];
+    remembered.retain(|_, last| last.heard >= oldest);
 }
 
 #[cfg(test)]
@@ -268,17 +320,35 @@ mod tests {
         let next = [("a", 2, 0), ("a", 2, 0), ("a", 2, 1), ("b", 2, 0)];
         assert_eq!(new_ones(&mut seen, &next), [1, 0]);
         assert_eq!(new_ones(&mut seen, &[("a", 2, 1), ("a", 2, 2)]), [2]);
+        // What an older build says has no number, and is shown whenever it comes.
+        for _ in 0..2 {
+            let older = [("a", 0, 0), ("c", 0, 0)];
+            assert_eq!(new_ones(&mut seen, &older), [0, 0]);
+        }
+    }
+
+    #[test]
+    fn each_program_that_follows_another_is_told_once() {
+        let mut seen = Seen::default();
+        let runs = [0, 7, 7, 0, 8, 8, 7];
+        let told = runs.map(|run| seen.is_of_next_program(&record("a", run, 1)));
+        let expected = [false, false, false, false, true, false, true];
+        assert_eq!(told, expected);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut seen = Seen::default();
-        for round in 0..3 {
-            for n in 0..MAX_REMEMBERED {
+        for round in (0..3).rev() {
+            for n in 0..MAX_REMEMBERED + 2 {
                 seen.is_new(&record(&format!("{round}-{n}"), 1, 1));
             }
+            assert_eq!(seen.now.len(), MAX_REMEMBERED);
             seen.attached();
             assert_eq!(seen.before.len(), MAX_REMEMBERED);
+            // The last ones are remembered, whatever their names.
+            assert!(!seen.is_new(&record(&format!("{round}-{MAX_REMEMBERED}"), 1, 1)));
+            assert!(seen.is_new(&record(&format!("{round}-1"), 1, 1)));
         }
     }
 }

@@ -117,14 +117,10 @@ impl Asked {
             known.insert(report.id);
         }
         loop {
+            // Events first, as there are few: who says much must not keep others from being taken in.
             tokio::select! {
                 biased;
                 () = sender.closed() => return,
-                Some(record) = lines.next(), if !lines.is_empty() => {
-                    if sender.send(Ok(record)).await.is_err() {
-                        return;
-                    }
-                }
                 event = events.next() => match event {
                     Some(AgentEvent::Report(report)) if known.contains(&report.id) => {}
                     Some(AgentEvent::Report(report)) if !self.is_wanted(&report) => {}
@@ -132,6 +128,11 @@ impl Asked {
                         self.take_in_new(&mut known, &mut lines);
                     }
                     None => return,
+                },
+                Some(record) = lines.next(), if !lines.is_empty() => {
+                    if sender.send(Ok(record)).await.is_err() {
+                        return;
+                    }
                 }
             }
         }
@@ -156,20 +157,27 @@ type OneRecords = Pin<Box<dyn Stream<Item = pb::LogRecord> + Send>>;
 fn of_one(node: &str, id: &InstanceId, output: &Output) -> OneRecords {
     let (kept, later) = output.follow();
     let (node, id) = (node.to_owned(), id.clone());
-    let later = BroadcastStream::new(later).map(|line| match line {
-        Ok(line) => line,
-        Err(BroadcastStreamRecvError::Lagged(n_lines)) => left_out(n_lines),
+    let mut last = kept.iter().map(|line| line.number).max().unwrap_or(0);
+    let later = BroadcastStream::new(later).map(move |line| match line {
+        Ok(line) => {
+            last = line.number;
+            line
+        }
+        Err(BroadcastStreamRecvError::Lagged(n_lines)) => {
+            last += n_lines;
+            left_out(n_lines, last)
+        }
     });
     let all = futures_util::stream::iter(kept).chain(later);
     all.map(move |line| record(&node, &id, line)).boxed()
 }
 
-/// In place of lines that came faster than they were taken.
-fn left_out(n_lines: u64) -> LogLine {
+/// In place of lines that came faster than they were taken, the last of which has this number.
+fn left_out(n_lines: u64, number: u64) -> LogLine {
     LogLine {
         at_ms: 0,
         stderr: true,
-        number: 0,
+        number,
         line: format!("({n_lines} lines left out: they come faster than they are read)").into(),
     }
 }
@@ -202,4 +210,28 @@ fn is_of(state: &State, service: &str, revision: &ObjectKey) -> bool {
     };
     let mut longer = rest.match_indices('-').skip(1);
     rest.starts_with('-') && !longer.any(|(end, _)| is_service(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_said_of_lines_left_out_has_the_number_of_the_last_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Output::new(dir.path().into());
+        output.clone().read(&b"kept\n"[..], false).await;
+        let records = of_one("node1", &"a".into(), &output);
+        let n_lines = 5_000;
+        let many = "fast\n".repeat(n_lines - 1);
+        output.clone().read(many.as_bytes(), false).await;
+        let first: Vec<_> = records.take(3).collect().await;
+        let numbers: Vec<_> = first.iter().map(|record| record.number).collect();
+        let [1, left_out, after] = numbers[..] else {
+            panic!("{first:?}");
+        };
+        let said = format!("({} lines left out", left_out - 1);
+        assert!(first[1].line.starts_with(said.as_bytes()), "{first:?}");
+        assert_eq!(after, left_out + 1);
+    }
 }
