@@ -201,12 +201,17 @@ mod tests {
         drop(second);
         assert!(TcpStream::connect(address).is_err(), "it was let go");
 
+        // Another program may take a port as soon as it is free.
+        assert!((0..5).any(|_| is_given_up_for_a_wider_address()));
+    }
+
+    fn is_given_up_for_a_wider_address() -> bool {
         let moved = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = moved.local_addr().unwrap().port();
         lock().inherited = vec![moved];
         let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
         assert!(TcpListener::bind(everywhere).is_err());
         assert!(inherited(everywhere).is_none());
-        TcpListener::bind(everywhere).unwrap();
+        TcpListener::bind(everywhere).is_ok()
     }
 }

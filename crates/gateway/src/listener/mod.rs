@@ -27,6 +27,8 @@ const PROXY_LIMIT: Duration = Duration::from_secs(3);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// After an error that is not one client's: out of descriptors and the like.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
+/// Taken once accepting is over, at most: what the kernel queues for a listener.
+const MAX_LAST: u32 = 4096;
 /// A gateway that drains waits so long for the first word of who came before it did.
 const SILENCE: Duration = Duration::from_millis(500);
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -89,7 +91,7 @@ impl Door {
     }
 }
 
-/// Accepts until the gateway drains.
+/// Accepts until the gateway drains, and then whom the kernel has let in already.
 pub async fn run(
     plane: Arc<Plane>,
     door: Door,
@@ -108,11 +110,13 @@ pub async fn run(
     info!(address = ?listener.local_addr().ok(), listener = kind.name(), "gateway open");
     let caps = Caps::of_process();
     let seen = phase.clone();
-    loop {
-        // The end of accepting first.
+    let mut n_last = 0;
+    while n_last <= MAX_LAST {
+        let is_last = *phase.borrow() == Phase::Draining;
+        n_last += u32::from(is_last);
+        // Whoever stands in the kernel's queue has been let in: to close the door first would reset it.
         tokio::select! {
             biased;
-            () = draining(&mut phase) => return,
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
                     let trust = trust.load_full();
@@ -137,9 +141,13 @@ pub async fn run(
                 }
                 Err(error) => {
                     warn!(%error, "gateway accept");
+                    if is_last {
+                        return;
+                    }
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                 }
-            }
+            },
+            () = draining(&mut phase) => return,
         }
     }
 }
