@@ -138,7 +138,7 @@ fn ended_somehow(report: &InstanceReport) -> bool {
     )
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + LIMIT;
     while !is_so() {
         assert!(
