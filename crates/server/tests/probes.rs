@@ -35,26 +35,13 @@ impl House {
         let cluster = Cluster::start_one(slot);
         let fault = cluster.path().join("fault");
         std::fs::write(&fault, "none").unwrap();
-        let manifest = format!(
-            "apiVersion: serving.knative.dev/v1\n\
-             kind: Service\n\
-             metadata: {{name: probed}}\n\
-             spec:\n  \
-               template:\n    \
-                 metadata:\n      \
-                   annotations:\n        \
-                     autoscaling.knative.dev/min-scale: '1'\n        \
-                     autoscaling.knative.dev/max-scale: '1'\n    \
-                 spec:\n      \
-                   containers:\n        \
-                     - image: demo/echo\n          \
-                       env: [{{name: NIHILO_DEMO_FAULT, value: '{}'}}]\n          \
-                       {probes}\n",
-            fault.display()
+        let fault_file = fault.display();
+        cluster.apply_one(
+            "probed",
+            &format!(
+                "{{image: demo/echo, env: [{{name: NIHILO_DEMO_FAULT, value: '{fault_file}'}}], {probes}}}"
+            ),
         );
-        let file = cluster.path().join("probed.yaml");
-        std::fs::write(&file, manifest).unwrap();
-        must(cluster.cli(&["apply", "-f", file.to_str().unwrap()]));
         Self { cluster, fault }
     }
 
@@ -134,7 +121,7 @@ fn a_flap_of_readiness_makes_requests_wait_and_loses_none() {
 
 #[test]
 fn one_that_is_not_well_is_replaced_and_its_status_says_why() {
-    let probe = "startupProbe: {tcpSocket: {}, periodSeconds: 1}\n          \
+    let probe = "startupProbe: {tcpSocket: {}, periodSeconds: 1}, \
                  livenessProbe: {httpGet: {path: /healthz}, periodSeconds: 1, failureThreshold: 1}";
     let house = House::new(61, probe);
     let first = house.wait_for("a ready instance", |shown| shown.state == "Ready");

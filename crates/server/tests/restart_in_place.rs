@@ -241,22 +241,11 @@ fn children_of(pid: i32) -> Vec<(i32, String)> {
 #[test]
 fn the_command_of_a_probe_that_ran_meanwhile_leaves_nothing() {
     let node = Adopting::start(Cluster::start_one(75), 1);
-    let manifest = "apiVersion: serving.knative.dev/v1\n\
-         kind: Service\n\
-         metadata: {name: probed}\n\
-         spec:\n  \
-           template:\n    \
-             metadata:\n      \
-               annotations:\n        \
-                 autoscaling.knative.dev/min-scale: '1'\n        \
-                 autoscaling.knative.dev/max-scale: '1'\n    \
-             spec:\n      \
-               containers:\n        \
-                 - image: demo/hello\n          \
-                   livenessProbe: {exec: {command: [sleep, '300']}, timeoutSeconds: 400, periodSeconds: 400}\n";
-    let file = node.0.path().join("probed.yaml");
-    std::fs::write(&file, manifest).unwrap();
-    must(node.0.cli(&["apply", "-f", file.to_str().unwrap()]));
+    node.0.apply_one(
+        "probed",
+        "{image: demo/hello, livenessProbe: \
+         {exec: {command: [sleep, '300']}, timeoutSeconds: 400, periodSeconds: 400}}",
+    );
     let pid = node.0.pid(0);
     let probe = |but: i32| {
         let mut all = children_of(pid).into_iter();

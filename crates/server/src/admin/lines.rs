@@ -72,10 +72,8 @@ impl Gathering {
                 return;
             }
             // Nodes may join.
-            tokio::select! {
-                biased;
-                () = lines.closed() => return,
-                () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+            if !is_read_on(&lines).await {
+                return;
             }
         }
     }
@@ -107,13 +105,8 @@ impl Gathering {
                 let missing = format!("no lines from {}: {why}", place.name);
                 drop(lines.send(Ok(remark(&place, missing))).await);
             }
-            if !self.ask.follow {
+            if !self.ask.follow || !is_read_on(&lines).await {
                 return;
-            }
-            tokio::select! {
-                biased;
-                () = lines.closed() => return,
-                () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
             }
             let known = self.raft.state().read(members);
             match known.into_iter().find(|known| known.id == place.id) {
@@ -133,6 +126,15 @@ impl Gathering {
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err(format!("it does not answer within {ASK_LIMIT:?}")),
         }
+    }
+}
+
+/// After a pause: whether anybody is still there to read.
+async fn is_read_on(lines: &Lines) -> bool {
+    tokio::select! {
+        biased;
+        () = lines.closed() => false,
+        () = tokio::time::sleep(ASK_AGAIN_AFTER) => true,
     }
 }
 

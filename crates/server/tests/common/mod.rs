@@ -134,6 +134,19 @@ impl Cluster {
         run(&all)
     }
 
+    /// Has a Service of exactly one instance, whose container is given as one line of YAML.
+    pub(crate) fn apply_one(&self, name: &str, container: &str) {
+        let manifest = format!(
+            "{{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {{name: {name}}}, spec: {{template: {{\
+             metadata: {{annotations: {{\
+             autoscaling.knative.dev/min-scale: '1', autoscaling.knative.dev/max-scale: '1'}}}}, \
+             spec: {{containers: [{container}]}}}}}}}}"
+        );
+        let file = self.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, manifest).unwrap();
+        must(self.cli(&["apply", "-f", file.to_str().unwrap()]));
+    }
+
     /// What `nihilo cluster status` says, asked of the nodes that `servers` names.
     pub(crate) fn status_at(&self, servers: &str) -> serde_json::Value {
         let output = must(self.cli_at(servers, &["cluster", "status", "-o", "json"]));

@@ -16,6 +16,8 @@ mod isolation;
 #[path = "../../../runtime/tests/common/leftovers.rs"]
 mod leftovers;
 mod probes;
+#[path = "../../../runtime/tests/common/tenant.rs"]
+mod tenant;
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -34,9 +36,7 @@ use nihilo_runtime::process::end_everything;
 use nihilo_runtime::{Agent, AgentConfig, AgentError, DriverConfig, FakeConfig};
 use nihilo_server::ports::AdmissionPort;
 use nihilo_types::id::{Epoch, InstanceId, ObjectKey, ShardId};
-use nihilo_types::instance::{
-    Exit, InstanceReport, InstanceSpec, InstanceState, Limits, Probes, RunAs,
-};
+use nihilo_types::instance::{Exit, InstanceReport, InstanceSpec, InstanceState, Probes};
 use nihilo_types::instance_config::InstanceConfig;
 use nihilo_types::isolation::Isolation;
 use nihilo_types::node_config::{BootDelay, DockerSettings, ProcessSettings};
@@ -253,27 +253,12 @@ fn spec(image: &str, counter: u64) -> InstanceSpec {
     InstanceSpec {
         id: InstanceId::new("hello-00001", EPOCH, counter),
         revision: ObjectKey::new("default", "hello-00001"),
-        revision_uid: "uid".into(),
         service: "hello".into(),
         configuration: "hello".into(),
         image: image.into(),
-        command: Vec::new(),
         args: Vec::new(),
-        env: Vec::new(),
-        working_dir: String::new(),
-        h2c: false,
-        container_concurrency: 0,
-        boot_deadline_ms: 20_000,
-        drain_deadline_ms: 20_000,
         termination_grace_ms: 10_000,
-        pull_policy: PullPolicy::default(),
-        container_port: 8080,
-        limits: Limits::default(),
-        run_as: RunAs::default(),
-        probes: Probes::default(),
-        socket_activation: false,
-        min_isolation: Isolation::None,
-        config: InstanceConfig::default(),
+        ..tenant::shell(counter, "")
     }
 }
 
