@@ -11,6 +11,7 @@ mod command_ledger;
 pub mod config;
 pub mod docker;
 pub mod driver;
+mod durable;
 mod ended;
 pub mod fake;
 mod handle;

@@ -1,11 +1,13 @@
 //! Where things stand, and how they get there.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nihilo_types::bundle::Digest;
+
+use crate::durable;
 
 /// Whoever a program runs as must get at it.
 const DIR_MODE: u32 = 0o755;
@@ -81,13 +83,7 @@ pub(super) fn settle(from: &Path, to: &Path) -> io::Result<()> {
     let parent = to.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
     fs::set_permissions(parent, Permissions::from_mode(DIR_MODE))?;
-    fs::rename(from, to)?;
-    File::open(parent)?.sync_all()?;
-    match parent.parent() {
-        // The directory may be as new as what is in it.
-        Some(above) => File::open(above)?.sync_all(),
-        None => Ok(()),
-    }
+    durable::rename(from, to)
 }
 
 /// The digests that name the entries of a directory of directories `ab/HEX`.

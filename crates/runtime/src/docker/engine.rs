@@ -26,7 +26,8 @@ use tracing::{info, warn};
 use super::network;
 use super::request::{self, instance_of, label};
 use crate::driver::StartError;
-use crate::process::mark::{self, Mark};
+use crate::durable;
+use crate::process::mark::Mark;
 
 /// Seconds until a call is given up that the engine has taken and not answered.
 const CALL_LIMIT_S: u64 = 60;
@@ -256,7 +257,7 @@ impl Engine {
             return Ok(());
         }
         let used = self.used.clone();
-        tokio::task::spawn_blocking(move || mark::write_durably(&used, "")).await?
+        tokio::task::spawn_blocking(move || durable::write(&used, b"")).await?
     }
 
     /// As far as it goes: one that somebody else uses keeps no instance from starting. The node's next start

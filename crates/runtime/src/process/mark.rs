@@ -3,14 +3,14 @@
 //! A process group is left by `setsid`; the environment that a program was started with is not.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use nihilo_types::id::InstanceId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::warn;
+
+use crate::durable;
 
 /// Carried by every process of an instance: `{mark of the node's directory}.{instance id}`.
 pub(super) const MARK_ENV: &str = "NIHILO_MARK";
@@ -36,7 +36,7 @@ impl Mark {
         }
         // The kernel's own random id: no generator is needed for one word.
         let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        write_durably(&file, random.trim())?;
+        durable::write(&file, random.trim().as_bytes())?;
         Ok(Self(random.trim().into()))
     }
 
@@ -89,21 +89,6 @@ impl Mark {
     pub(super) fn kill_everything(&self) -> usize {
         kill_all(&format!("{MARK_ENV}={}.", self.0), Match::Prefix)
     }
-}
-
-/// Waits for the disk: once for a directory, never when a program is started.
-pub(crate) fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = file.with_extension("new");
-    let mut new = File::create(&temporary)?;
-    new.write_all(text.as_bytes())?;
-    new.sync_all()?;
-    std::fs::rename(&temporary, file)?;
-    // The directory may be as new as the file.
-    let above = file.ancestors().skip(1).take(2);
-    let above = above.filter(|dir| !dir.as_os_str().is_empty());
-    above
-        .into_iter()
-        .try_for_each(|dir| File::open(dir)?.sync_all())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,7 @@ impl Asked {
     /// Why it has none to give; `None` = it has it.
     pub(super) fn refusal(&self) -> Option<String> {
         match &self.answer {
-            Ok(answer) => Some(answer.refusal.clone()).filter(|refusal| !refusal.is_empty()),
+            Ok(answer) => refusal_in(answer),
             Err(why) => Some(format!("it does not answer: {why}")),
         }
     }
@@ -62,9 +62,14 @@ pub(super) struct Held {
     pub(super) refusal: Option<String>,
 }
 
+/// Of one that has nothing to give.
+fn refusal_in(answer: &FindImageResponse) -> Option<String> {
+    Some(answer.refusal.clone()).filter(|refusal| !refusal.is_empty())
+}
+
 impl Says {
     fn of(answer: &FindImageResponse) -> Self {
-        let refusal = Some(answer.refusal.clone()).filter(|refusal| !refusal.is_empty());
+        let refusal = refusal_in(answer);
         match (answer.image_id.parse(), &refusal) {
             (Ok(id), _) => Self::Has(Held {
                 id,

@@ -47,7 +47,8 @@ struct Pushed {
     is_held: bool,
 }
 
-/// Decides by what each live node says, whoever prefers to give it first; `n_members` how many nodes belong to it, those that are down among them.
+/// Decides by what each live node says, whoever prefers to give it first; `n_members` counts the nodes that
+/// belong to the cluster, those that are down among them.
 ///
 /// Only what everybody means by the name is given: with two images of one name nobody knows which is the
 /// right one.
